@@ -1,0 +1,10 @@
+"""The Natural Scenes Dataset, from its S3 bucket to a trained fMRI -> image retrieval model.
+
+The folders, in the order in which data flows through them:
+
+- ``nsd``: what the dataset is: where its files lie, how they are laid out, which trial showed what.
+- ``storage``: where bytes come from (a bucket, a mirror) and where artifacts go.
+- ``events``, ``surface``, ``embeddings``, ``decoding``, ``report``: the method, in plain Python.
+- ``assets``, ``resources``, ``launchers``: the same as a Dagster graph, which ``definitions`` shows whole.
+- ``demo``: generates a small dataset in the exact layout of the real one.
+"""
