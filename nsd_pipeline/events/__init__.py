@@ -1,0 +1,24 @@
+"""Event tables: what happened in a session, which of it is kept, and what is trained on.
+
+An event table has one row per event. An ``Fmri`` row says where a recording lies (one per space on
+the bucket), an ``Image`` row says when which image was shown. Nothing here reads the bucket.
+"""
+
+from nsd_pipeline.events.build import build_events
+from nsd_pipeline.events.query import DEFAULT_QUERY, filter_events
+from nsd_pipeline.events.split import assign_validation, check_split
+from nsd_pipeline.events.table import EVENT_COLUMNS, EventColumn, read_events, write_events
+from nsd_pipeline.events.windows import window
+
+__all__ = [
+    "DEFAULT_QUERY",
+    "EVENT_COLUMNS",
+    "EventColumn",
+    "assign_validation",
+    "build_events",
+    "check_split",
+    "filter_events",
+    "read_events",
+    "window",
+    "write_events",
+]
