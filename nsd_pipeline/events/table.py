@@ -132,8 +132,7 @@ def read_events(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        # The file may lie in a folder such as subject=...: its path must not add columns.
-        return conform(pq.read_table(path, partitioning=None).to_pandas())
+        return conform(pq.read_table(path).to_pandas())
     except (OSError, pa.ArrowInvalid, NsdError) as error:
         raise ArtifactError(
             f"{path} is not a readable event table: {error}",
