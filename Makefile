@@ -1,0 +1,52 @@
+# make demo   the whole pipeline on a small generated dataset
+# make ui     the web UI on what the demo made
+# make test   the whole test suite
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+DEMO := demo_data
+export DAGSTER_HOME := $(CURDIR)/.dagster
+DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/encoder \
+	NSD_STORAGE=$(CURDIR)/artifacts
+
+.PHONY: demo ui test lint lock clean
+
+demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
+	$(BIN)/python -m nsd_pipeline.demo $(DEMO) --storage artifacts
+
+ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
+	$(DEMO_ENV) $(BIN)/dagster dev --host 127.0.0.1
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lock: # new versions of everything, within pyproject's ranges
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --upgrade pip
+	build/lock/bin/pip install --quiet torch==2.13.0 .
+	build/lock/bin/pip freeze --exclude nsd_pipeline | sed 's/+cpu$$//' > requirements.lock
+	build/lock/bin/pip install --quiet --group dev
+	build/lock/bin/pip freeze --exclude nsd_pipeline | sed 's/+cpu$$//' \
+		| grep -vxFf requirements.lock > requirements-dev.lock
+	rm -rf build/lock
+
+clean: # everything that was generated, downloaded or computed
+	rm -rf $(VENV) $(DAGSTER_HOME) $(DEMO) artifacts build
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; see README.md" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-dev.lock
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	mkdir -p $(@D) && ln -sf ../dagster.yaml $@

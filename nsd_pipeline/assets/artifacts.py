@@ -1,0 +1,189 @@
+"""What every asset does the same way: skip what is done, publish whole artifacts, tell the UI.
+
+An asset says what an artifact is made from (a :class:`Recipe`) and how it is made; this module
+decides whether that is still to be done, for one partition or a range of them.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from nsd_pipeline.nsd.errors import ArtifactError, NsdError
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.store import Draft, Store, fingerprint
+
+Facts = Mapping[str, Any]
+"""What is worth knowing of an artifact: JSON values, kept in its manifest and shown in the UI."""
+
+FIGURES = "figures"
+"""Folder of an artifact whose PNGs are shown in the UI."""
+
+ONE_RUN = dg.BackfillPolicy.single_run()
+"""A range of partitions is one run; what a failed range had finished is skipped by the next."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines the content of one artifact.
+
+    Parameters
+    ----------
+    key
+        Where the artifact lies in the store.
+    inputs
+        Fingerprint (or ETag) of everything it is made from.
+    config
+        Settings that change its content.
+    expected_bytes
+        Size to check the disk for, before anything is written.
+    """
+
+    key: str
+    inputs: Mapping[str, str]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    expected_bytes: int = 0
+
+
+def require(store: Store, key: str, *, asset: str, partition: str | None = None) -> Manifest:
+    """Manifest of a complete artifact that another one is made from.
+
+    Raises
+    ------
+    ArtifactError
+        If it has not been materialized.
+    """
+    manifest = store.manifest(key)
+    if manifest is None:
+        option = f" --partition {partition}" if partition else ""
+        raise ArtifactError(
+            f"{asset}{f' of {partition}' if partition else ''} has not been materialized"
+            f" ({store.url}/{key}).",
+            next_step=f"run `dagster asset materialize -m nsd_pipeline.definitions"
+            f" --select {asset}{option}`, or materialize it in the web UI.",
+        )
+    return manifest
+
+
+def materialize_artifacts(
+    context: dg.AssetExecutionContext,
+    store: Store,
+    *,
+    recipe: Callable[[str], Recipe],
+    make: Callable[[str, Recipe, Draft], Facts],
+) -> None:
+    """Bring the artifact of every partition of this run up to date.
+
+    An artifact whose recipe has not changed is left alone. A partition that fails does not keep
+    the others of its range from being finished and recorded; the step fails at its end.
+
+    Parameters
+    ----------
+    recipe
+        Recipe of a partition (of ``""`` where the asset has none).
+    make
+        Writes an artifact into a draft's folder and returns facts about it.
+
+    Raises
+    ------
+    dagster.Failure
+        If any partition ended in an error that somebody has to act upon. Failures of this kind
+        are not retried: the same would happen again.
+    """
+    asset = context.asset_key.to_user_string()
+    code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
+    done: dict[str, dict[str, dg.MetadataValue]] = {}
+    failed: dict[str, NsdError] = {}
+
+    def bring_up_to_date(partition: str) -> None:
+        plan = recipe(partition)
+        wanted = fingerprint(asset, code_version, dict(plan.config), dict(plan.inputs))
+        manifest = store.manifest(plan.key)
+        label = f"{asset} {partition}".strip()
+        if manifest is not None and manifest.fingerprint == wanted:
+            context.log.info(f"{label}: up to date, nothing was redone.")
+            status = "up to date, nothing was redone"
+        else:
+            with store.write(
+                plan.key,
+                asset=asset,
+                partition=partition or None,
+                fingerprint=wanted,
+                code_version=code_version,
+                inputs=dict(plan.inputs),
+                config=dict(plan.config),
+                expected_bytes=plan.expected_bytes,
+            ) as draft:
+                draft.metadata.update(make(partition, plan, draft))
+            manifest = require(store, plan.key, asset=asset, partition=partition or None)
+            context.log.info(f"{label}: written to {store.url}/{plan.key}")
+            status = "made"
+        done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(store, manifest)
+
+    try:
+        for partition in context.partition_keys if context.assets_def.partitions_def else [""]:
+            try:
+                bring_up_to_date(partition)
+            except NsdError as error:
+                context.log.error(f"{asset} {partition}: {error}")
+                failed[partition] = error
+    except BaseException:
+        _record(context, done)
+        raise
+    if failed:
+        _record(context, done)
+        raise dg.Failure(
+            description="\n\n".join(
+                f"{asset} {partition}: {error}".replace(" :", ":")
+                for partition, error in failed.items()
+            ),
+            metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
+            allow_retries=False,
+        )
+    for partition, metadata in done.items():
+        context.add_asset_metadata(metadata, partition_key=partition or None)
+
+
+def _record(
+    context: dg.AssetExecutionContext, done: Mapping[str, dict[str, dg.MetadataValue]]
+) -> None:
+    """Record what a failing or interrupted range had finished, which Dagster would forget."""
+    for partition, metadata in done.items():
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, partition=partition or None, metadata=metadata
+            )
+        )
+
+
+def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
+    """What the UI shows of an artifact: its facts, its figures, and where it lies."""
+    shown: dict[str, dg.MetadataValue] = {}
+    for name, fact in manifest.metadata.items():
+        match fact:
+            case bool():
+                shown[name] = dg.MetadataValue.bool(fact)
+            case int():
+                shown[name] = dg.MetadataValue.int(fact)
+            case float():
+                shown[name] = dg.MetadataValue.float(fact)
+            case str():
+                shown[name] = dg.MetadataValue.text(fact)
+            case [dict(), *_]:
+                shown[name] = dg.MetadataValue.md(pd.DataFrame(fact).to_markdown(index=False))
+            case _:
+                shown[name] = dg.MetadataValue.json(fact)
+    figures = sorted(name for name in manifest.files if name.startswith(f"{FIGURES}/"))
+    if figures:
+        folder = store.folder(manifest.key)
+        for name in figures:
+            picture = base64.b64encode((folder / name).read_bytes()).decode()
+            title = name.removeprefix(f"{FIGURES}/").removesuffix(".png").replace("_", " ")
+            shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
+    shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.key}")
+    shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
+    shown["bytes"] = dg.MetadataValue.int(sum(file.bytes for file in manifest.files.values()))
+    return shown

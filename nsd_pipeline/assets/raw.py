@@ -1,0 +1,235 @@
+"""What comes from NSD's bucket: the experiment design, the betas, the images that are needed."""
+
+import hashlib
+import shutil
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.artifacts import ONE_RUN, Facts, Recipe, materialize_artifacts, require
+from nsd_pipeline.assets.tables import images_seen
+from nsd_pipeline.download import betas as betas_download
+from nsd_pipeline.download import design as design_download
+from nsd_pipeline.download import stimuli as stimuli_download
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.design import read_experiment_design
+from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.store import Draft, Store
+
+
+@dg.asset(group_name="raw", kinds={"s3"}, code_version="1")
+def experiment_design(
+    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
+) -> None:
+    """Which trial showed which image: NSD's design, stimulus info and responses, validated.
+
+    The files are kept as they are on the bucket: `nsd_expdesign.mat`, `nsd_stim_info_merged.csv`
+    and every subject's `responses.tsv`.
+    """
+    bucket, artifacts = source.open(), store.open()
+    objects = design_download.find_design(bucket)
+
+    def make(_: str, __: Recipe, draft: Draft) -> Facts:
+        design_download.copy_design(bucket, objects, draft.folder)
+        design = read_experiment_design(draft.folder / "nsd_expdesign.mat")
+        stimulus_info = read_stimulus_info(draft.folder / "nsd_stim_info_merged.csv")
+        trials = [design.n_trials(session) for session in range(1, 41)]
+        return {
+            "images": len(stimulus_info),
+            "shared images": len(design.sharedix),
+            "subjects with responses": sum(name.startswith("subj") for name in objects),
+            "trials per session": sorted({count for count in trials if count}),
+        }
+
+    materialize_artifacts(
+        context,
+        artifacts,
+        recipe=lambda _: Recipe(
+            keys.EXPERIMENT_DESIGN,
+            inputs={info.key: info.etag for info in objects.values()},
+            expected_bytes=sum(info.n_bytes for info in objects.values()),
+        ),
+        make=make,
+    )
+
+
+class BetasConfig(dg.Config):
+    """What is fetched of a session's betas."""
+
+    whole_file: bool = Field(
+        default=False,
+        description="fetch all 163,842 vertices of a hemisphere (983 MB a session), not only"
+        " fsaverage5's 10,242 (61 MB)",
+    )
+
+
+@dg.asset(
+    group_name="raw",
+    kinds={"s3"},
+    code_version="1",
+    partitions_def=partitions.sessions,
+    backfill_policy=ONE_RUN,
+    deps=[experiment_design],
+)
+def betas(
+    context: dg.AssetExecutionContext,
+    config: BetasConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """Single-trial betas (percent signal change) of a session on fsaverage, as MGH files.
+
+    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame, by concurrent
+    range requests bound to one version of the object. A local mirror is read in place.
+    """
+    bucket, artifacts = source.open(), store.open()
+    design_manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
+    design = read_experiment_design(
+        artifacts.folder(design_manifest.key) / "nsd_expdesign.mat"
+    )
+    found: dict[str, dict[layout.Hemisphere, betas_download.BetasObject]] = {}
+
+    def recipe(partition: str) -> Recipe:
+        subject, session = layout.parse_session_key(partition)
+        n_trials = design.n_trials(session)
+        objects = betas_download.inspect_betas(bucket, subject, session, n_trials=n_trials)
+        found[partition] = objects
+        fetched = 2 * n_trials * layout.FSAVERAGE5_VERTICES * 4
+        if config.whole_file:
+            fetched = sum(each.info.n_bytes for each in objects.values())
+        in_place = bucket.local_path(layout.EXPDESIGN_KEY) is not None
+        return Recipe(
+            keys.betas(partition),
+            inputs={each.info.key: each.info.etag for each in objects.values()},
+            config={"whole_file": config.whole_file, "in_place": in_place},
+            expected_bytes=0 if in_place else fetched,
+        )
+
+    def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
+        objects = found[partition]
+        scratch = artifacts.scratch(plan.key)
+        report = betas_download.download_betas(
+            bucket,
+            objects,
+            draft.folder,
+            scratch,
+            whole_file=config.whole_file,
+            max_concurrency=source.max_concurrency,
+        )
+        shutil.rmtree(scratch, ignore_errors=True)
+        rate = report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0
+        context.log.info(
+            f"{partition}: {report.n_bytes / 1e6:.1f} MB in {report.n_requests} requests,"
+            f" {report.seconds:.1f} s, {rate:.0f} MB/s"
+        )
+        return {
+            "trials": objects["lh"].header.n_frames,
+            "bytes on the source": sum(each.info.n_bytes for each in objects.values()),
+            "bytes fetched": report.n_bytes,
+            "bytes resumed": report.resumed_bytes,
+            "requests": report.n_requests,
+            "seconds": report.seconds,
+            "MB/s": rate,
+            "etags": {each.name: each.info.etag for each in objects.values()},
+        }
+
+    materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+@dg.asset(
+    group_name="raw",
+    kinds={"s3"},
+    code_version="1",
+    partitions_def=partitions.stimulus_sets,
+    backfill_policy=ONE_RUN,
+    deps=[
+        dg.AssetDep(
+            "fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets
+        )
+    ],
+)
+def stimuli(
+    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
+) -> None:
+    """The photographs that the sessions at hand showed, as they are in NSD's HDF5 file.
+
+    A new session fetches only its new images. NSD's terms forbid passing them on.
+    """
+    bucket, artifacts = source.open(), store.open()
+    info = bucket.describe(layout.STIMULI_KEY)
+    mirror = bucket.local_path(layout.STIMULI_KEY)
+    needed = {
+        partition: images_seen(artifacts, partition) for partition in context.partition_keys
+    }
+
+    def recipe(partition: str) -> Recipe:
+        image_ids = needed[partition]
+        return Recipe(
+            keys.stimuli(partition),
+            inputs={info.key: info.etag},
+            config={
+                "image_ids": hashlib.sha256(image_ids.tobytes()).hexdigest(),
+                "in_place": mirror is not None,
+            },
+            expected_bytes=0 if mirror else stimuli_download.part_bytes(len(image_ids)),
+        )
+
+    def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
+        image_ids = needed[partition]
+        n_bytes = 0
+        if mirror is not None:
+            index = stimuli_download.mirror_index(image_ids)
+        else:
+            index, n_bytes = _fetch_new_images(partition)
+        index.to_parquet(draft.folder / stimuli_download.INDEX_FILE, index=False)
+        return {"images": len(image_ids), "bytes fetched": n_bytes}
+
+    def _fetch_new_images(partition: str) -> tuple[pd.DataFrame, int]:
+        """Index of all images needed, after fetching those that no part of this version holds."""
+        image_ids = needed[partition]
+        known = _known_images(artifacts, partition, info.etag)
+        new = image_ids[~pd.Index(image_ids).isin(known["image_id"])]
+        if not len(new):
+            return known, 0
+        part = hashlib.sha256(info.etag.encode() + new.tobytes()).hexdigest()[:16]
+        key = keys.stimulus_part(partition, part)
+        n_bytes = 0
+        if artifacts.manifest(key) is None:
+            scratch = artifacts.scratch(key)
+            with artifacts.write(
+                key,
+                asset="stimuli",
+                partition=partition,
+                fingerprint=part,
+                code_version="1",
+                inputs={info.key: info.etag},
+                config={},
+                expected_bytes=stimuli_download.part_bytes(len(new)),
+            ) as draft:
+                n_bytes = stimuli_download.download_images(
+                    bucket,
+                    info,
+                    new,
+                    draft.folder,
+                    scratch,
+                    max_concurrency=source.max_concurrency,
+                )
+            shutil.rmtree(scratch, ignore_errors=True)
+        index = pd.concat([known, stimuli_download.part_index(new, part)])
+        return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
+
+    materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+def _known_images(store: Store, stimulus_set: str, etag: str) -> pd.DataFrame:
+    """Index of the images that have been fetched from this version of the stimulus file."""
+    manifest = store.manifest(keys.stimuli(stimulus_set))
+    if manifest is None or manifest.inputs != {layout.STIMULI_KEY: etag}:
+        return pd.DataFrame({"image_id": [], "part": [], "row": []})
+    if manifest.config["in_place"]:
+        return pd.DataFrame({"image_id": [], "part": [], "row": []})
+    return pd.read_parquet(store.folder(manifest.key) / stimuli_download.INDEX_FILE)

@@ -1,0 +1,43 @@
+"""Event tables of many sessions, read back from the store."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.events import read_events
+from nsd_pipeline.storage.store import Store
+
+
+def sessions_with(store: Store, asset: str, subjects: tuple[str, ...]) -> list[str]:
+    """Sessions of some subjects whose artifact of an asset is complete, in order."""
+    return sorted(
+        keys.session_of(key)
+        for subject in subjects
+        for key in store.keys(f"{asset}/{subject}/")
+    )
+
+
+def read_sessions(store: Store, sessions: list[str]) -> pd.DataFrame:
+    """Filtered events of several sessions, one after the other."""
+    return pd.concat(
+        [
+            read_events(store.folder(keys.fsaverage_events(session)) / "events.parquet")
+            for session in sessions
+        ],
+        ignore_index=True,
+    )
+
+
+def images_seen(store: Store, stimulus_set: str) -> NDArray[np.int64]:
+    """Images of a stimulus set that the sessions in the store showed: ascending, each once."""
+    sessions = sessions_with(
+        store, "fsaverage_events", partitions.subjects_of_stimulus_set(stimulus_set)
+    )
+    if not sessions:
+        return np.empty(0, np.int64)
+    events = read_sessions(store, sessions)
+    images = events[events["type"] == "Image"]
+    shared = images["shared"] == (stimulus_set == partitions.SHARED)
+    return np.unique(images.loc[shared, "image_id"].to_numpy(np.int64))

@@ -1,0 +1,53 @@
+"""The whole graph.
+
+    raw            experiment_design    betas             stimuli
+                          |               |                  |
+    events         events -> fsaverage_events                |
+                                    |     |                  |
+    surface                  fsaverage5_betas                |
+    embeddings                      |            stimulus_embeddings
+                                    |                  |
+    decoding                       fmri_mlp -> retrieval_metrics
+    report                                  decoding_report
+
+``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
+models by cohort; see ``partitions``.
+"""
+
+import os
+
+import dagster as dg
+
+from nsd_pipeline.assets import decoding, embeddings, events, raw, report, surface
+from nsd_pipeline.checks import checks
+from nsd_pipeline.jobs import jobs
+from nsd_pipeline.resources import SourceResource, StoreResource
+
+
+def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
+    """Every asset, check and job, bound to a source of NSD and a place for artifacts.
+
+    Parameters
+    ----------
+    source_url
+        ``s3://bucket[/prefix]`` or the folder of a local mirror.
+    storage_url
+        A folder, or ``s3://bucket/prefix``.
+    """
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([raw, events, surface, embeddings, decoding, report]),
+        asset_checks=checks,
+        jobs=jobs,
+        resources={
+            "source": SourceResource(url=source_url),
+            "store": StoreResource(url=storage_url),
+        },
+        # A run is what is isolated, queued and given a GPU; its steps share one process.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs(
+    source_url=os.environ.get("NSD_SOURCE", "s3://natural-scenes-dataset"),
+    storage_url=os.environ.get("NSD_STORAGE", "./artifacts"),
+)

@@ -1,0 +1,50 @@
+"""How the graph is cut into partitions, and how the cuts map onto each other.
+
+- a **session** is one scanning day of one subject (284 of them): ``subj01_ses07``;
+- a **stimulus set** is the images of one subject, or the 1,000 that all subjects share: the nine
+  sets are disjoint, so that no image is embedded twice;
+- a **cohort** is what one model is trained on: a subject, or all of them together.
+"""
+
+import dagster as dg
+
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
+
+SHARED = "shared"
+"""The stimulus set that every subject saw, and every model is tested on."""
+ALL = "all"
+"""The cohort of all subjects: what the reference trains."""
+
+SESSIONS = tuple(
+    session_key(subject, session)
+    for subject, n_sessions in N_SESSIONS.items()
+    for session in range(1, n_sessions + 1)
+)
+STIMULUS_SETS = (SHARED, *SUBJECTS)
+COHORTS = (*SUBJECTS, ALL)
+
+sessions = dg.StaticPartitionsDefinition(SESSIONS)
+stimulus_sets = dg.StaticPartitionsDefinition(STIMULUS_SETS)
+cohorts = dg.StaticPartitionsDefinition(COHORTS)
+
+_subject_of = {key: key.split("_")[0] for key in SESSIONS}
+
+sessions_to_stimulus_sets = dg.StaticPartitionMapping(
+    {session: {subject, SHARED} for session, subject in _subject_of.items()}
+)
+sessions_to_cohorts = dg.StaticPartitionMapping(
+    {session: {subject, ALL} for session, subject in _subject_of.items()}
+)
+stimulus_sets_to_cohorts = dg.StaticPartitionMapping(
+    {SHARED: set(COHORTS)} | {subject: {subject, ALL} for subject in SUBJECTS}
+)
+
+
+def subjects_of_cohort(cohort: str) -> tuple[str, ...]:
+    """Subjects whose sessions a cohort's model is trained on."""
+    return SUBJECTS if cohort == ALL else (cohort,)
+
+
+def subjects_of_stimulus_set(stimulus_set: str) -> tuple[str, ...]:
+    """Subjects who can have seen images of a stimulus set."""
+    return SUBJECTS if stimulus_set == SHARED else (stimulus_set,)

@@ -1,0 +1,6 @@
+"""Configured access to the world outside: thin wrappers that hand plain objects to the assets."""
+
+from nsd_pipeline.resources.source import SourceResource
+from nsd_pipeline.resources.store import StoreResource
+
+__all__ = ["SourceResource", "StoreResource"]

@@ -1,0 +1,42 @@
+"""Where NSD's files are read from."""
+
+import dagster as dg
+from pydantic import Field
+
+from nsd_pipeline.storage.source import Source, open_source
+from nsd_pipeline.storage.terms import require_acceptance
+
+
+class SourceResource(dg.ConfigurableResource[Source]):
+    """NSD's public bucket, another bucket with the same layout, or a local mirror."""
+
+    url: str = Field(
+        default="s3://natural-scenes-dataset",
+        description="s3://bucket[/prefix], or the folder of a local mirror, which is read in place",
+    )
+    region: str = Field(default="us-east-2", description="AWS region of the bucket")
+    endpoint_url: str | None = Field(
+        default=None,
+        description="another S3 endpoint; AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL work as well",
+    )
+    max_concurrency: int = Field(
+        default=32, ge=1, le=256, description="requests in flight at the same time"
+    )
+
+    def open(self) -> Source:
+        """Open the source, once NSD's terms have been accepted where they apply.
+
+        Raises
+        ------
+        TermsNotAcceptedError
+            If the source is a bucket and nobody has accepted the terms on this machine.
+        """
+        source = open_source(
+            self.url,
+            region=self.region,
+            endpoint_url=self.endpoint_url,
+            max_concurrency=self.max_concurrency,
+        )
+        if source.requires_terms:
+            require_acceptance(source.url)
+        return source
