@@ -1,0 +1,78 @@
+"""What a training can be told, with the reference's values as defaults."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Architecture, loss and optimisation of one training.
+
+    The defaults are the reference's task (REFERENCE, "The task's configuration"). Types are simple
+    ones only, because an asset's configuration in the web UI is derived from this class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["FmriMlp", "FmriLinear"] = Field(
+        default="FmriMlp",
+        description="Architecture: the reference's residual MLP, or one linear map as baseline.",
+    )
+    hidden: int = Field(default=128, ge=1, description="Width of FmriMlp's residual blocks.")
+    n_blocks: int = Field(default=2, ge=0, description="Residual blocks of FmriMlp.")
+    head_sizes: list[int] | None = Field(
+        default=None,
+        description=(
+            "Widths of the linear layers of FmriMlp's head. The last one must be the width of the "
+            "image embedding. Empty for no head, null for one layer of the embedding's width, "
+            "which is the reference's [1536]."
+        ),
+    )
+    norm_kind: Literal["x", "y", "xy", "none"] = Field(
+        default="y",
+        description=(
+            "What the CLIP loss scales to unit length: estimates (x), candidates (y), both or none."
+        ),
+    )
+    symmetric: bool = Field(
+        default=False,
+        description="Train image -> brain retrieval as well, not only brain -> image.",
+    )
+    learning_rate: float = Field(
+        default=1e-4,
+        gt=0,
+        description="Highest learning rate of AdamW, reached at the end of the warm-up.",
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW.")
+    warmup_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description=(
+            "Share of all steps in which OneCycleLR raises the learning rate (its pct_start); in "
+            "the rest it falls along a cosine."
+        ),
+    )
+    gradient_clip_norm: float = Field(
+        default=1.0, gt=0, description="Gradients with a larger norm are scaled down to it."
+    )
+    batch_size: int = Field(
+        default=64,
+        ge=2,
+        description=(
+            "Trials per step. Also the number of candidates in the loss and in the validation "
+            "metrics, so values of val/batch_* compare only at the same batch size."
+        ),
+    )
+    n_epochs: int = Field(
+        default=40,
+        ge=1,
+        description="Epochs at most. The learning rate's course is laid out over all of them.",
+    )
+    patience: int = Field(
+        default=5,
+        ge=1,
+        description="Stop after so many epochs without a better val/batch_top5_acc.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights and dropout.")
+    data_seed: int = Field(default=33, ge=0, description="Seed of the order of the trials.")

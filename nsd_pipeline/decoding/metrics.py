@@ -1,0 +1,188 @@
+"""Retrieval metrics under the reference's names.
+
+One score matrix serves all of them: a smaller retrieval set is some of its rows and columns, and
+estimates averaged over trials have averaged scores. A name is a statistic, how trials were averaged
+before ranking, and the set:
+
+``median_retrieval_rank``, ``mean_...``, ``std_...``, ``top{1,5,10}_acc``,
+``inv_norm_rank_{mean,median}``
+    over ranks among all distinct images. ``inv_norm_rank`` is 1 - rank / (N - 1).
+``..._instance-agg``, ``..._subject-agg``
+    estimates averaged per image over all subjects, or per image and subject, and ranked then.
+``median_retrieval_rank_subject-ind``, ``..._macro``
+    mean over subjects of their median rank, and mean over images of theirs.
+``..._size=250``
+    the same among the 250 most frequent images; a size goes before ``_macro``.
+``batch_...``
+    ranks among the targets of a batch, batches in the order of the trials.
+
+Medians are the lower one of two middle values, as the reference's are, except in ``_macro``.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from nsd_pipeline.decoding.retrieval import (
+    Floats,
+    Integers,
+    Scores,
+    cosine_to_candidates,
+    most_frequent,
+    pair_codes,
+    require_finite,
+    score_trials,
+)
+
+TOP_K: Final = (1, 5, 10)
+
+Doubles = NDArray[np.float64]
+
+
+def retrieval_metrics(
+    y_pred: ArrayLike,
+    y_true: ArrayLike,
+    groups: Sequence[Any],
+    subjects: Sequence[Any],
+    set_sizes: Sequence[int | None] = (None, 250),
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """All metrics of a test set, by the reference's names.
+
+    Parameters
+    ----------
+    y_pred, y_true
+        Estimates and targets (M, D) of the test trials, in their order.
+    groups, subjects
+        Image and subject (M,) of each trial.
+    set_sizes
+        Retrieval sets: so many of the most frequent images, ``None`` for all. A set larger than
+        what there is holds all images.
+    batch_size
+        Candidates of the ``batch_...`` metrics.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    NsdError
+        If an estimate is not finite.
+    """
+    scores = score_trials(y_pred, y_true, groups)
+    subject_of = np.asarray(subjects)
+    metrics: dict[str, float] = {}
+    for size in set_sizes:
+        some, rows = scores.among(most_frequent(scores.target, size))
+        metrics |= _set_metrics(some, subject_of[rows], size_suffix(size))
+    batches = BatchMetrics()
+    estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
+    for start in range(0, len(estimates), batch_size):
+        batches.update(estimates[start : start + batch_size], targets[start : start + batch_size])
+    return metrics | batches.compute()
+
+
+def size_suffix(size: int | None) -> str:
+    """Return what the name of a metric ends with for a retrieval set."""
+    return "" if size is None else f"_size={size}"
+
+
+def _set_metrics(scores: Scores, subjects: NDArray[Any], suffix: str) -> dict[str, float]:
+    per_trial = scores.ranks()
+    by_aggregation = {
+        "": per_trial,
+        "_instance-agg": scores.averaged(scores.target).ranks(),
+        "_subject-agg": scores.averaged(pair_codes(scores.target, subjects)).ranks(),
+    }
+    n_candidates = np.array(len(scores.images))
+    metrics = {
+        f"{name}{aggregation}{suffix}": value
+        for aggregation, ranks in by_aggregation.items()
+        for name, value in _statistics(ranks, n_candidates, "retrieval_rank")
+    }
+    name = f"median_retrieval_rank_subject-ind{suffix}"
+    of_subjects = [lower_median(per_trial[subjects == subject]) for subject in np.unique(subjects)]
+    metrics[name] = float(np.mean(of_subjects))
+    metrics[f"{name}_macro"] = float(pd.Series(per_trial).groupby(scores.target).median().mean())
+    return metrics
+
+
+def _statistics(ranks: Doubles, n_candidates: Integers, noun: str) -> Iterator[tuple[str, float]]:
+    """Named statistics of ranks (M,), each among so many candidates (M,) or ()."""
+    yield f"median_{noun}", lower_median(ranks)
+    yield f"mean_{noun}", float(ranks.mean())
+    yield f"std_{noun}", float(ranks.std(ddof=1)) if len(ranks) > 1 else float("nan")
+    for k in TOP_K:
+        yield f"top{k}_acc", float(np.mean(ranks < k))
+    sizes = np.broadcast_to(n_candidates, ranks.shape)
+    # A candidate without rivals has no normalised rank.
+    normalised = 1 - ranks[sizes > 1] / (sizes[sizes > 1] - 1)
+    yield "inv_norm_rank_mean", float(normalised.mean()) if len(normalised) else float("nan")
+    yield "inv_norm_rank_median", lower_median(normalised)
+
+
+def lower_median(values: Doubles) -> float:
+    """Median; of an even number of values, the lower one of the two in the middle."""
+    if len(values) == 0:
+        return float("nan")
+    middle = (len(values) - 1) // 2
+    return float(np.partition(values, middle)[middle])
+
+
+class BatchMetrics:
+    """The ``batch_...`` metrics, collected batch by batch; nothing but ranks and sums is kept."""
+
+    def __init__(self) -> None:
+        self._ranks: list[Doubles] = []
+        self._correlation: _ColumnCorrelation | None = None
+
+    def update(self, y_pred: Floats, y_true: Floats) -> None:
+        """Add a batch of estimates and targets (B, D).
+
+        Raises
+        ------
+        NsdError
+            If an estimate is not finite.
+        """
+        require_finite(y_pred)
+        own = np.arange(len(y_pred))
+        self._ranks.append(Scores(cosine_to_candidates(y_pred, y_true), own, own).ranks())
+        if self._correlation is None:
+            self._correlation = _ColumnCorrelation(y_pred, y_true)
+        self._correlation.update(y_pred, y_true)
+
+    def compute(self) -> dict[str, float]:
+        """Metrics over all batches so far."""
+        ranks = np.concatenate(self._ranks)
+        sizes = np.concatenate([np.full(len(batch), len(batch)) for batch in self._ranks])
+        metrics = {f"batch_{name}": v for name, v in _statistics(ranks, sizes, "rank")}
+        assert self._correlation is not None  # noqa: S101  # there were ranks to concatenate
+        return metrics | {"batch_pearson_corr": self._correlation.mean()}
+
+
+class _ColumnCorrelation:
+    """Pearson correlation of each output over trials, from sums.
+
+    Sums are taken of differences to the first batch's means, or they would cancel.
+    """
+
+    def __init__(self, x: Floats, y: Floats) -> None:
+        self._shift = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
+        self._n = 0
+        self._sums = np.zeros((5, x.shape[1]))
+
+    def update(self, x: Floats, y: Floats) -> None:
+        dx, dy = x - self._shift[0], y - self._shift[1]
+        self._n += len(x)
+        self._sums += [v.sum(axis=0) for v in (dx, dy, dx * dx, dy * dy, dx * dy)]
+
+    def mean(self) -> float:
+        """Mean over outputs, leaving out those that never vary."""
+        sx, sy, sxx, syy, sxy = self._sums / self._n
+        variances = (sxx - sx * sx) * (syy - sy * sy)
+        varies = variances > 0
+        if not varies.any():
+            return float("nan")
+        return float(np.mean((sxy - sx * sy)[varies] / np.sqrt(variances[varies])))

@@ -1,0 +1,185 @@
+"""The brain decoders: fMRI of one trial in, an estimate of the image's embedding out.
+
+:class:`FmriMlp` is the reference's residual MLP (REFERENCE: hidden 128, two residual blocks, a
+linear map over time, one linear head), with the reference's parameter names, so that weights
+trained elsewhere fit. :class:`FmriLinear` is the baseline beside it. Nothing here knows how models
+are trained or stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+INPUT_DROPOUT: Final = 0.5
+"""After the projection of the vertices: half of the hidden units are dropped."""
+BLOCK_DROPOUT: Final = 0.15
+HEAD_DROPOUT: Final = 0.0
+"""The reference's head has a dropout layer between its linear ones, and leaves it at zero."""
+
+
+class FmriMlp(nn.Module):
+    """Residual MLP applied to each time point, followed by a linear map over time.
+
+    Parameters
+    ----------
+    n_vertices
+        Vertices (or voxels) of the input.
+    n_outputs
+        Width of the map that follows the aggregation over time.
+    hidden
+        Width of the residual blocks.
+    n_blocks
+        Residual blocks.
+    n_repetition_times
+        Time points of the input; 1 for betas.
+    head_sizes
+        Widths of the linear layers of the head; the last one is the width of the estimate. Empty
+        for no head.
+    """
+
+    n_vertices: int
+    n_times: int
+
+    def __init__(
+        self,
+        n_vertices: int,
+        n_outputs: int,
+        hidden: int = 128,
+        n_blocks: int = 2,
+        n_repetition_times: int = 4,
+        head_sizes: Sequence[int] = (1536,),
+    ) -> None:
+        super().__init__()
+        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        self.out_time_agg = nn.Linear(n_repetition_times, 1)
+        self.lin0 = nn.Linear(n_vertices, hidden)
+        self.post_lin0 = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(INPUT_DROPOUT))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(hidden, hidden),
+                nn.LayerNorm(hidden),
+                nn.GELU(),
+                nn.Dropout(BLOCK_DROPOUT),
+            )
+            for _ in range(n_blocks)
+        )
+        self.lin1 = nn.Linear(hidden, n_outputs)
+        self.output_head = _head(n_outputs, head_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimates (B, width of the last layer) from fMRI (B, V, T)."""
+        _check_shape(x, self.n_vertices, self.n_times)
+        x = self.post_lin0(self.lin0(x.transpose(1, 2)))
+        for block in self.mlp:
+            x = block(x) + x
+        x = self.out_time_agg(x.transpose(1, 2)).flatten(1)
+        estimate: Tensor = self.output_head(self.lin1(x))
+        return estimate
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build this architecture again."""
+        return {
+            "n_vertices": self.n_vertices,
+            "n_outputs": self.lin1.out_features,
+            "hidden": self.lin0.out_features,
+            "n_blocks": len(self.mlp),
+            "n_repetition_times": self.n_times,
+            "head_sizes": [m.out_features for m in self.output_head if isinstance(m, nn.Linear)],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriMlp":
+        """Architecture that the shapes of a state describe, with its values loaded."""
+        heads = sorted(
+            int(name.split(".")[1])
+            for name in state
+            if name.startswith("output_head.") and name.endswith(".weight")
+        )
+        model = cls(
+            n_vertices=state["lin0.weight"].shape[1],
+            n_outputs=state["lin1.weight"].shape[0],
+            hidden=state["lin0.weight"].shape[0],
+            n_blocks=len({name.split(".")[1] for name in state if name.startswith("mlp.")}),
+            n_repetition_times=state["out_time_agg.weight"].shape[1],
+            head_sizes=[state[f"output_head.{i}.weight"].shape[0] for i in heads],
+        )
+        model.load_state_dict(state)
+        return model
+
+
+class FmriLinear(nn.Module):
+    """One linear map from vertices to estimates, and one over time: the baseline.
+
+    Parameters
+    ----------
+    n_vertices
+        Vertices (or voxels) of the input.
+    n_outputs
+        Width of the estimate.
+    n_repetition_times
+        Time points of the input; 1 for betas.
+    """
+
+    n_vertices: int
+    n_times: int
+
+    def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
+        super().__init__()
+        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        self.out_time_agg = nn.Linear(n_repetition_times, 1)
+        self.linear = nn.Linear(n_vertices, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimates (B, n_outputs) from fMRI (B, V, T)."""
+        _check_shape(x, self.n_vertices, self.n_times)
+        estimate: Tensor = self.out_time_agg(self.linear(x.transpose(1, 2)).transpose(1, 2))
+        return estimate.flatten(1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build this architecture again."""
+        return {
+            "n_vertices": self.n_vertices,
+            "n_outputs": self.linear.out_features,
+            "n_repetition_times": self.n_times,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriLinear":
+        """Architecture that the shapes of a state describe, with its values loaded."""
+        n_outputs, n_vertices = state["linear.weight"].shape
+        model = cls(n_vertices, n_outputs, state["out_time_agg.weight"].shape[1])
+        model.load_state_dict(state)
+        return model
+
+
+Decoder = FmriMlp | FmriLinear
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Count the trainable values of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _head(n_inputs: int, sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU and dropout between them and nothing after the last one.
+
+    Positions in the sequence are part of the parameter names, so the dropout layer stays although
+    it drops nothing.
+    """
+    layers: list[nn.Module] = []
+    for width, size in zip((n_inputs, *sizes), sizes, strict=False):
+        if layers:
+            layers += [nn.ReLU(), nn.Dropout(HEAD_DROPOUT)]
+        layers.append(nn.Linear(width, size))
+    return nn.Sequential(*layers)
+
+
+def _check_shape(x: Tensor, n_vertices: int, n_times: int) -> None:
+    if x.ndim != 3 or x.shape[1:] != (n_vertices, n_times):
+        raise ValueError(
+            f"the model takes (B, {n_vertices} vertices, {n_times} time points), "
+            f"not {tuple(x.shape)}"
+        )

@@ -1,0 +1,162 @@
+"""Who is found at which place: scores of trials with images, and ranks from scores.
+
+REFERENCE, "Behaviour that is easy to get wrong": candidates are scaled to unit length and estimates
+are not; the retrieval set holds each image once (the mean of its targets), in order of first
+appearance; ranks are 0-based, and ties get the mean of the best and the worst rank they could have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+_EPSILON = np.float32(1e-15)
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of every query with every candidate image.
+
+    Attributes
+    ----------
+    values
+        Scores (M, N): queries are trials, or means of trials.
+    target
+        Column (M,) of each query's own image.
+    images
+        The N images, as they were named in ``groups``.
+    """
+
+    values: Floats
+    target: Integers
+    images: NDArray[Any]
+
+    def ranks(self) -> NDArray[np.float64]:
+        """Rank (M,) of each query's own image among the N candidates."""
+        ranks = np.empty(len(self.values))
+        for start in range(0, len(ranks), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            values = self.values[rows]
+            own = np.take_along_axis(values, self.target[rows, None], axis=1)
+            above = np.count_nonzero(values > own, axis=1)
+            not_below = np.count_nonzero(values >= own, axis=1)
+            ranks[rows] = (above + not_below - 1) / 2
+        return ranks
+
+    def among(self, columns: Integers) -> tuple["Scores", Integers]:
+        """Scores within a smaller retrieval set, and which queries (rows) ask for its images."""
+        if len(columns) == len(self.images):
+            return self, np.arange(len(self.values))
+        place = np.full(len(self.images), -1)
+        place[columns] = np.arange(len(columns))
+        rows = np.flatnonzero(place[self.target] >= 0)
+        values = self.values[rows[:, None], columns]
+        return Scores(values, place[self.target[rows]], self.images[columns]), rows
+
+    def averaged(self, codes: Integers) -> "Scores":
+        """Scores of the mean estimates of all queries that share a code (0, 1, ...).
+
+        Estimates are not normalised, so the score of a mean is the mean of the scores.
+        Queries that share a code share an image.
+        """
+        target = np.empty(codes.max() + 1, dtype=np.int64)
+        target[codes] = self.target
+        return Scores(mean_by_code(self.values, codes), target, self.images)
+
+
+def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) -> Scores:
+    """Scores of every trial's estimate with every distinct image.
+
+    Parameters
+    ----------
+    y_pred, y_true
+        Estimates and targets (M, D).
+    groups
+        Which image (M,) each trial showed.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    NsdError
+        If an estimate is not finite.
+    """
+    estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
+    if estimates.shape != targets.shape or estimates.ndim != 2 or len(groups) != len(estimates):
+        raise ValueError(
+            f"y_pred {estimates.shape} and y_true {targets.shape} are both (M, D), with M groups "
+            f"(here {len(groups)})"
+        )
+    require_trials(len(estimates))
+    require_finite(estimates)
+    codes, images = pd.factorize(np.asarray(groups))
+    values = cosine_to_candidates(estimates, mean_by_code(targets, codes))
+    return Scores(values, codes, np.asarray(images))
+
+
+def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
+    """Dot products (M, N) of estimates (M, D) with candidates (N, D) scaled to unit length.
+
+    Identical candidates get identical scores: a matrix product sums the columns at its edge in
+    another order, which would break ties by accident.
+    """
+    lengths = np.linalg.norm(candidates, axis=1, keepdims=True)
+    scores: Floats = estimates @ (candidates / (lengths + _EPSILON)).T
+    seen: dict[bytes, int] = {}
+    first = [seen.setdefault(row.tobytes(), i) for i, row in enumerate(candidates)]
+    return scores if len(seen) == len(candidates) else scores[:, first]
+
+
+def mean_by_code(values: Floats, codes: Integers) -> Floats:
+    """Means (N, D) of the rows of ``values`` (M, D) that share a code in 0..N-1."""
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    means: Floats = np.add.reduceat(values[order], starts, axis=0)
+    means /= counts[:, None]
+    return means
+
+
+def most_frequent(codes: Integers, size: int | None) -> Integers:
+    """Find the ``size`` most frequent codes, ties by first appearance, and sort them.
+
+    Codes number the images in order of first appearance. All of them for ``size=None``, or if
+    there are not as many.
+    """
+    counts = np.bincount(codes)
+    return np.sort(np.argsort(-counts, kind="stable")[:size])
+
+
+def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
+    """Give each pair of subject and image a number (M,), in order of first appearance."""
+    subject_codes, _ = pd.factorize(subjects)
+    codes: Integers = pd.factorize(subject_codes * (target.max() + 1) + target)[0]
+    return codes
+
+
+def require_trials(n_trials: int) -> None:
+    """Complain about an empty test split."""
+    if n_trials == 0:
+        raise NotEnoughDataError(
+            "The test split is empty: no trial shows one of the shared images.",
+            next_step="materialize sessions with shared images for this cohort.",
+        )
+
+
+def require_finite(estimates: Floats) -> None:
+    """Complain about estimates that cannot be ranked."""
+    bad = np.flatnonzero(~np.isfinite(estimates).all(axis=1))
+    if len(bad):
+        raise NsdError(
+            f"{len(bad)} of {len(estimates)} estimates are not finite (the first is row {bad[0]}).",
+            next_step="check the model's weights and the betas it was given for NaN.",
+        )
