@@ -1,0 +1,231 @@
+"""The experiment design: which image every trial of every session showed.
+
+``nsd_expdesign.mat`` says it in three arrays that are the same for all sessions, so a trial's image
+is two look-ups away (Allen et al. 2022, and NSD's data manual)::
+
+    t       = trials of earlier sessions + trial
+    id10k   = masterordering[t]              # the same for all subjects, 1-based
+    id73k   = subjectim[subject - 1, id10k - 1]      # 1-based
+
+Everything in the file counts from 1. It stays so in `ExperimentDesign`, which holds the file's own
+arrays; the tables made from it count images from 0, as the rows of the stimulus file do.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import InvalidFileError, MappingError
+from nsd_pipeline.nsd.layout import (
+    EXPDESIGN_KEY,
+    N_IMAGES,
+    N_SESSIONS,
+    parse_session_key,
+    session_key,
+    subject_number,
+)
+
+N_SUBJECT_IMAGES: Final = 10_000
+"""Images set aside for one subject, the shared ones included."""
+N_SHARED_IMAGES: Final = 1_000
+"""Images every subject sees; they are the first of each subject's images."""
+STIMPATTERN_SHAPE: Final = (max(N_SESSIONS.values()), 12, 75)
+"""Sessions, runs in a session, and 4-second slots in a run."""
+
+_FIELDS: Final = ("masterordering", "subjectim", "sharedix", "stimpattern")
+_NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentDesign:
+    """The arrays of ``nsd_expdesign.mat``, validated. Ids count from 1.
+
+    Parameters
+    ----------
+    masterordering
+        For each trial of all sessions, the image as one of a subject's 10,000. Shape (n,).
+    subjectim
+        The same images as ids among all 73,000. Shape (8, 10000).
+    sharedix
+        Those of the 73,000 that every subject sees. Shape (1000,).
+    stimpattern
+        Whether a slot showed an image or was blank. Shape (40, 12, 75): session, run, slot.
+    """
+
+    masterordering: NDArray[np.int64]
+    subjectim: NDArray[np.int64]
+    sharedix: NDArray[np.int64]
+    stimpattern: NDArray[np.bool_]
+
+    def n_trials(self, session: int) -> int:
+        """Trials of a session (1-based); the real design has 750 in each."""
+        return self.first_trial(session + 1) - self.first_trial(session)
+
+    def first_trial(self, session: int) -> int:
+        """0-based number, over all sessions, of a session's (1-based) first trial."""
+        return int(self._first_trials[session - 1])
+
+    def trials(self, subject: str, session: int) -> pd.DataFrame:
+        """One row for each trial of a session, in the order of its betas.
+
+        Parameters
+        ----------
+        subject
+            ``subj01`` to ``subj08``.
+        session
+            1-based session.
+
+        Returns
+        -------
+        DataFrame
+            With the columns
+
+            - ``subject``, ``session``
+            - ``run``: 1-based task run; ``trial``: 0-based index within the session
+            - ``slot``: 0-based 4-second slot within the run
+            - ``image_id``: 0-based among all 73,000; ``image_id_10k``: 0-based among the subject's
+              10,000
+            - ``repetition``: how often the subject saw the image before (0, 1 or 2)
+            - ``shared``: whether it is one of the 1,000 images all subjects see
+
+        Raises
+        ------
+        NsdError
+            If the subject never had such a session.
+        """
+        parse_session_key(session_key(subject, session))
+        first, last = self.first_trial(session), self.first_trial(session + 1)
+        run, slot = np.nonzero(self.stimpattern[session - 1])
+        image_id_10k = self.masterordering[first:last] - 1
+        return pd.DataFrame(
+            {
+                "subject": subject,
+                "session": session,
+                "run": run + 1,
+                "trial": np.arange(last - first),
+                "slot": slot,
+                "image_id": self.subjectim[subject_number(subject) - 1, image_id_10k] - 1,
+                "image_id_10k": image_id_10k,
+                "repetition": self._repetitions[first:last],
+                "shared": image_id_10k < N_SHARED_IMAGES,
+            }
+        )
+
+    @cached_property
+    def _first_trials(self) -> NDArray[np.int64]:
+        """First trial of each session, and the number of trials after the last one."""
+        counts = self.stimpattern.sum(axis=(1, 2))
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    @cached_property
+    def _repetitions(self) -> NDArray[np.int64]:
+        """How often each trial's image came before; the same for all subjects."""
+        order = pd.Series(self.masterordering)
+        return np.asarray(order.groupby(order).cumcount(), np.int64)
+
+
+def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
+    """Read and validate ``nsd_expdesign.mat``.
+
+    Parameters
+    ----------
+    path
+        MATLAB file of version 5.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is no readable MATLAB file of that version.
+    MappingError
+        If an array is missing or has the wrong shape, if an id is out of range, if the shared
+        images are not the first 1,000 of every subject, or if two subjects have another image in
+        common.
+    """
+    name = os.fspath(path)
+    arrays = _load_arrays(path)
+    missing = [field for field in _FIELDS if field not in arrays]
+    if missing:
+        raise MappingError(f"{name} lacks the field {', '.join(missing)}.", next_step=_NEXT_STEP)
+    pattern = _integers(arrays, "stimpattern", STIMPATTERN_SHAPE, 0, 1, name=name).astype(bool)
+    order_shape = (1, int(pattern.sum()))
+    design = ExperimentDesign(
+        masterordering=_integers(
+            arrays, "masterordering", order_shape, 1, N_SUBJECT_IMAGES, name=name
+        ).ravel(),
+        subjectim=_integers(
+            arrays, "subjectim", (len(N_SESSIONS), N_SUBJECT_IMAGES), 1, N_IMAGES, name=name
+        ),
+        sharedix=_integers(
+            arrays, "sharedix", (1, N_SHARED_IMAGES), 1, N_IMAGES, name=name
+        ).ravel(),
+        stimpattern=pattern,
+    )
+    _check_images(design, name=name)
+    return design
+
+
+def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(os.fspath(path), appendmat=False, variable_names=_FIELDS)
+    except Exception as error:  # scipy lets through whatever its parser trips over
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # no such file, no permission: the system says it best
+        raise InvalidFileError(
+            f"{os.fspath(path)} is not a readable MATLAB file of version 5 ({error}).",
+            next_step=_NEXT_STEP,
+        ) from error
+
+
+def _integers(
+    arrays: dict[str, Any], field: str, shape: tuple[int, ...], low: int, high: int, *, name: str
+) -> NDArray[np.int64]:
+    """Check and convert a field of whole numbers, which MATLAB may store as any type."""
+    values = np.asarray(arrays[field])
+    if values.shape != shape:
+        why = " (one entry for each trial of stimpattern)" if field == "masterordering" else ""
+        raise MappingError(
+            f"{name}: {field} has shape {values.shape}, not {shape}{why}.", next_step=_NEXT_STEP
+        )
+    if values.dtype.kind not in "iufb":
+        raise MappingError(
+            f"{name}: {field} holds {values.dtype}, not numbers.", next_step=_NEXT_STEP
+        )
+    valid = (values >= low) & (values <= high) & (values == np.round(values))
+    if not valid.all():
+        index = tuple(int(i) for i in np.argwhere(~valid)[0])
+        raise MappingError(
+            f"{name}: {field} must hold whole numbers from {low} to {high}, but "
+            f"{np.count_nonzero(~valid)} of {values.size} entries do not; the first is "
+            f"{values[index]} at {tuple(i + 1 for i in index)} (counted from 1).",
+            next_step=_NEXT_STEP,
+        )
+    return values.astype(np.int64)
+
+
+def _check_images(design: ExperimentDesign, *, name: str) -> None:
+    """Check that subjects have the shared images, and only those, in common."""
+    shared = np.sort(design.sharedix)
+    firsts = np.sort(design.subjectim[:, :N_SHARED_IMAGES], axis=1)
+    wrong = np.flatnonzero((firsts != shared).any(axis=1)) + 1
+    if wrong.size:
+        raise MappingError(
+            f"{name}: sharedix is not the first {N_SHARED_IMAGES} columns of subjectim for subject "
+            f"{', '.join(map(str, wrong))}.",
+            next_step=_NEXT_STEP,
+        )
+    images = np.concatenate([shared, design.subjectim[:, N_SHARED_IMAGES:].ravel()])
+    counts = np.bincount(images)
+    if counts.max() > 1:
+        repeated = np.flatnonzero(counts > 1)
+        raise MappingError(
+            f"{name}: {repeated.size} images appear more than once among sharedix and the "
+            f"subjects' own images in subjectim; the first is {repeated[0]}.",
+            next_step=_NEXT_STEP,
+        )

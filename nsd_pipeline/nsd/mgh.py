@@ -1,0 +1,328 @@
+"""FreeSurfer's MGH files, as far as NSD's surface betas need them.
+
+A file is a 284-byte header, then big-endian values with the vertices of a frame side by side, then
+a short footer that is not needed. Only what NSD publishes is accepted: version 1, float32, one
+value per vertex and frame, that is dimensions (V, 1, 1, T). fsaverage5 is the first 10,242 vertices
+of every frame of an fsaverage file, so a few byte ranges of it are all that has to be fetched, and
+with a header of their own they are a valid, smaller MGH file again.
+
+Format: https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
+"""
+
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import InvalidFileError
+
+HEADER_BYTES: Final = 284
+MAX_FOOTER_BYTES: Final = 64
+"""Longest footer accepted: scan parameters are 20 bytes, and some writers add a few tags."""
+
+_VALUE_BYTES: Final = 4
+_VERSION: Final = 1
+_FLOAT32: Final = 3
+_TYPE_NAMES: Final = {0: "uint8", 1: "int32", 4: "int16", 10: "uint16"}
+_FIXED_FIELDS: Final = struct.Struct(">6i")
+"""Version, width, height, depth, frames, type."""
+_GEOMETRY: Final = struct.Struct(">ih3f9f3f")
+"""Degrees of freedom, whether the rest is valid, voxel size, direction cosines, centre."""
+_CONFORMED_GEOMETRY: Final = (0, 1, 1, 1, 1, -1, 0, 0, 0, 0, -1, 0, 1, 0, 0, 0, 0)
+"""FreeSurfer's own default orientation; vertices have none."""
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+_FETCH_AGAIN: Final = "delete it and fetch it again from NSD's bucket."
+_NOT_NSD: Final = (
+    "compare it with the file of that name on NSD's bucket; surface betas there are uncompressed "
+    "MGH with big-endian float32 values."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MghHeader:
+    """Size of an MGH file with one float32 per vertex and frame.
+
+    Parameters
+    ----------
+    n_vertices
+        Vertices V; the file's dimensions are (V, 1, 1, T).
+    n_frames
+        Frames T; in NSD's betas, a frame is a trial.
+    """
+
+    n_vertices: int
+    n_frames: int
+
+    data_offset: ClassVar[int] = HEADER_BYTES
+    """Byte at which the first frame starts."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return self.n_vertices * _VALUE_BYTES
+
+    @property
+    def data_end(self) -> int:
+        """Byte after the last frame, where the footer starts."""
+        return self.data_offset + self.n_frames * self.frame_bytes
+
+
+def parse_header(raw: bytes, *, name: str) -> MghHeader:
+    """Read an MGH header and check that the file is of the kind NSD publishes.
+
+    Parameters
+    ----------
+    raw
+        The file's first 284 bytes.
+    name
+        What to call the file in an error.
+
+    Raises
+    ------
+    InvalidFileError
+        If the header is cut short, little-endian, compressed, of another version or value type, or
+        has dimensions other than (V, 1, 1, T).
+    """
+    if len(raw) < HEADER_BYTES and not raw.startswith(_GZIP_MAGIC):
+        raise InvalidFileError(
+            f"{name} is truncated: it has {len(raw)} of the {HEADER_BYTES} bytes of an MGH header.",
+            next_step=_FETCH_AGAIN,
+        )
+    if raw.startswith(_GZIP_MAGIC):
+        raise InvalidFileError(
+            f"{name} is gzip-compressed (MGZ), so frames cannot be read from it one by one.",
+            next_step="use the uncompressed .mgh file of NSD's bucket.",
+        )
+    version, width, height, depth, n_frames, value_type = _FIXED_FIELDS.unpack_from(raw)
+    if version != _VERSION:
+        if raw.startswith(struct.pack("<i", _VERSION)):
+            raise InvalidFileError(
+                f"{name} is a little-endian MGH file; the format is big-endian.",
+                next_step=_NOT_NSD,
+            )
+        raise InvalidFileError(
+            f"{name} is not an MGH file of version 1: it starts with {raw[:4].hex(' ')}.",
+            next_step=_NOT_NSD,
+        )
+    if value_type != _FLOAT32:
+        found = _TYPE_NAMES.get(value_type, "unknown")
+        raise InvalidFileError(
+            f"{name} holds values of type {value_type} ({found}), not 3 (float32).",
+            next_step=_NOT_NSD,
+        )
+    if width < 1 or height != 1 or depth != 1 or n_frames < 1:
+        raise InvalidFileError(
+            f"{name} has dimensions ({width}, {height}, {depth}, {n_frames}), not (vertices, 1, 1, "
+            "frames).",
+            next_step=_NOT_NSD,
+        )
+    return MghHeader(n_vertices=width, n_frames=n_frames)
+
+
+def check_size(header: MghHeader, n_bytes: int, *, name: str) -> None:
+    """Check that a file is as long as its header says.
+
+    Parameters
+    ----------
+    header
+        The file's header.
+    n_bytes
+        The file's length. Up to 64 bytes may follow the data: a footer nothing here needs.
+    name
+        What to call the file in an error.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file is truncated, or longer than any footer explains.
+    """
+    size = f"{header.n_vertices} vertices and {header.n_frames} frames"
+    if n_bytes < header.data_end:
+        raise InvalidFileError(
+            f"{name} is truncated: its header says {size}, which takes {header.data_end} bytes, "
+            f"but it has {n_bytes}.",
+            next_step=_FETCH_AGAIN,
+        )
+    if n_bytes > header.data_end + MAX_FOOTER_BYTES:
+        raise InvalidFileError(
+            f"{name} does not match its header: {size} take {header.data_end} bytes and a footer "
+            f"of at most {MAX_FOOTER_BYTES}, but it has {n_bytes}.",
+            next_step=_NOT_NSD,
+        )
+
+
+def check_vertices(header: MghHeader, n_vertices: int, *, name: str) -> None:
+    """Check that a file is on the mesh it is said to be on.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file does not have exactly `n_vertices` vertices.
+    """
+    if header.n_vertices != n_vertices:
+        raise InvalidFileError(
+            f"{name} has {header.n_vertices} vertices, not {n_vertices}: it is on another surface.",
+            next_step="check that it comes from the folder of the space that was asked for "
+            "(fsaverage has 163842 vertices a hemisphere).",
+        )
+
+
+def check_frames(header: MghHeader, n_frames: int, *, name: str) -> None:
+    """Check that a file has one frame for each trial of the experiment design.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file does not have exactly `n_frames` frames.
+    """
+    if header.n_frames != n_frames:
+        raise InvalidFileError(
+            f"{name} has {header.n_frames} frames, but the experiment design has {n_frames} trials "
+            "in this session.",
+            next_step="check that the file and nsd_expdesign.mat belong to the same dataset and "
+            "that the file is the one of this session; fetch both again if in doubt.",
+        )
+
+
+def frame_ranges(header: MghHeader, n_vertices: int) -> list[tuple[int, int]]:
+    """Where the first vertices of every frame lie.
+
+    Parameters
+    ----------
+    header
+        Header of the whole file.
+    n_vertices
+        How many vertices of each frame are wanted, counted from the first.
+
+    Returns
+    -------
+    list of (offset, length)
+        One range of bytes for each frame, in order.
+
+    Raises
+    ------
+    ValueError
+        If the file does not have that many vertices.
+    """
+    if not 1 <= n_vertices <= header.n_vertices:
+        raise ValueError(f"cannot take {n_vertices} of {header.n_vertices} vertices")
+    length = n_vertices * _VALUE_BYTES
+    starts = range(header.data_offset, header.data_end, header.frame_bytes)
+    return [(start, length) for start in starts]
+
+
+def header_bytes(n_vertices: int, n_frames: int) -> bytes:
+    """Header of a float32 MGH file with these dimensions: 284 bytes."""
+    fixed = _FIXED_FIELDS.pack(_VERSION, n_vertices, 1, 1, n_frames, _FLOAT32)
+    return (fixed + _GEOMETRY.pack(*_CONFORMED_GEOMETRY)).ljust(HEADER_BYTES, b"\0")
+
+
+def read_vertices(
+    path: str | os.PathLike[str],
+    n_vertices: int,
+    *,
+    n_frames: int | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Read the first vertices of every frame, and nothing else of the file.
+
+    Works alike on a whole fsaverage file and on one that was cut to those vertices. One positioned
+    read a frame goes straight into the result, which is all the memory this takes.
+
+    Parameters
+    ----------
+    path
+        MGH file.
+    n_vertices
+        How many vertices of each frame to read, counted from the first.
+    n_frames
+        Number of trials of the session, if the file is to be checked against it.
+    out
+        Where to put the values: float32 of shape (T, n_vertices) in native byte order. Rows may be
+        apart, so that each hemisphere can fill its half of one array.
+
+    Returns
+    -------
+    ndarray of shape (T, n_vertices)
+        float32 in native byte order, NaN where the file has NaN; `out` if it was given.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file is not the kind of MGH file NSD publishes, is truncated, has fewer vertices, or
+        has another number of frames than `n_frames`.
+    ValueError
+        If `out` has another shape, type or memory layout.
+    """
+    name = os.fspath(path)
+    with Path(path).open("rb", buffering=0) as file:
+        descriptor = file.fileno()
+        header = parse_header(os.pread(descriptor, HEADER_BYTES, 0), name=name)
+        check_size(header, os.fstat(descriptor).st_size, name=name)
+        if n_frames is not None:
+            check_frames(header, n_frames, name=name)
+        if header.n_vertices < n_vertices:
+            check_vertices(header, n_vertices, name=name)
+        ranges = frame_ranges(header, n_vertices)
+        values = _output(out, (header.n_frames, n_vertices))
+        for row, (offset, length) in zip(values, ranges, strict=True):
+            _read_into(descriptor, row, offset, length, name=name)
+    return values
+
+
+def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
+    """Write frames of vertices as an MGH file that FreeSurfer and nibabel open.
+
+    Parameters
+    ----------
+    path
+        File to write. It appears whole or, if writing fails, not at all.
+    data
+        Values of shape (T, V): one row a frame. Stored as float32.
+    """
+    n_frames, n_vertices = data.shape
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(header_bytes(n_vertices, n_frames))
+            for frame in data:
+                file.write(frame.astype(">f4").tobytes())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _output(out: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """`out` if it can take values of that shape, or a new array."""
+    if out is None:
+        return np.empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32 or not out[0].flags.c_contiguous:
+        raise ValueError(
+            f"out must be native float32 of shape {shape} with contiguous rows, "
+            f"not {out.dtype} of shape {out.shape}"
+        )
+    return out
+
+
+def _read_into(
+    descriptor: int, row: NDArray[np.float32], offset: int, length: int, *, name: str
+) -> None:
+    """Fill one contiguous row from a byte offset of the file, in native byte order."""
+    target = row.view(np.uint8).data
+    done = 0
+    while done < length:  # a network file system may return less than was asked for
+        n_read = os.preadv(descriptor, [target[done:]], offset + done)
+        if n_read == 0:
+            raise InvalidFileError(
+                f"{name} was truncated while it was being read.", next_step=_FETCH_AGAIN
+            )
+        done += n_read
+    if sys.byteorder == "little":
+        row.byteswap(inplace=True)  # while the row is still in the processor's cache
