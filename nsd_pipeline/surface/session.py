@@ -1,0 +1,205 @@
+"""One session's surface betas as a Zarr group, and back.
+
+The group is Zarr v3 and holds::
+
+    betas  (trial, vertex) float32   percent signal change as NSD published it, NaN kept
+    mean   (vertex,)       float32   over the vertex's finite trials
+    std    (vertex,)       float32   of a sample (ddof=1), over the vertex's finite trials
+    valid  (vertex,)       bool      whether the vertex has a z-score
+
+Chunks are plain: betas are noise to a compressor, and a checksum in every chunk (``crc32c``) made
+reading half as long again; the artifact's manifest holds the SHA-256 of every file instead.
+Z-scores are computed while reading, chunk by chunk: a training set of many sessions is filled
+session by session, without a second copy.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.surface.statistics import SessionStatistics, summarise
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["SessionStatistics", "read_betas", "summarise", "write_session"]
+
+CHUNK_TRIALS: Final = 75
+"""Trials in one chunk: 6.1 MB on fsaverage5, a tenth of a session. Smaller chunks read slower,
+larger ones no faster."""
+
+ZSCORE: Final = "(betas - mean) / std; 0 where a value is not finite or its vertex is not valid"
+
+# Trials that are z-scored at once, so that they are still in the cache for the second operation.
+_BLOCK_TRIALS: Final = 8
+
+_DESCRIPTION: Final = (
+    "Single-trial betas of one session of the Natural Scenes Dataset on the fsaverage5 surface. "
+    "Subject to NSD's terms of use: research and education only, no redistribution."
+)
+
+
+def write_session(
+    folder: Path,
+    betas: NDArray[np.float32],
+    statistics: SessionStatistics,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write one session's betas as a Zarr v3 group.
+
+    Parameters
+    ----------
+    folder
+        Becomes the root of the group. The caller publishes it as a whole.
+    betas : array of shape (T, V), float32
+        Percent signal change, one row per trial in chronological order; vertices of the left
+        hemisphere, then of the right. NaN is kept.
+    statistics
+        ``summarise(betas)``.
+    attributes
+        What only the caller knows: subject, session, source space, ETags of the source files, ...
+        They are added to the group's own and must be JSON.
+
+    Raises
+    ------
+    ValueError
+        If ``statistics`` are those of other betas, by their shape.
+    """
+    import zarr
+
+    shape = (statistics.n_trials, statistics.n_vertices)
+    if betas.shape != shape:
+        raise ValueError(
+            f"The betas have shape {betas.shape}, but their statistics are of {shape}."
+        )
+    group = zarr.create_group(
+        folder,
+        zarr_format=3,
+        attributes={
+            "description": _DESCRIPTION,
+            "mesh": "fsaverage5",
+            "hemispheres": ["lh", "rh"],
+            "n_vertices_per_hemisphere": statistics.n_vertices // 2,
+            "units": "percent signal change",
+            "zscore": ZSCORE,
+            "zscore_scope": "per vertex, over the finite trials of this session",
+            "std_ddof": 1,
+            **statistics.counts(),
+            "software": {name: version(name) for name in ("nsd_pipeline", "numpy", "zarr")},
+            **attributes,
+        },
+    )
+    units = {"units": "percent signal change"}
+    arrays: dict[str, tuple[NDArray[Any], tuple[str, ...], dict[str, str]]] = {
+        "betas": (betas, ("trial", "vertex"), units),
+        "mean": (statistics.mean, ("vertex",), units),
+        "std": (statistics.std, ("vertex",), units),
+        "valid": (statistics.valid, ("vertex",), {"meaning": "the vertex has a z-score"}),
+    }
+    for name, (data, dimensions, array_attributes) in arrays.items():
+        chunks = (min(CHUNK_TRIALS, len(data)), *data.shape[1:]) if data.ndim > 1 else data.shape
+        array = group.create_array(
+            name,
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=chunks,
+            compressors=None,
+            fill_value=False if data.dtype == np.bool_ else float("nan"),
+            dimension_names=dimensions,
+            attributes=array_attributes,
+            config={"write_empty_chunks": True},
+        )
+        array[...] = data
+
+
+def read_betas(
+    group: "zarr.Group", *, zscore: bool = True, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Read one session's betas, ready for a model: z-scored, and finite everywhere.
+
+    Parameters
+    ----------
+    group
+        A group that `write_session` made.
+    zscore
+        Z-score each vertex over the session's trials. Otherwise percent signal change.
+    out : array of shape (T, V), float32
+        Where to read to, for instance a slice of an array for many sessions. Beyond it, no more
+        than one chunk is held in memory.
+
+    Returns
+    -------
+    array of shape (T, V), float32
+        ``out`` if given. Zero (the mean, for z-scores) where a value is not finite and throughout
+        vertices that are not valid.
+
+    Raises
+    ------
+    ArtifactError
+        If the group lacks an array or a chunk, or its arrays do not fit each other.
+    ValueError
+        If ``out`` has another shape or dtype.
+    """
+    from zarr.buffer.cpu import NDBuffer
+
+    betas, mean, std, valid = _arrays(group)
+    if out is None:
+        out = np.empty(betas.shape, np.float32)
+    if out.shape != betas.shape or out.dtype != np.float32:
+        raise ValueError(
+            f"`out` is {out.dtype} of shape {out.shape}; this session needs float32 of shape "
+            f"{betas.shape}."
+        )
+    scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
+    invalid = np.flatnonzero(~valid)
+    step = betas.chunks[0]
+    for start in range(0, len(out), step):
+        chunk = out[start : start + step]
+        try:
+            betas.get_basic_selection(
+                slice(start, start + step), out=NDBuffer.from_ndarray_like(chunk)
+            )
+        except ValueError as error:
+            raise _damaged(group, f"have a damaged chunk at trial {start} ({error})") from error
+        for first in range(0, len(chunk), _BLOCK_TRIALS):
+            block = chunk[first : first + _BLOCK_TRIALS]
+            if zscore:
+                block -= mean
+                block *= scale
+            block[:, invalid] = 0.0
+            missing = ~np.isfinite(block)
+            if missing.any():
+                block[missing] = 0.0
+    return out
+
+
+def _arrays(
+    group: "zarr.Group",
+) -> tuple[Any, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """``betas`` as a Zarr array; ``mean``, ``std`` and ``valid`` in memory.
+
+    Zarr reads a chunk that is not there as its fill value, NaN, which would become plausible
+    zeros: so missing chunks are looked for.
+    """
+    lacking = [name for name in ("betas", "mean", "std", "valid") if name not in group]
+    if lacking:
+        raise _damaged(group, f"lack the array {lacking[0]!r}")
+    betas = group["betas"]
+    mean, std, valid = (group[name][...] for name in ("mean", "std", "valid"))
+    if betas.nchunks_initialized != betas.nchunks:
+        raise _damaged(group, f"have {betas.nchunks_initialized} of {betas.nchunks} chunks")
+    if not betas.shape[1] == len(mean) == len(std) == len(valid):
+        raise _damaged(group, "have arrays of different numbers of vertices")
+    return betas, mean, std, valid
+
+
+def _damaged(group: "zarr.Group", problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"The surface betas at {group.store_path} {problem}.",
+        next_step="materialize fsaverage5_betas for this session again.",
+    )
