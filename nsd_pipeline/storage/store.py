@@ -1,0 +1,212 @@
+"""Where artifacts live: whole or not at all, each with a manifest that says what made it."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.storage.disk import room_for
+from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
+from nsd_pipeline.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["DEFAULT_URL", "Draft", "Store", "damaged", "fingerprint", "missing", "open_store"]
+
+DEFAULT_URL: Final = "./artifacts"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact in the making.
+
+    Attributes
+    ----------
+    folder
+        Where its files are to be written. It is gone when the writing ends.
+    metadata
+        What the manifest shall remember: JSON values, to be filled in.
+    """
+
+    folder: Path
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Store(ABC):
+    """Artifacts by their key.
+
+    A key is a path such as ``events/subj01/ses07``. No key may be a folder of another one.
+    """
+
+    url: str
+    """The root, as a person would write it."""
+    _workspace: Workspace
+
+    @abstractmethod
+    def manifest(self, key: str) -> Manifest | None:
+        """Manifest of an artifact if it is complete, else None.
+
+        An artifact with a file that is missing or of another size counts as not there, so that
+        materializing it again makes it anew.
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> list[str]:
+        """Sorted keys of complete artifacts that start with a prefix."""
+
+    @abstractmethod
+    def folder(self, key: str) -> Path:
+        """Local folder with the complete artifact, each file checked against its SHA-256.
+
+        Raises
+        ------
+        ArtifactError
+            If the artifact is missing or damaged. A damaged one counts as missing from then on.
+        """
+
+    @abstractmethod
+    def zarr(self, key: str) -> "zarr.Group":
+        """Open an artifact that is a Zarr group, read-only.
+
+        Raises
+        ------
+        ArtifactError
+            If the artifact is missing or damaged, now or while it is being read: a missing chunk
+            is an error, not a chunk of fill values.
+        """
+
+    @abstractmethod
+    def _publish(self, manifest: Manifest, folder: Path) -> None:
+        """Let an artifact appear, in place of an earlier one; the files may be moved away."""
+
+    def scratch(self, key: str) -> Path:
+        """Local folder for partial work on an artifact. Publishing the artifact discards it."""
+        return self._workspace.scratch(check_artifact_key(key))
+
+    @contextmanager
+    def write(
+        self,
+        key: str,
+        *,
+        asset: str,
+        partition: str | None,
+        fingerprint: str,
+        code_version: str,
+        inputs: Mapping[str, str],
+        config: Mapping[str, Any],
+        expected_bytes: int = 0,
+    ) -> Iterator[Draft]:
+        """Write an artifact; it appears, whole, when the ``with`` block ends without an error.
+
+        After an error nothing is left, and an earlier artifact of that key is as it was. Of two
+        processes that write the same key at once, the later one's artifact stays.
+
+        Parameters
+        ----------
+        key
+            Name of the artifact.
+        asset, partition, fingerprint, code_version, inputs, config
+            See :class:`~nsd_pipeline.storage.manifest.Manifest`.
+        expected_bytes
+            Size of the artifact, as far as known, to check the disk for.
+
+        Raises
+        ------
+        StorageFullError
+            If the disk has no room.
+        ArtifactError
+            If the key lies within another artifact or holds some, or if the draft holds links.
+        """
+        self._check_nesting(check_artifact_key(key))
+        with self._workspace.draft() as area, room_for(area, expected_bytes):
+            draft = Draft(area / "files")
+            draft.folder.mkdir()
+            yield draft
+            manifest = Manifest(
+                key=key,
+                asset=asset,
+                partition=partition,
+                fingerprint=fingerprint,
+                code_version=code_version,
+                created=datetime.now(UTC),
+                inputs=dict(inputs),
+                config=dict(config),
+                files=_records(key, draft.folder),
+                metadata=draft.metadata,
+            )
+            self._publish(manifest, draft.folder)
+        self._workspace.discard_scratch(key)
+
+    def _check_nesting(self, key: str) -> None:
+        parts = key.split("/")
+        above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        clashes = [other for other in above if self.manifest(other)] or self.keys(f"{key}/")
+        if clashes:
+            raise ArtifactError(
+                f"{self.url}/{key} cannot be an artifact, because {self.url}/{clashes[0]} is one.",
+                next_step="give one of them another key; an artifact's folder is its own.",
+            )
+
+
+def open_store(url: str | Path = DEFAULT_URL) -> Store:
+    """Open a store of artifacts.
+
+    Parameters
+    ----------
+    url
+        A folder, which is made when needed, or ``s3://bucket/prefix``. For S3, boto3's own
+        environment variables and files give credentials, region and endpoint.
+    """
+    if str(url).startswith("s3://"):
+        from nsd_pipeline.storage.s3_store import S3Store
+
+        return S3Store(str(url))
+    from nsd_pipeline.storage.local_store import LocalStore
+
+    return LocalStore(Path(url))
+
+
+def missing(url: str, key: str) -> ArtifactError:
+    """Error for an artifact that is not there."""
+    return ArtifactError(
+        f"There is no complete artifact {url}/{key}.",
+        next_step="materialize the asset that makes it: `dagster asset materialize "
+        "-m nsd_pipeline.definitions --select <asset> --partition <partition>`.",
+    )
+
+
+def damaged(url: str, manifest: Manifest, name: str, damage: str) -> ArtifactError:
+    """Error for an artifact one of whose files is not as it was written."""
+    partition = f" --partition {manifest.partition}" if manifest.partition else ""
+    return ArtifactError(
+        f"The artifact {url}/{manifest.key} is damaged: its file {name} {damage}.",
+        next_step="make it again: `dagster asset materialize -m nsd_pipeline.definitions "
+        f"--select {manifest.asset}{partition}`.",
+    )
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _records(key: str, folder: Path) -> dict[str, FileRecord]:
+    records = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ArtifactError(
+                f"The draft of {key} holds a link, {name}.",
+                next_step="write a file: an artifact must not depend on what lies outside of it.",
+            )
+        if path.is_file():
+            records[name] = FileRecord(bytes=path.stat().st_size, sha256=sha256(path))
+    return records

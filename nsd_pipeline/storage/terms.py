@@ -1,0 +1,108 @@
+"""NSD's terms of use, and the record that a person accepted them.
+
+The bucket does not enforce them, so we ask, once and before the first byte. Most of this code runs
+where nobody can answer (a daemon, a Slurm job), therefore acceptance is a file that a person made
+beforehand with ``nsd terms --accept``, or ``NSD_ACCEPT_TERMS=1`` in the environment of a machine
+whose owner did. A local mirror needs none: whoever made it has the agreement already.
+"""
+
+import getpass
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+from nsd_pipeline.nsd.errors import TermsNotAcceptedError
+
+TERMS_URL: Final = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
+TERMS_TEXT: Final = f"""\
+The Natural Scenes Dataset is free to use under its terms and conditions:
+  {TERMS_URL}
+
+In short, and not instead of reading them:
+  - You have submitted the NSD Data Access Agreement.
+  - You use the data for research and education only.
+  - You do not redistribute the data or its components.
+  - Publications cite Allen et al. (2022, Nature Neuroscience) and acknowledge the grants
+    NSF IIS-1822683 and NSF IIS-1822929.
+"""
+ENVIRONMENT_VARIABLE: Final = "NSD_ACCEPT_TERMS"
+
+
+class Acceptance(BaseModel):
+    """Who accepted which terms, and when."""
+
+    who: str
+    when: AwareDatetime
+    terms_url: str
+
+
+def config_folder() -> Path:
+    """Folder of this user's settings, as the XDG base directory specification wants it."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "nsd_pipeline"
+
+
+def _record(home: Path | None) -> Path:
+    return (home or config_folder()) / "terms.json"
+
+
+def accept(home: Path | None = None, *, who: str | None = None) -> Acceptance:
+    """Record that a person accepts NSD's terms.
+
+    Parameters
+    ----------
+    home
+        Folder of the record; :func:`config_folder` by default.
+    who
+        Who accepts; the login name by default.
+    """
+    acceptance = Acceptance(
+        who=who or getpass.getuser(), when=datetime.now(UTC), terms_url=TERMS_URL
+    )
+    record = _record(home)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed, so that a daemon that reads at this moment sees all or nothing.
+    draft = record.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(acceptance.model_dump_json(indent=2) + "\n")
+    draft.replace(record)
+    return acceptance
+
+
+def accepted(home: Path | None = None) -> Acceptance | None:
+    """Return the recorded acceptance of the present terms, or None.
+
+    A record of terms that lay at another address does not count.
+    """
+    try:
+        acceptance = Acceptance.model_validate_json(_record(home).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return acceptance if acceptance.terms_url == TERMS_URL else None
+
+
+def require_acceptance(url: str, home: Path | None = None) -> None:
+    """Let pass whoever accepted NSD's terms.
+
+    Parameters
+    ----------
+    url
+        What is about to be read, for the message.
+    home
+        Folder of the record; :func:`config_folder` by default.
+
+    Raises
+    ------
+    TermsNotAcceptedError
+        If neither the record nor ``NSD_ACCEPT_TERMS=1`` says so.
+    """
+    if os.environ.get(ENVIRONMENT_VARIABLE) == "1" or accepted(home):
+        return
+    raise TermsNotAcceptedError(
+        f"NSD's terms of use are not accepted for this user, so nothing is read from {url} "
+        f"(looked for {_record(home)}).",
+        next_step=f"read {TERMS_URL} and run `nsd terms --accept`; where no person is, such as on "
+        f"a cluster's nodes, set {ENVIRONMENT_VARIABLE}=1.",
+    )

@@ -1,0 +1,53 @@
+"""Zarr groups whose chunks cannot go missing unnoticed.
+
+Zarr reads a chunk that is not there as fill values. For an artifact that is replaced or damaged
+while it is being read, that would turn into wrong numbers; the manifest tells which files exist.
+"""
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not followed
+    def __init__(
+        self, store: Store, files: Collection[str], error: Callable[[str], Exception]
+    ) -> None:
+        super().__init__(store)
+        self._files = files
+        self._error = error
+
+    def _with_store(self, store: Any) -> "Self":
+        return type(self)(store, self._files, self._error)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        value: Buffer | None = await self._store.get(key, prototype, byte_range)
+        if value is None and key in self._files:
+            raise self._error(key)
+        return value
+
+
+def open_group(
+    store: Store, files: Collection[str], error: Callable[[str], Exception]
+) -> zarr.Group:
+    """Open a group read-only.
+
+    Parameters
+    ----------
+    store
+        A read-only Zarr store.
+    files
+        Names that must exist in it.
+    error
+        Makes the exception for a name that does not.
+    """
+    return zarr.open_group(_GuardedStore(store, files, error), mode="r")
