@@ -118,7 +118,11 @@ def write_session(
 
 
 def read_betas(
-    group: "zarr.Group", *, zscore: bool = True, out: NDArray[np.float32] | None = None
+    group: "zarr.Group",
+    *,
+    trials: NDArray[np.int64] | None = None,
+    zscore: bool = True,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Read one session's betas, ready for a model: z-scored, and finite everywhere.
 
@@ -126,8 +130,11 @@ def read_betas(
     ----------
     group
         A group that `write_session` made.
+    trials
+        Which trials to read, ascending; all of them if None.
     zscore
-        Z-score each vertex over the session's trials. Otherwise percent signal change.
+        Z-score each vertex over all of the session's trials, whichever are read. Otherwise percent
+        signal change.
     out : array of shape (T, V), float32
         Where to read to, for instance a slice of an array for many sessions. Beyond it, no more
         than one chunk is held in memory.
@@ -148,24 +155,33 @@ def read_betas(
     from zarr.buffer.cpu import NDBuffer
 
     betas, mean, std, valid = _arrays(group)
+    wanted = np.arange(len(betas)) if trials is None else trials
+    shape = (len(wanted), betas.shape[1])
     if out is None:
-        out = np.empty(betas.shape, np.float32)
-    if out.shape != betas.shape or out.dtype != np.float32:
+        out = np.empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32:
         raise ValueError(
-            f"`out` is {out.dtype} of shape {out.shape}; this session needs float32 of shape "
-            f"{betas.shape}."
+            f"`out` is {out.dtype} of shape {out.shape}; these trials need float32 of shape "
+            f"{shape}."
         )
     scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
     invalid = np.flatnonzero(~valid)
     step = betas.chunks[0]
-    for start in range(0, len(out), step):
-        chunk = out[start : start + step]
+    done = 0
+    for start in range(0, len(betas), step):
+        stop = min(start + step, len(betas))
+        rows = wanted[(wanted >= start) & (wanted < stop)] - start
+        if not len(rows):
+            continue
+        chunk = out[done : done + len(rows)]
+        done += len(rows)
+        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), "f4")
         try:
-            betas.get_basic_selection(
-                slice(start, start + step), out=NDBuffer.from_ndarray_like(chunk)
-            )
+            betas.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
         except ValueError as error:
             raise _damaged(group, f"have a damaged chunk at trial {start} ({error})") from error
+        if whole is not chunk:
+            np.take(whole, rows, axis=0, out=chunk)
         for first in range(0, len(chunk), _BLOCK_TRIALS):
             block = chunk[first : first + _BLOCK_TRIALS]
             if zscore:

@@ -157,3 +157,16 @@ def test_refuses_what_has_no_spread_or_other_statistics(tmp_path) -> None:
         write_session(
             tmp_path, np.zeros((5, 4), np.float32), summarise(np.eye(6, 4, dtype=np.float32)), {}
         )
+
+
+@given(data=st.data())
+def test_reading_some_trials_is_reading_all_and_taking_them(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    n_trials = data.draw(st.integers(2, 160))
+    betas = np.random.default_rng(0).normal(size=(n_trials, 6)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("session") / "group"
+    write_session(folder, betas, summarise(betas), {})
+    group = zarr.open_group(folder, mode="r")
+    trials = np.flatnonzero(data.draw(hnp.arrays(bool, n_trials)))
+    np.testing.assert_array_equal(read_betas(group, trials=trials), read_betas(group)[trials])
