@@ -155,7 +155,7 @@ def read_betas(
     from zarr.buffer.cpu import NDBuffer
 
     betas, mean, std, valid = _arrays(group)
-    wanted = np.arange(len(betas)) if trials is None else trials
+    wanted = np.arange(betas.shape[0]) if trials is None else trials
     shape = (len(wanted), betas.shape[1])
     if out is None:
         out = np.empty(shape, np.float32)
@@ -168,14 +168,14 @@ def read_betas(
     invalid = np.flatnonzero(~valid)
     step = betas.chunks[0]
     done = 0
-    for start in range(0, len(betas), step):
-        stop = min(start + step, len(betas))
+    for start in range(0, betas.shape[0], step):
+        stop = min(start + step, betas.shape[0])
         rows = wanted[(wanted >= start) & (wanted < stop)] - start
         if not len(rows):
             continue
         chunk = out[done : done + len(rows)]
         done += len(rows)
-        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), "f4")
+        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), out.dtype)
         try:
             betas.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
         except ValueError as error:

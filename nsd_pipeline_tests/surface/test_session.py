@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -159,6 +159,7 @@ def test_refuses_what_has_no_spread_or_other_statistics(tmp_path) -> None:
         )
 
 
+@settings(max_examples=10)
 @given(data=st.data())
 def test_reading_some_trials_is_reading_all_and_taking_them(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
