@@ -1,0 +1,115 @@
+"""Figure of what the model retrieved for what was seen."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.report.figure import DPI, GREEN, INK, MUTED, TEXT_SIZE, encode, new_figure, render
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Inches.
+_CELL: Final = 0.62
+_GAP: Final = 0.07
+_PLACE_WIDTH: Final = 0.62
+_HEADER: Final = 0.26
+
+
+class Retrieval(NamedTuple):
+    """What was seen in one trial, and what was retrieved for it.
+
+    Attributes
+    ----------
+    seen
+        The image shown, uint8 (H, W, 3).
+    rank
+        0-based rank of that image.
+    retrieved
+        The images ranked first, best first, uint8 (H, W, 3) each.
+    correct
+        Which of ``retrieved`` is the image seen; None if it is not among them.
+    """
+
+    seen: NDArray[np.uint8]
+    rank: float
+    retrieved: Sequence[NDArray[np.uint8]]
+    correct: int | None
+
+
+def retrieval_gallery(rows: Sequence[Retrieval]) -> bytes:
+    """Draw one row per trial: what was seen, its place, what was retrieved, the right one framed.
+
+    The place counts from 1, as the columns do: rank + 1. Photographs are drawn small and share a
+    palette of 256 colours, to keep the PNG small. They are part of NSD, whose terms forbid passing
+    them on.
+
+    Parameters
+    ----------
+    rows
+        Trials, top to bottom.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    NsdError
+        If there is no trial.
+    """
+    from PIL import Image
+
+    if not rows:
+        raise NsdError("The gallery has no trial.", next_step="pass at least one.")
+    n_retrieved = max(len(row.retrieved) for row in rows)
+    pitch = _CELL + _GAP
+    first_retrieved = _GAP + _CELL + _PLACE_WIDTH
+    width = first_retrieved + n_retrieved * pitch
+    height = _HEADER + len(rows) * pitch
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+
+    def write(x: float, y: float, text: str, color: str = INK) -> None:
+        figure.text(
+            x / width,
+            1 - y / height,
+            text,
+            ha="center",
+            va="center",
+            fontsize=TEXT_SIZE,
+            color=color,
+        )
+
+    write(_GAP + _CELL / 2, _HEADER / 2, "seen")
+    write(first_retrieved - _PLACE_WIDTH / 2, _HEADER / 2, "place", MUTED)
+    for column in range(n_retrieved):
+        write(first_retrieved + column * pitch + _CELL / 2, _HEADER / 2, str(column + 1), MUTED)
+    for index, row in enumerate(rows):
+        y = _HEADER + index * pitch
+        _draw(figure, row.seen, _GAP, y, framed=False)
+        write(first_retrieved - _PLACE_WIDTH / 2, y + _CELL / 2, f"{row.rank + 1:g}")
+        for column, image in enumerate(row.retrieved):
+            x = first_retrieved + column * pitch
+            _draw(figure, image, x, y, framed=column == row.correct)
+    return encode(render(figure).quantize(256, dither=Image.Dither.NONE))
+
+
+def _draw(figure: "Figure", image: NDArray[np.uint8], x: float, y: float, *, framed: bool) -> None:
+    """Draw an image whose upper left corner is x, y inches from the figure's."""
+    from PIL import Image
+
+    side = round(_CELL * DPI)
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes(
+        (x / width, 1 - (y + _CELL) / height, _CELL / width, _CELL / height),
+        xticks=[],
+        yticks=[],
+    )
+    axes.imshow(np.asarray(small))
+    axes.spines[:].set(visible=framed, color=GREEN, lw=2.6)

@@ -1,0 +1,78 @@
+"""Metrics in words: what each name means, tables of them, and Markdown."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import pandas as pd
+
+_NAMES: Final = {
+    "median_retrieval_rank": "Median rank",
+    "mean_retrieval_rank": "Mean rank",
+    "std_retrieval_rank": "Standard deviation of rank",
+    "median_rank": "Median rank",
+    "mean_rank": "Mean rank",
+    "std_rank": "Standard deviation of rank",
+    "inv_norm_rank_mean": "Mean inverse normalised rank",
+    "inv_norm_rank_median": "Median inverse normalised rank",
+    "pearson_corr": "Pearson correlation",
+}
+_QUALIFIERS: Final = {
+    "_instance-agg": "predictions averaged per image",
+    "_subject-agg": "predictions averaged per subject and image",
+    "_subject-ind": "of the subject",
+    "_macro": "mean over subjects",
+}
+_NAME = re.compile(
+    r"(?P<batch>batch_)?(?P<base>.+?)(?P<level>_(?:instance|subject)-(?:agg|ind))?"
+    r"(?:_size=(?P<size>\d+))?(?P<macro>_macro)?"
+)
+_TOP_K = re.compile(r"top(\d+)_acc")
+
+
+def metric_label(name: str) -> str:
+    """Say in words what a metric's name means.
+
+    Examples
+    --------
+    >>> metric_label("top5_acc_instance-agg_size=250")
+    'Top-5 accuracy (predictions averaged per image, set of 250)'
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return name
+    base = _NAMES.get(match["base"]) or _TOP_K.sub(r"Top-\1 accuracy", match["base"])
+    notes = [
+        "within batches" if match["batch"] else "",
+        _QUALIFIERS[match["macro"] or match["level"]] if match["level"] else "",
+        f"set of {match['size']}" if match["size"] else "",
+    ]
+    qualified = ", ".join(note for note in notes if note)
+    return f"{base} ({qualified})" if qualified else base
+
+
+def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> pd.DataFrame:
+    """Put each metric beside its chance level.
+
+    Parameters
+    ----------
+    metrics
+        Value by name.
+    chance
+        Chance level by name; metrics without one have none in the table either.
+
+    Returns
+    -------
+    DataFrame
+        ``metric`` (name), ``value``, ``chance``, and ``ratio`` = value / chance: above 1 is better
+        than chance for accuracies, below 1 for ranks.
+    """
+    table = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
+    table["chance"] = table["metric"].map(chance).astype(float)
+    table["ratio"] = table["value"] / table["chance"].where(table["chance"] != 0)
+    return table
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Write a table as Markdown: four significant digits, a dash where there is no value."""
+    return table.to_markdown(index=False, floatfmt=".4g", missingval="-")
