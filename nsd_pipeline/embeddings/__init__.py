@@ -1,0 +1,19 @@
+"""Embeddings of images: the vision model, reading ahead of it, and the Parquet file they go into.
+
+Importing this loads neither torch nor transformers; making an `ImageEncoder` does.
+"""
+
+from nsd_pipeline.embeddings.embed import embed_images
+from nsd_pipeline.embeddings.encoder import ImageEncoder, encoder_identity
+from nsd_pipeline.embeddings.model_files import ModelError, model_identity
+from nsd_pipeline.embeddings.parquet import read_embeddings, write_embeddings
+
+__all__ = [
+    "ImageEncoder",
+    "ModelError",
+    "embed_images",
+    "encoder_identity",
+    "model_identity",
+    "read_embeddings",
+    "write_embeddings",
+]

@@ -1,0 +1,274 @@
+"""Image embeddings from one hidden state of a vision model, as the reference computes them."""
+
+import contextlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.embeddings.model_files import ModelError, fetch_model, model_identity
+from nsd_pipeline.embeddings.preprocessing import Processor, read_preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+TokenAggregation = Literal["mean", "cls"]
+Dtype = Literal["float32", "bfloat16"]
+
+DEFAULT_MODEL: Final = "facebook/dinov2-giant"
+DEFAULT_LAYERS: Final = 0.6667
+DEFAULT_IMAGE_SIZE: Final = 518
+
+
+def encoder_identity(
+    model: str | Path = DEFAULT_MODEL,
+    layers: float = DEFAULT_LAYERS,
+    token_aggregation: TokenAggregation = "mean",  # noqa: S107, no password
+    image_size: int = DEFAULT_IMAGE_SIZE,
+    *,
+    revision: str | None = None,
+    processor: Processor = "model",
+    dtype: Dtype = "float32",
+) -> dict[str, str | float | int]:
+    """Say what decides an encoder's embeddings, without loading it (nor torch).
+
+    Parameters
+    ----------
+    model, layers, token_aggregation, image_size, revision, processor, dtype
+        As for `ImageEncoder`.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. Equal for two encoders only if their embeddings are: a model on the hub is
+        named by its commit, a local folder by the digest of its files.
+
+    Raises
+    ------
+    ModelError
+        If the model is not there, or ``layers`` is not in (0, 1].
+    ValueError
+        If another setting has a value that does not exist.
+    """
+    for name, value, choices in (
+        ("token_aggregation", token_aggregation, get_args(TokenAggregation)),
+        ("processor", processor, get_args(Processor)),
+        ("dtype", dtype, get_args(Dtype)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    if image_size < 1:
+        raise ValueError(f"image_size must be a positive number of pixels, not {image_size}.")
+    if not 0 < layers <= 1:
+        raise ModelError(
+            f"layers={layers} is not a fraction of the depth of {model}.",
+            next_step="choose layers above 0 and up to 1; the reference uses 0.6667.",
+        )
+    return {
+        "weights": model_identity(model, revision),
+        "layers": float(layers),
+        "token_aggregation": token_aggregation,
+        "image_size": int(image_size),
+        "processor": processor,
+        "dtype": dtype,
+    }
+
+
+class ImageEncoder:
+    """A vision model that turns photos into embeddings: one hidden state, pooled over its tokens.
+
+    Only the blocks that lead up to the hidden state are loaded and run (see ``backbone``). The
+    defaults are the reference's: hidden state 26 of DINOv2-giant's 40, without final layer norm,
+    mean over class and patch tokens.
+
+    Parameters
+    ----------
+    model
+        Name on the Hugging Face Hub, or a local folder with ``config.json``,
+        ``preprocessor_config.json`` and safetensors weights.
+    layers
+        Depth of the hidden state as a fraction of the blocks: number ``int(layers * n_blocks)``.
+    token_aggregation
+        ``"mean"`` over all tokens, the class token included, or ``"cls"``: the first token alone.
+    image_size
+        Side in pixels that every photo is first resized to (8 bit, bilinear).
+    revision
+        Branch, tag or commit of a model on the hub; ``None`` is its main branch.
+    processor
+        What happens after that. ``"model"``, the reference's setting: all that the model's own
+        processor does, which for DINOv2 resizes to 256 and crops the centre 224, so that the
+        network sees 224 x 224 whatever ``image_size`` is. ``"normalize"``: only its normalisation,
+        so that the network sees ``image_size`` x ``image_size`` and its positions are interpolated.
+    dtype
+        What the network computes in; pooling and embeddings are float32 either way.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``None`` is a GPU if there is one.
+
+    Attributes
+    ----------
+    settings : dict
+        Everything that determines the numbers, ready for JSON: `encoder_identity`, and how it
+        worked out (number of the hidden state, blocks, what the network sees, library versions).
+
+    Raises
+    ------
+    ModelError
+        If the model is not there or is not a vision model with safetensors weights, if its
+        processor asks for something that is not known here, or if ``layers`` selects no block.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        layers: float = DEFAULT_LAYERS,
+        token_aggregation: TokenAggregation = "mean",  # noqa: S107, no password
+        image_size: int = DEFAULT_IMAGE_SIZE,
+        *,
+        revision: str | None = None,
+        processor: Processor = "model",
+        dtype: Dtype = "float32",
+        device: str | None = None,
+    ) -> None:
+        identity = encoder_identity(
+            model,
+            layers,
+            token_aggregation,
+            image_size,
+            revision=revision,
+            processor=processor,
+            dtype=dtype,
+        )
+        import torch
+
+        from nsd_pipeline.embeddings.backbone import load_backbone
+
+        folder = fetch_model(model, revision)
+        self._preprocessing = read_preprocessing(folder, image_size=image_size, processor=processor)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._dtype = getattr(torch, dtype)
+        self._aggregation = token_aggregation
+        self._backbone = load_backbone(
+            folder,
+            layers=layers,
+            dtype=self._dtype,
+            device=self._device,
+            input_size=self._preprocessing.network_size,
+        )
+        self.settings: dict[str, Any] = {
+            "model": Path(model).name if Path(model).is_dir() else str(model),
+            **identity,
+            "hidden_state": self._backbone.hidden_state,
+            "n_blocks": self._backbone.n_blocks,
+            "network_size": list(self._preprocessing.network_size),
+            "device": self._device.type,
+            "versions": {name: version(name) for name in ("torch", "transformers", "pillow")},
+        }
+
+    def encode(self, images: NDArray[np.uint8], *, batch_size: int = 16) -> NDArray[np.float32]:
+        """Embed photos.
+
+        Parameters
+        ----------
+        images
+            (N, H, W, 3) uint8, RGB.
+        batch_size
+            Photos that go through the network at a time. Decides memory and speed, not the result.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            (N, D).
+
+        Raises
+        ------
+        ValueError
+            If ``images`` has another shape or type, or there are none.
+        ModelError
+            If an embedding is not finite.
+        """
+        starts = range(0, max(len(images), 1), batch_size)
+        return np.concatenate(
+            [
+                self.encode_prepared(self.prepare(images[start : start + batch_size]))
+                for start in starts
+            ]
+        )
+
+    def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """First half of `encode`, on the CPU: resize photos to ``image_size``.
+
+        Parameters
+        ----------
+        images
+            (N, H, W, 3) uint8, RGB.
+
+        Returns
+        -------
+        NDArray[np.uint8]
+            (N, ``image_size``, ``image_size``, 3).
+        """
+        return self._preprocessing.resize_photos(images)
+
+    def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Second half of `encode`, on the encoder's device: photos to embeddings, all at once.
+
+        Parameters
+        ----------
+        photos
+            (N, ``image_size``, ``image_size``, 3) uint8, from `prepare`.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            (N, D).
+
+        Raises
+        ------
+        ModelError
+            If an embedding is not finite.
+        """
+        import torch
+
+        with torch.inference_mode(), _full_precision():
+            pixels = self._preprocessing.to_network(torch.from_numpy(photos).to(self._device))
+            state = self._backbone(pixels.to(self._dtype))
+            embeddings = self._aggregate(state).cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            lacking = ", ".join(self._backbone.missing[:5])
+            raise ModelError(
+                f"{self.settings['model']} gives embeddings that are not finite"
+                + (f": its files lack weights that it needs, among {lacking}." if lacking else "."),
+                next_step="copy or download the model again, or name another"
+                + (" dtype." if self._dtype != torch.float32 else "."),
+            )
+        return np.asarray(embeddings, dtype=np.float32)
+
+    def _aggregate(self, state: "torch.Tensor") -> "torch.Tensor":
+        """(N, tokens, D), or (N, D, height, width) of a model that keeps maps, to (N, D)."""
+        if state.ndim == 4:
+            if self._aggregation == "cls":
+                raise ModelError(
+                    f"{self.settings['model']} keeps maps of features and has no class token.",
+                    next_step='set `token_aggregation` to "mean".',
+                )
+            state = state.flatten(2).transpose(1, 2)
+        if self._aggregation == "cls":
+            return state[:, 0].float()
+        return state.float().mean(dim=1)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep cuDNN from rounding the patch embedding's float32 to 10 bits of mantissa (TF32)."""
+    import torch
+
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = before

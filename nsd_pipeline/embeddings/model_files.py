@@ -1,0 +1,198 @@
+"""Where an image model's files are, and which weights exactly they hold.
+
+A model is a name on the Hugging Face Hub or a local folder in the same layout: ``config.json``,
+``preprocessor_config.json`` and weights as safetensors. Pickled weights (``.bin``) are never read:
+unpickling runs whatever code the file holds. Nothing here loads torch.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from nsd_pipeline.nsd.errors import NsdError
+
+CONFIG: Final = "config.json"
+PROCESSOR: Final = "preprocessor_config.json"
+_WEIGHTS: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_FILES: Final = (CONFIG, PROCESSOR, _WEIGHTS, _INDEX, "model-*-of-*.safetensors")
+
+USE_A_FOLDER: Final = (
+    "download the model on a machine that can reach it, put the folder (config.json, "
+    "preprocessor_config.json, model.safetensors) on this one, and name that folder in the "
+    "config key `model` or in the environment variable NSD_ENCODER."
+)
+
+
+class ModelError(NsdError):
+    """An image model cannot be found, or cannot be used as an encoder."""
+
+
+def model_identity(model: str | Path, revision: str | None = None) -> str:
+    """Which weights a model name stands for, as a short string.
+
+    Parameters
+    ----------
+    model
+        Name on the Hugging Face Hub, or a local folder.
+    revision
+        Branch, tag or commit on the hub; ``None`` is its main branch. What is in the local cache
+        is preferred, so a model that moves on under the same name does not change by itself.
+
+    Returns
+    -------
+    str
+        ``commit:<hash>`` for a model on the hub. ``sha256:<digest>`` over configuration and
+        weights for a folder, so that moving the folder changes nothing.
+
+    Raises
+    ------
+    ModelError
+        If the model is not there, or has no safetensors weights.
+    """
+    if Path(model).is_dir():
+        return f"sha256:{_folder_digest(Path(model))}"
+    return f"commit:{_snapshot(str(model), revision, (CONFIG,)).name}"
+
+
+def fetch_model(model: str | Path, revision: str | None = None) -> Path:
+    """Folder with a model's files, downloaded once into the Hugging Face cache if need be.
+
+    Parameters
+    ----------
+    model, revision
+        As for `model_identity`.
+
+    Returns
+    -------
+    Path
+        The folder, complete: configuration, processor and all safetensors weights.
+
+    Raises
+    ------
+    ModelError
+        If the model is not there, or has no safetensors weights.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        commit = _snapshot(str(model), revision, (CONFIG,)).name
+        folder = _snapshot(str(model), commit, _FILES)
+    weight_files(folder)
+    read_json(folder / CONFIG)
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a model's folder: one, or the shards that its index names.
+
+    Raises
+    ------
+    ModelError
+        If there are none, or a shard is missing.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        raise ModelError(
+            f"The model in {folder} has no safetensors weights ({_WEIGHTS})"
+            + (f", only {', '.join(pickled)}, which would run code to open." if pickled else "."),
+            next_step="name a model or a `revision` that has them, or convert it with "
+            "`AutoModel.from_pretrained(...).save_pretrained(folder)` where you trust its source.",
+        )
+    shards = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"The model in {folder} lacks {', '.join(missing)}, which {_INDEX} names.",
+            next_step="copy or download the model again.",
+        )
+    return [folder / name for name in shards]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a model.
+
+    Raises
+    ------
+    ModelError
+        If it is missing or not a JSON object.
+    """
+    content, problem = None, "is not a JSON object"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        problem = "is missing"
+    except ValueError as error:
+        problem = f"is not valid JSON ({error})"
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"{path} {problem}.", next_step="copy or download the model again, complete."
+        )
+    return content
+
+
+def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    """Folder of one commit in the Hugging Face cache, downloaded if it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def snapshot(*, local_files_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=local_files_only,
+            )
+        )
+
+    try:
+        try:
+            folder = snapshot(local_files_only=True)
+        except LocalEntryNotFoundError:
+            return snapshot(local_files_only=False)
+        # Other tools put single files into the cache, so what is there may not be all.
+        needed = [folder / name for name in patterns if name in (CONFIG, PROCESSOR)]
+        has_weights = _WEIGHTS not in patterns or _is_complete(folder)
+        if has_weights and all(path.is_file() for path in needed):
+            return folder
+        return snapshot(local_files_only=False)
+    except (OSError, ValueError) as error:
+        wanted = model if revision is None else f"{model} (revision {revision})"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The model {wanted} is neither a local folder nor can it be had from the Hugging Face "
+            f"Hub: {reason}",
+            next_step=f"check the name and the network, or {USE_A_FOLDER}",
+        ) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        weight_files(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _folder_digest(folder: Path) -> str:
+    paths = [folder / CONFIG, *weight_files(folder)]
+    read_json(folder / CONFIG)
+    if (folder / PROCESSOR).is_file():
+        paths.append(folder / PROCESSOR)
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        status = path.stat()
+        content = _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001
+    """Digest of a file's content; size and time make it stale when the file is replaced."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
