@@ -75,4 +75,6 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> 
 
 def to_markdown(table: pd.DataFrame) -> str:
     """Write a table as Markdown: four significant digits, a dash where there is no value."""
+    # tabulate would write nan; it has a sign for None alone.
+    table = table.astype(object).where(table.notna(), None)
     return table.to_markdown(index=False, floatfmt=".4g", missingval="-")

@@ -1,0 +1,125 @@
+import base64
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsd_pipeline.report import (
+    CohortReport,
+    PageFigure,
+    metric_label,
+    metrics_table,
+    render_page,
+    to_markdown,
+)
+
+CREATED = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
+
+
+def cohort(name="subj01", **changes):
+    settings = {
+        "metrics": {"top1_acc": 0.123, "median_retrieval_rank": 12.5, "std_retrieval_rank": 3.0},
+        "chance": {"top1_acc": 0.001, "median_retrieval_rank": 499.5},
+        "figures": [PageFigure("Ranks", b"\x89PNG ranks", "among 1000")],
+        "provenance": {"Sessions": "3 of 40", "Encoder": {"model": "dinov2", "ids": [1, 2]}},
+    }
+    return CohortReport(name, **{**settings, **changes})
+
+
+def test_page_is_self_contained():
+    page = render_page([cohort(), cohort("all")], created=CREATED)
+    assert re.findall(r'(?:src|href)="(?!#|data:|https://doi\.org/10\.1038)', page) == []
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert [base64.b64decode(picture) for picture in pictures] == [b"\x89PNG ranks"] * 2
+
+
+def test_page_shows_values_beside_chance_and_where_they_come_from():
+    page = render_page([cohort()], created=CREATED, main_metrics=["top1_acc", "top5_acc"])
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+    assert "12.3 % 0.1 %" in text
+    assert "Median rank 12.5 499.5 0.025× median_retrieval_rank" in text  # noqa: RUF001
+    for expected in ("3 of 40", "dinov2", "1, 2", "2026-03-04 05:06 UTC"):
+        assert expected in text
+    for expected in ("10.1038/s41593-021-00962-x", "IIS-1822683", "IIS-1822929"):
+        assert expected in text
+
+
+def test_page_warns_of_photographs_only_when_it_has_some():
+    warning = "Do not share this page"
+    assert warning not in render_page([cohort()], created=CREATED)
+    photos = [PageFigure("Gallery", b"png", photographs=True)]
+    assert warning in render_page([cohort(figures=photos)], created=CREATED)
+    assert warning in render_page([cohort()], created=CREATED, figures=photos)
+
+
+def test_page_escapes_everything_it_is_given():
+    evil = '<script>alert("x")</script>'
+    page = render_page(
+        [
+            cohort(
+                evil,
+                metrics={evil: 1.0},
+                figures=[PageFigure(evil, b"png", evil)],
+                provenance={evil: {evil: evil}, "b": evil, "c": {"list": [evil]}},
+            )
+        ],
+        created=CREATED,
+        main_metrics=[evil],
+    )
+
+    found = []
+
+    class Tags(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found.append(tag)
+            assert not [name for name, _ in attrs if name.startswith("on") or "script" in name]
+
+    Tags().feed(page)
+    assert "script" not in found
+    assert page.count("&lt;script&gt;") > 8
+
+
+def test_table_puts_metrics_beside_chance():
+    table = metrics_table(
+        {"top1_acc": 0.2, "mean_retrieval_rank": 5.0, "x": 1.0}, {"top1_acc": 0.1}
+    )
+    pd.testing.assert_frame_equal(
+        table,
+        pd.DataFrame(
+            {
+                "metric": ["top1_acc", "mean_retrieval_rank", "x"],
+                "value": [0.2, 5.0, 1.0],
+                "chance": [0.1, np.nan, np.nan],
+                "ratio": [2.0, np.nan, np.nan],
+            }
+        ),
+    )
+    assert metrics_table({"rank": 1.0}, {"rank": 0.0})["ratio"].isna().all()
+    assert to_markdown(table).splitlines()[2:4] == [
+        "| top1_acc            |     0.2 |      0.1 |       2 |",
+        "| mean_retrieval_rank |     5   |      -   |       - |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("top5_acc", "Top-5 accuracy"),
+        ("batch_top10_acc", "Top-10 accuracy (within batches)"),
+        (
+            "top1_acc_instance-agg_size=250",
+            "Top-1 accuracy (predictions averaged per image, set of 250)",
+        ),
+        (
+            "median_retrieval_rank_subject-ind_size=250_macro",
+            "Median rank (mean over subjects, set of 250)",
+        ),
+        ("inv_norm_rank_mean", "Mean inverse normalised rank"),
+        ("something else", "something else"),
+    ],
+)
+def test_labels(name, label):
+    assert metric_label(name) == label
