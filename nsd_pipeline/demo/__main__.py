@@ -1,0 +1,75 @@
+"""Command line: ``python -m nsd_pipeline.demo FOLDER`` writes a demo dataset and its encoder."""
+
+from pathlib import Path
+
+import click
+
+from nsd_pipeline.demo import generate, write_tiny_encoder
+from nsd_pipeline.nsd.errors import NsdError
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--subjects", default=2, show_default=True, help="Subjects, from subj01.")
+@click.option(
+    "--sessions",
+    default=4,
+    show_default=True,
+    help="Sessions of subj01; each further subject has one less.",
+)
+@click.option(
+    "--trials-per-run",
+    default=9,
+    show_default=True,
+    help="Trials in odd runs; even runs have one less.",
+)
+@click.option(
+    "--signal",
+    default=1.0,
+    show_default=True,
+    help="Strength of the brain's response to images; 0 for none.",
+)
+@click.option(
+    "--volumes/--no-volumes",
+    default=True,
+    show_default=True,
+    help="Write first sessions in func1pt8mm too.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+def main(
+    folder: Path,
+    subjects: int,
+    sessions: int,
+    trials_per_run: int,
+    signal: float,
+    volumes: bool,
+    seed: int,
+) -> None:
+    """Write a small dataset in NSD's layout to FOLDER/nsd, and an encoder to FOLDER/tiny_dinov2."""
+    try:
+        dataset = generate(
+            folder / "nsd",
+            subjects=subjects,
+            sessions=sessions,
+            trials_per_run=trials_per_run,
+            signal=signal,
+            volumes=volumes,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except NsdError as error:
+        raise click.ClickException(str(error)) from error
+    encoder = write_tiny_encoder(folder / "tiny_dinov2")
+    sessions_text = ", ".join(f"{subject} {n}" for subject, n in dataset.sessions.items())
+    click.echo(
+        f"{'Wrote' if dataset.created else 'Nothing to do: already there is'} the dataset "
+        f"{dataset.folder} (sessions: {sessions_text}; {len(dataset.image_ids)} images, "
+        f"{len(dataset.shared_image_ids)} of them shared).\n"
+        f"Use it:  export NSD_SOURCE={dataset.folder.absolute()}\n"
+        f"Encoder: {encoder.absolute()}"
+    )
+
+
+if __name__ == "__main__":
+    main()

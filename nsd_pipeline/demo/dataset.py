@@ -1,0 +1,268 @@
+"""Generating a whole demo dataset: a folder that is a valid mirror of NSD's bucket, only small."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nsd_pipeline.demo import behaviour
+from nsd_pipeline.demo.betas import write_surface_betas, write_volume_betas
+from nsd_pipeline.demo.brain import Brain
+from nsd_pipeline.demo.design import make_design, shown_images, write_design, write_stimulus_info
+from nsd_pipeline.demo.features import image_features, standardise
+from nsd_pipeline.demo.scenes import render
+from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.stimuli import create_stimuli
+from nsd_pipeline.nsd.design import ExperimentDesign
+from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.nsd.layout import (
+    EXPDESIGN_KEY,
+    HEMISPHERES,
+    STIM_INFO_KEY,
+    STIMULI_KEY,
+    betas_keys,
+    responses_key,
+)
+
+SETTINGS_FILE: Final = "demo.json"
+"""The settings of a complete dataset; written last."""
+_UNFINISHED_FILE: Final = "demo.unfinished"
+"""Marks a folder as ours while a dataset is being written to it."""
+_THREADS: Final = 2
+_IMAGES_AT_ONCE: Final = 32
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class DemoDataset:
+    """A generated dataset.
+
+    Parameters
+    ----------
+    folder
+        Root of the mirror: NSD's keys are paths below it.
+    settings
+        What it was generated from.
+    image_ids
+        (N,) 0-based ids, sorted, of the images that someone is shown. Only these are in the
+        stimulus file; other rows are black.
+    shared_image_ids
+        Those among them that are shared: the test set.
+    created
+        Whether this call wrote it; False if it was there already.
+    """
+
+    folder: Path
+    settings: DemoSettings
+    image_ids: NDArray[np.int64]
+    shared_image_ids: NDArray[np.int64]
+    created: bool
+
+    @property
+    def sessions(self) -> dict[str, int]:
+        """Number of sessions of every subject."""
+        return self.settings.subject_sessions
+
+
+def generate(
+    folder: str | Path,
+    *,
+    subjects: int = 2,
+    sessions: int = 4,
+    trials_per_run: int = 9,
+    signal: float = 1.0,
+    volumes: bool = True,
+    seed: int = 0,
+) -> DemoDataset:
+    """Generate a small dataset in NSD's exact layout.
+
+    Parameters
+    ----------
+    folder
+        Where to put it: a new or an empty folder. If it already has the dataset of the same
+        settings, nothing is done; what an interrupted call left is replaced.
+    subjects
+        How many subjects, counted from subj01.
+    sessions
+        Sessions of subj01; every further subject has one less, and at least one.
+    trials_per_run
+        Trials in runs of odd number; runs of even number have one less.
+    signal
+        How strongly the brain responds to what an image shows; 0 for not at all.
+    volumes
+        Whether to write every subject's first session in ``func1pt8mm`` too.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    DemoDataset
+
+    Raises
+    ------
+    NsdError
+        If the folder has other files in it, or a dataset of other settings.
+    StorageFullError
+        If the file system cannot hold the stimulus file sparsely.
+    ValueError
+        If a setting is out of range.
+    """
+    settings = DemoSettings(
+        subjects=subjects,
+        sessions=sessions,
+        trials_per_run=trials_per_run,
+        signal=signal,
+        volumes=volumes,
+        seed=seed,
+    )
+    folder = Path(folder)
+    design = make_design(settings)
+    image_ids = shown_images(design, settings)
+    is_there = _is_complete(folder, settings)
+    if is_there:
+        logger.info("%s already has this dataset; nothing to do", folder)
+    else:
+        _start(folder)
+        _write_tables(folder, settings, design)
+        features = _write_stimuli(_file(folder, STIMULI_KEY), image_ids, settings)
+        _write_betas(folder, settings, design, features)
+        _finish(folder, settings)
+    return DemoDataset(
+        folder=folder,
+        settings=settings,
+        image_ids=image_ids,
+        shared_image_ids=np.intersect1d(image_ids, design.sharedix - 1),
+        created=not is_there,
+    )
+
+
+def _is_complete(folder: Path, settings: DemoSettings) -> bool:
+    """Whether the folder has this very dataset; fails if it has anything else."""
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        found, wanted = json.loads(path.read_text()), settings.model_dump()
+        differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        if differ:
+            changes = ", ".join(f"{k} {found.get(k)} instead of {wanted.get(k)}" for k in differ)
+            raise NsdError(
+                f"{folder} has a demo dataset of other settings: {changes}.",
+                next_step="choose another folder, or delete this one.",
+            )
+        return True
+    ours = (folder / _UNFINISHED_FILE).exists()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise NsdError(
+            f"{folder} is not empty, and what is in it is not a demo dataset.",
+            next_step="choose a new folder.",
+        )
+    return False
+
+
+def _start(folder: Path) -> None:
+    """Mark the folder as ours, and remove what an interrupted call left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _UNFINISHED_FILE).touch()
+    for leftover in folder.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+
+
+def _finish(folder: Path, settings: DemoSettings) -> None:
+    (folder / _UNFINISHED_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
+    (folder / _UNFINISHED_FILE).rename(folder / SETTINGS_FILE)
+
+
+def _file(folder: Path, key: str) -> Path:
+    """Path of a key, its folder made."""
+    path = folder / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_tables(folder: Path, settings: DemoSettings, design: ExperimentDesign) -> None:
+    write_design(design, _file(folder, EXPDESIGN_KEY))
+    write_stimulus_info(design, _file(folder, STIM_INFO_KEY), settings.seed)
+    for subject in settings.subject_sessions:
+        responses = behaviour.make_responses(design, settings, subject)
+        behaviour.write_responses(responses, _file(folder, responses_key(subject)))
+
+
+def _write_stimuli(
+    path: Path, image_ids: NDArray[np.int64], settings: DemoSettings
+) -> pd.DataFrame:
+    """Draw and store the images; returns their standardised features, one row an image id."""
+    features = []
+    with (
+        create_stimuli(path) as dataset,
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(image_ids), desc="images", unit="image") as progress,
+    ):
+        for start in range(0, len(image_ids), _IMAGES_AT_ONCE):
+            part = image_ids[start : start + _IMAGES_AT_ONCE].tolist()
+            for image_id, image in zip(
+                part, pool.map(partial(render, seed=settings.seed), part), strict=True
+            ):
+                dataset[image_id] = image
+                features.append(image_features(image))
+                progress.update()
+    return pd.DataFrame(standardise(np.stack(features)), index=image_ids)
+
+
+def _write_betas(
+    folder: Path, settings: DemoSettings, design: ExperimentDesign, features: pd.DataFrame
+) -> None:
+    """Write all sessions of all subjects, a file a task."""
+    tasks: list[Callable[[], None]] = []
+    for subject, n_sessions in settings.subject_sessions.items():
+        brains = [
+            Brain(
+                subject=subject, hemisphere=hemisphere, signal=settings.signal, seed=settings.seed
+            )
+            for hemisphere in HEMISPHERES
+        ]
+        for session in range(1, n_sessions + 1):
+            shown = features.loc[design.trials(subject, session)["image_id"]].to_numpy()
+            keys = betas_keys(subject, session, "fsaverage")
+            tasks += [
+                partial(_write_hemisphere, _file(folder, key), brain, shown, session)
+                for key, brain in zip(keys, brains, strict=True)
+            ]
+            if session == 1 and settings.volumes:
+                (key,) = betas_keys(subject, session, "func1pt8mm")
+                tasks.append(partial(_write_volumes, _file(folder, key), brains, shown, session))
+    _run_all(tasks)
+
+
+def _write_hemisphere(path: Path, brain: Brain, shown: NDArray[np.float32], session: int) -> None:
+    write_surface_betas(path, brain, brain.responses(shown, session), session)
+
+
+def _write_volumes(
+    path: Path, brains: list[Brain], shown: NDArray[np.float32], session: int
+) -> None:
+    responses = np.hstack([brain.responses(shown, session) for brain in brains])
+    write_volume_betas(path, brains[0].subject, responses, brains[0].rng(session, 3))
+
+
+def _run_all(tasks: Iterable[Callable[[], None]]) -> None:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            for future in tqdm(
+                as_completed(futures), total=len(futures), desc="betas", unit="file"
+            ):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

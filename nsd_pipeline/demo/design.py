@@ -1,0 +1,145 @@
+"""An experiment design of NSD's real dimensions and invariants, for few and short sessions.
+
+As in the real design, subjects have 10,000 images each, the same 1,000 of them first; one order,
+in which each image comes three times, holds for all; and 40 sessions take 30,000 trials. Only the
+sessions that are generated are short (later ones take up the rest), and the images that they show
+repeat early, as they have to for a test set and repetitions within so few trials.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.demo.settings import (
+    N_DESIGN_SESSIONS,
+    N_DESIGN_TRIALS,
+    N_RUNS,
+    N_SLOTS,
+    DemoSettings,
+)
+from nsd_pipeline.nsd.design import N_SHARED_IMAGES, N_SUBJECT_IMAGES, ExperimentDesign
+from nsd_pipeline.nsd.layout import N_IMAGES, SUBJECTS
+
+N_REPETITIONS: Final = 3
+"""How often the whole order shows an image."""
+SHARED_PART: Final = 0.2
+"""Part of the shown images that are shared; 0.1 in NSD, where it still makes 1,000."""
+_MEAN_REPETITIONS: Final = 2
+_FIRST_SLOT, _LAST_SLOT = 3, N_SLOTS - 5
+"""A run starts and ends with nothing to see."""
+
+
+def make_design(settings: DemoSettings) -> ExperimentDesign:
+    """Draw the design of a dataset; ids count from 1, as in NSD's file."""
+    rng = np.random.default_rng([settings.seed, 0])
+    images = rng.permutation(N_IMAGES) + 1
+    shared = np.sort(images[:N_SHARED_IMAGES])
+    own = images[N_SHARED_IMAGES:].reshape(len(SUBJECTS), -1)
+    return ExperimentDesign(
+        masterordering=_order(settings, rng),
+        subjectim=np.hstack([np.tile(shared, (len(SUBJECTS), 1)), own]),
+        sharedix=shared,
+        stimpattern=_pattern(settings, rng),
+    )
+
+
+def shown_images(design: ExperimentDesign, settings: DemoSettings) -> NDArray[np.int64]:
+    """0-based ids, sorted, of the images that the generated sessions show to anyone."""
+    shown = [
+        design.trials(subject, session)["image_id"]
+        for subject, n_sessions in settings.subject_sessions.items()
+        for session in range(1, n_sessions + 1)
+    ]
+    return np.unique(np.concatenate(shown))
+
+
+def write_design(design: ExperimentDesign, path: Path) -> None:
+    """Write ``nsd_expdesign.mat`` as MATLAB does: version 5, numbers as double, vectors as rows."""
+    from scipy.io import savemat
+
+    showings = pd.Series(design.masterordering)
+    repetition = showings.groupby(showings).cumcount().to_numpy()
+    session = np.repeat(np.arange(N_DESIGN_SESSIONS), design.stimpattern.sum(axis=(1, 2)))
+    counts = np.zeros((N_REPETITIONS, N_DESIGN_SESSIONS))
+    np.add.at(counts, (repetition, session), 1)
+    arrays = {
+        "basiccnt": counts,
+        "masterordering": design.masterordering[np.newaxis].astype(float),
+        "sharedix": design.sharedix[np.newaxis].astype(float),
+        "stimpattern": design.stimpattern.astype(float),
+        "subjectim": design.subjectim.astype(float),
+    }
+    savemat(path, arrays, format="5", do_compression=True)
+
+
+def write_stimulus_info(design: ExperimentDesign, path: Path, seed: int) -> None:
+    """Write ``nsd_stim_info_merged.csv``: one row for each of the 73,000 images.
+
+    COCO ids, splits and crops are made up, since the images are. Trials count from 1, over all 40
+    sessions, whether or not the subject came to them.
+    """
+    rng = np.random.default_rng([seed, 1])
+    crop = rng.uniform(0, 0.25, N_IMAGES).round(4)
+    across = rng.uniform(size=N_IMAGES) < 0.5
+    table = pd.DataFrame(
+        {
+            "cocoId": np.sort(rng.choice(580_000, N_IMAGES, replace=False)) + 9,
+            "cocoSplit": rng.choice(["train2017", "val2017"], N_IMAGES, p=[0.96, 0.04]),
+            "cropBox": [
+                f"(0, 0, {c}, {c})" if a else f"({c}, {c}, 0, 0)"
+                for c, a in zip(crop.tolist(), across.tolist(), strict=True)
+            ],
+            "loss": rng.uniform(0, 0.3, N_IMAGES).round(6),
+            "nsdId": np.arange(N_IMAGES),
+            "flagged": rng.uniform(size=N_IMAGES) < 0.01,
+            "BOLD5000": rng.uniform(size=N_IMAGES) < 0.02,
+            "shared1000": np.isin(np.arange(1, N_IMAGES + 1), design.sharedix),
+        }
+    )
+    numbers = np.argsort(design.masterordering, kind="stable").reshape(-1, N_REPETITIONS) + 1
+    trials = np.zeros((N_IMAGES, len(SUBJECTS), N_REPETITIONS), dtype=np.int64)
+    for index, images in enumerate(design.subjectim):
+        trials[images - 1, index] = numbers
+        table[f"subject{index + 1}"] = (trials[:, index, 0] > 0).astype(int)
+    names = [f"subject{s + 1}_rep{r}" for s in range(len(SUBJECTS)) for r in range(N_REPETITIONS)]
+    repetitions = pd.DataFrame(trials.reshape(N_IMAGES, -1), columns=names)
+    pd.concat([table, repetitions], axis=1).to_csv(path)
+
+
+def _order(settings: DemoSettings, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Order of trials in which the generated sessions show few images, and those repeatedly."""
+    n_shown = max(settings.n_trials // _MEAN_REPETITIONS, 2)
+    n_shared = min(max(round(SHARED_PART * n_shown), 1), N_SHARED_IMAGES)
+    n_own = min(n_shown - n_shared, N_SUBJECT_IMAGES - N_SHARED_IMAGES)
+    shown = np.concatenate(
+        [
+            rng.permutation(N_SHARED_IMAGES)[:n_shared],
+            rng.permutation(N_SUBJECT_IMAGES - N_SHARED_IMAGES)[:n_own] + N_SHARED_IMAGES,
+        ]
+    )
+    again = np.repeat(shown, N_REPETITIONS - 1)
+    early = np.concatenate([shown, rng.permutation(again)[: settings.n_trials - shown.size]])
+    left = np.repeat(
+        np.arange(N_SUBJECT_IMAGES), N_REPETITIONS - np.bincount(early, minlength=N_SUBJECT_IMAGES)
+    )
+    return np.concatenate([rng.permutation(early), rng.permutation(left)]) + 1
+
+
+def _pattern(settings: DemoSettings, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Slots that show an image: few in the generated sessions, the rest in later ones."""
+    counts = np.empty((N_DESIGN_SESSIONS, N_RUNS), dtype=np.int64)
+    counts[: settings.sessions, 0::2] = settings.trials_per_run
+    counts[: settings.sessions, 1::2] = settings.trials_per_run - 1
+    n_later = counts[settings.sessions :].size
+    share, extra = divmod(N_DESIGN_TRIALS - settings.n_trials, max(n_later, 1))
+    later = share + (np.arange(n_later) < extra)
+    counts[settings.sessions :] = later.reshape(-1, N_RUNS)
+    pattern = np.zeros((N_DESIGN_SESSIONS, N_RUNS, N_SLOTS), dtype=bool)
+    for index in np.ndindex(counts.shape):
+        first, last = (_FIRST_SLOT, _LAST_SLOT) if counts[index] <= 63 else (0, N_SLOTS)
+        slots = rng.choice(np.arange(first, last), counts[index], replace=False)
+        pattern[index][slots] = True
+    return pattern
