@@ -1,0 +1,202 @@
+"""What the run launchers share: which runs need a GPU, how an ended worker becomes an ended run."""
+
+import logging
+import threading
+import weakref
+from abc import abstractmethod
+from pathlib import Path
+from typing import Final
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+
+from nsd_pipeline.launchers.process import tail
+from nsd_pipeline.nsd.errors import NsdError
+
+GPU_POOL: Final = "gpu"
+"""Pool of the ops and assets that need a GPU."""
+GPU_TAG: Final = "nsd/gpu"
+"""Run tag that says whether a run needs a GPU, whatever its pools are."""
+LAUNCHED_TAG: Final = "nsd/launched"
+"""Id of the run that the launcher's other tags are about: a retried run starts with its parent's tags."""
+
+_log = logging.getLogger(__name__)
+
+
+def needs_gpu(run: DagsterRun) -> bool:
+    """Whether a run needs a GPU: the tag ``nsd/gpu`` decides, else whether a step of it is in the pool ``gpu``.
+
+    The pools are those of the steps that the run executes, so a materialization picked by hand in the
+    web UI needs a GPU exactly if one of the picked assets does.
+
+    Raises
+    ------
+    NsdError
+        If the tag is neither ``true`` nor ``false``.
+    """
+    tag = run.tags.get(GPU_TAG)
+    if tag is None:
+        pools = run.run_op_concurrency.all_pools if run.run_op_concurrency else None
+        return GPU_POOL in (pools or ())
+    if tag not in ("true", "false"):
+        raise NsdError(
+            f"Run {run.run_id} has the tag {GPU_TAG}={tag!r}.", next_step="set it to true or false."
+        )
+    return tag == "true"
+
+
+def run_command(
+    instance: DagsterInstance,
+    run: DagsterRun,
+    arguments: type[ExecuteRunArgs] | type[ResumeRunArgs] = ExecuteRunArgs,
+) -> list[str]:
+    """Program and arguments that execute a run, in the Python that loaded its code.
+
+    Raises
+    ------
+    NsdError
+        If the run does not come from a code location.
+    """
+    origin = run.job_code_origin
+    if origin is None:
+        raise NsdError(
+            f"Run {run.run_id} does not say where its code is.",
+            next_step="launch it from a code location of the workspace.",
+        )
+    program, *rest = arguments(
+        job_origin=origin,
+        run_id=run.run_id,
+        instance_ref=instance.get_ref(),
+        set_exit_code_on_failure=True,
+    ).get_command_args()
+    if program == "dagster":  # not on the PATH unless the environment was activated
+        return [origin.repository_origin.executable_path, "-m", "dagster", *rest]
+    return [program, *rest]
+
+
+class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
+    """A launcher that knows how each of its workers ended.
+
+    Dagster's run monitoring asks only about runs in progress, and lets those that start or are being
+    canceled run into a timeout. So while there are such runs, a thread looks whether their workers
+    are still there.
+
+    Parameters
+    ----------
+    poll_seconds
+        Seconds between two looks.
+    """
+
+    def __init__(self, *, poll_seconds: float) -> None:
+        super().__init__()
+        self._poll_seconds = poll_seconds
+        self._disposed = False
+        self._wake = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @abstractmethod
+    def how_ended(self, run: DagsterRun) -> str | None:
+        """How the worker of a run ended, as a sentence; None while it lives or waits to begin.
+
+        Raises
+        ------
+        Exception
+            If that cannot be found out now. Callers then leave the run alone.
+        """
+
+    @abstractmethod
+    def log_path(self, run: DagsterRun) -> Path:
+        """File with the output of the run's worker."""
+
+    def own_tag(self, run: DagsterRun, tag: str) -> str | None:
+        """A tag that this launcher set on this very run, not on the run that it retries."""
+        return run.tags.get(tag) if run.tags.get(LAUNCHED_TAG) == run.run_id else None
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """True."""
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the run's worker is still at it, and if not, how it ended."""
+        ended = self.how_ended(run)
+        if ended is None:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        current = self._instance.get_run_by_id(run.run_id)
+        if current is None or current.is_finished:
+            return CheckRunHealthResult(WorkerStatus.SUCCESS)
+        return CheckRunHealthResult(WorkerStatus.FAILED, ended)
+
+    def get_run_worker_debug_info(
+        self,
+        run: DagsterRun,
+        include_container_logs: bool | None = True,  # noqa: ARG002 - the tail is short, so it always comes
+    ) -> str | None:
+        """The last lines that the run's worker wrote."""
+        lines = tail(self.log_path(run))
+        return f"Last lines of {self.log_path(run)}:\n{lines}" if lines else None
+
+    def dispose(self) -> None:
+        """Stop looking after runs; the runs go on."""
+        self._disposed = True
+        self._wake.set()
+
+    def watch(self) -> None:
+        """See to it that runs which are starting or being canceled are looked after."""
+        if self._watcher is None:
+            self._watcher = threading.Thread(
+                target=_watch, args=(weakref.ref(self), self._wake, self._poll_seconds), daemon=True
+            )
+            self._watcher.start()
+        self._wake.set()
+
+    def settle(self) -> bool:
+        """End every run that is starting or being canceled and whose worker has ended.
+
+        Returns
+        -------
+        bool
+            Whether such runs with a living worker are left.
+        """
+        states = [DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+        left = False
+        for run in self._instance.get_runs(RunsFilter(statuses=states)):
+            if run.tags.get(LAUNCHED_TAG) != run.run_id:
+                continue
+            ended = self.how_ended(run)
+            if ended is None:
+                left = True
+                continue
+            # Read after the worker ended, so it cannot change the state any more.
+            current = self._instance.get_run_by_id(run.run_id)
+            if current is None or current.status not in states:
+                continue
+            if current.status == DagsterRunStatus.CANCELING:
+                self._instance.report_run_canceled(current, ended)
+            else:
+                info = self.get_run_worker_debug_info(current)
+                self._instance.report_run_failed(current, f"{ended}\n{info}" if info else ended)
+        return left
+
+    def _settle_unless_disposed(self) -> bool:
+        try:
+            return not self._disposed and self.settle()
+        except Exception:
+            # Slurm or the storage may not answer now; the next look may do better.
+            _log.exception("Could not look after the runs that are starting or being canceled.")
+            return True
+
+
+def _watch(
+    launcher: weakref.ref[MonitoredRunLauncher], wake: threading.Event, poll_seconds: float
+) -> None:
+    left = False
+    while True:
+        wake.wait(poll_seconds if left else None)
+        wake.clear()
+        target = launcher()
+        if target is None or target._disposed:
+            return
+        left = target._settle_unless_disposed()
+        del target

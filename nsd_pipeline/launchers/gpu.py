@@ -1,0 +1,307 @@
+"""Dagster run launcher for one host: a process per run, a GPU per run that needs one."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from dagster import Any as AnyConfig
+from dagster import Array, DagsterEvent, DagsterRun, DagsterRunStatus, Field, RunsFilter
+from dagster._config import UserConfigSchema
+from dagster._core.events import EngineEventData
+from dagster._core.launcher.base import LaunchRunContext, ResumeRunContext
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from filelock import FileLock
+
+from nsd_pipeline.launchers import process
+from nsd_pipeline.launchers.base import GPU_POOL, LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
+from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV, Device, visible_devices
+from nsd_pipeline.launchers.lease import (
+    LEASE_ENV,
+    Holder,
+    describe_holders,
+    locks_folder,
+    read_holder,
+    try_lock,
+    write_holder,
+)
+from nsd_pipeline.nsd.errors import NsdError
+
+DEVICE_TAG: Final = "nsd/device"
+"""GPU of a run, or ``cpu``."""
+PID_TAG: Final = "nsd/pid"
+STARTED_TAG: Final = "nsd/pid_started"
+HOST_TAG: Final = "nsd/host"
+
+_POOL_CURSOR = "nsd/gpu_pool"
+_IN_PROGRESS = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
+
+
+class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
+    """Starts each run as a process on this host and gives one free GPU to each run that needs one.
+
+    A device is busy if its lock is held, which the run's process does for as long as it lives, or if a
+    run in progress with a living process names it in its tags. Neither is kept in the daemon's memory,
+    so a restart of the daemon changes nothing. Runs without need of a GPU see none and never wait.
+
+    The queue holds back runs that would find no free device: the launcher sets the limit of the
+    pool ``gpu`` to the number of devices (``concurrency: pools: granularity: run`` in dagster.yaml).
+    Where somebody outside Dagster's queue has a device, the run goes back into the queue.
+
+    Parameters
+    ----------
+    devices
+        Devices to use, as in ``CUDA_VISIBLE_DEVICES``; by default all that the daemon sees.
+    kill_after_seconds
+        How long a terminated run may take to end by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        devices: Sequence[str] | None = None,
+        kill_after_seconds: float = 30.0,
+        inst_data: ConfigurableClassData | None = None,
+    ) -> None:
+        super().__init__(poll_seconds=2.0)
+        self._inst_data = inst_data
+        self._devices = devices
+        self._kill_after = kill_after_seconds
+        self._exit_codes: dict[str, int] = {}
+        self._put_back: set[str] = set()
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """Where the configuration came from."""
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Schema of the configuration in dagster.yaml."""
+        return {
+            "devices": Field(
+                Array(AnyConfig),
+                is_required=False,
+                description="GPUs to use, by index or UUID. By default all that nvidia-smi lists and "
+                f"{MASK_ENV} leaves visible.",
+            ),
+            "kill_after_seconds": Field(
+                float,
+                default_value=30.0,
+                description="How long a terminated run may take to end before it is killed.",
+            ),
+        }
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> Self:
+        """The launcher that dagster.yaml describes."""
+        devices = config_value.get("devices")
+        return cls(
+            devices=None if devices is None else [str(device) for device in devices],
+            kill_after_seconds=config_value["kill_after_seconds"],
+            inst_data=inst_data,
+        )
+
+    @property
+    def supports_resume_run(self) -> bool:
+        """True. The default executor repeats the run's steps; steps whose artifacts are complete are no-ops."""
+        return True
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a run's process, or put the run back into the queue if every GPU is busy.
+
+        Raises
+        ------
+        NsdError
+            If every GPU is busy and there is no queue.
+        """
+        self._launch(context.dagster_run, ExecuteRunArgs)
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        """Start a new process for a run whose process ended before the run had."""
+        self._launch(context.dagster_run, ResumeRunArgs)
+
+    def terminate(self, run_id: str) -> bool:
+        """Ask a run's process to end, and kill it if it does not."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        worker = self._worker(run)
+        if worker is None or not worker.is_alive():
+            self._instance.report_run_canceled(run, "There was no process left to stop.")
+            return True
+        worker.stop(self._kill_after)
+        self.watch()
+        return True
+
+    def how_ended(self, run: DagsterRun) -> str | None:
+        """How the process of a run ended; None while it lives."""
+        worker = self._worker(run)
+        if worker is None:
+            return f"No process of the run was found on {socket.gethostname()}."
+        if worker.is_alive():
+            return None
+        code = self._exit_codes.get(run.run_id)
+        if code is None:
+            return f"Process {worker.pid} is gone."
+        if code >= 0:
+            return f"Process {worker.pid} exited with status {code} before the run had ended."
+        name = signal.Signals(-code).name
+        hint = " Linux does that too when memory runs out." if -code == signal.SIGKILL else ""
+        return f"Process {worker.pid} was killed by {name}.{hint}"
+
+    def log_path(self, run: DagsterRun) -> Path:
+        """File below the instance's storage with the output of the run's process."""
+        return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
+
+    def _launch(
+        self, run: DagsterRun, arguments: type[ExecuteRunArgs] | type[ResumeRunArgs]
+    ) -> None:
+        command = run_command(self._instance, run, arguments)
+        if not needs_gpu(run):
+            self._start(run, command, {MASK_ENV: ""}, "cpu")
+            return
+        devices = visible_devices(self._devices)
+        if not devices:
+            self._tell(run, "This host shows no GPU, so the run uses the CPU.")
+            self._start(run, command, {}, "cpu")
+            return
+        # Between the look at the tags and the new tags no other launcher may look.
+        with FileLock(locks_folder() / "launch.lock"):
+            self._limit_pool(len(devices))
+            claim = self._claim(run, devices)
+            if claim is None:
+                self._queue_again(run, devices)
+                return
+            device, descriptor = claim
+            mask = {
+                MASK_ENV: device.name,
+                DEVICES_ENV: device.name,
+                LEASE_ENV: device.name,
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            }
+            try:
+                self._start(run, command, mask, device.name, descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _claim(self, run: DagsterRun, devices: Sequence[Device]) -> tuple[Device, int] | None:
+        self._kill_leftovers(devices)
+        busy = {
+            self.own_tag(other, DEVICE_TAG)
+            for other in self._instance.get_runs(RunsFilter(statuses=_IN_PROGRESS))
+            if other.run_id != run.run_id
+            and (worker := self._tagged_worker(other)) is not None
+            and worker.is_alive()
+        }
+        for device in devices:
+            descriptor = None if device.name in busy else try_lock(device)
+            if descriptor is not None:
+                return device, descriptor
+        return None
+
+    def _kill_leftovers(self, devices: Sequence[Device]) -> None:
+        """Kill processes that still hold a device long after Dagster closed their run."""
+        for device in devices:
+            holder = read_holder(device)
+            if holder is None or holder.run_id is None:
+                continue
+            record = self._instance.get_run_record_by_id(holder.run_id)
+            if record is None or not record.dagster_run.is_finished:
+                continue
+            worker = self._worker(record.dagster_run)
+            if worker is not None and time.time() - (record.end_time or 0) > self._kill_after:
+                worker.kill()
+
+    def _queue_again(self, run: DagsterRun, devices: Sequence[Device]) -> None:
+        holders = describe_holders(devices)
+        if not isinstance(self._instance.run_coordinator, QueuedRunCoordinator):
+            raise NsdError(
+                f"Every GPU is busy ({holders}), and there is no queue to wait in.",
+                next_step="use Dagster's QueuedRunCoordinator (the default) in dagster.yaml.",
+            )
+        if run.run_id not in self._put_back:
+            self._put_back.add(run.run_id)
+            self._tell(run, f"Every GPU is busy ({holders}). The run waits in the queue.")
+        self._instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+
+    def _limit_pool(self, n_devices: int) -> None:
+        """Let the queue launch as many GPU runs as there are devices, unless somebody set another limit."""
+        instance = self._instance
+        storage = instance.event_log_storage
+        limits = {pool.name: pool for pool in storage.get_pool_limits()}
+        limit = limits.get(GPU_POOL)
+        ours = instance.run_storage.get_cursor_values({_POOL_CURSOR}).get(_POOL_CURSOR)
+        if (
+            limit is None
+            or limit.from_default
+            or (str(limit.limit) == ours and limit.limit != n_devices)
+        ):
+            storage.set_concurrency_slots(GPU_POOL, n_devices)
+            instance.run_storage.set_cursor_values({_POOL_CURSOR: str(n_devices)})
+
+    def _start(
+        self,
+        run: DagsterRun,
+        command: Sequence[str],
+        mask: Mapping[str, str],
+        device: str,
+        descriptor: int | None = None,
+    ) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name != LEASE_ENV}
+        child = process.start(
+            command,
+            run_id=run.run_id,
+            environment={**inherited, **mask},
+            log=self.log_path(run),
+            keep=[] if descriptor is None else [descriptor],
+        )
+        try:
+            if descriptor is not None:
+                write_holder(descriptor, Holder(child.pid, f"run {run.run_id}", run.run_id))
+            self._instance.add_run_tags(
+                run.run_id,
+                {
+                    LAUNCHED_TAG: run.run_id,
+                    DEVICE_TAG: device,
+                    PID_TAG: str(child.pid),
+                    STARTED_TAG: repr(process.identify(child.pid).started),
+                    HOST_TAG: socket.gethostname(),
+                },
+            )
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        self._exit_codes.pop(run.run_id, None)
+        self._put_back.discard(run.run_id)
+        threading.Thread(target=self._reap, args=(child, run.run_id), daemon=True).start()
+        on = "the CPU" if device == "cpu" else f"GPU {device}"
+        self._tell(run, f"Started process {child.pid} on {on}. Its output: {self.log_path(run)}")
+        self.watch()
+
+    def _reap(self, child: subprocess.Popen[bytes], run_id: str) -> None:
+        self._exit_codes[run_id] = child.wait()
+        self._wake.set()
+
+    def _tell(self, run: DagsterRun, message: str) -> None:
+        self._instance.report_engine_event(message, run, EngineEventData(), cls=type(self))
+
+    def _worker(self, run: DagsterRun) -> process.RunProcess | None:
+        return self._tagged_worker(run) or process.find(run.run_id)
+
+    def _tagged_worker(self, run: DagsterRun) -> process.RunProcess | None:
+        pid, started = self.own_tag(run, PID_TAG), self.own_tag(run, STARTED_TAG)
+        if pid is None or started is None or run.tags.get(HOST_TAG) != socket.gethostname():
+            return None
+        return process.RunProcess(int(pid), float(started))

@@ -1,0 +1,166 @@
+"""A Dagster home per test, the small code location served once, and waiting on what can be seen."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+import logging
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.definitions.selector import JobSubsetSelector
+from dagster._core.remote_representation.code_location import CodeLocation
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.monitoring import execute_run_monitoring_iteration
+from dagster._utils.error import SerializableErrorInfo
+
+T = TypeVar("T")
+CODE = Path(__file__).with_name("code_location.py")
+
+
+def until(look: Callable[[], T], what: str, timeout: float = 60) -> T:
+    """Look until there is something to see."""
+    deadline = time.monotonic() + timeout
+    while not (seen := look()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout} s: {what}")
+        time.sleep(0.05)
+    return seen
+
+
+class Home:
+    """A Dagster home with its instance, and the trace that the runs write."""
+
+    def __init__(self, folder: Path, location: CodeLocation) -> None:
+        self.folder = folder
+        self.location = location
+        self.gates = folder / "gates"
+        self.gates.mkdir()
+        self.instance: DagsterInstance
+
+    def submit(self, job: str, *, assets: list[str] | None = None, **tags: str) -> str:
+        """Create a run as the web UI does; returns its id."""
+        repository = next(iter(self.location.get_repositories().values()))
+        keys = [AssetKey(name) for name in assets or []]
+        remote_job = self.location.get_job(
+            JobSubsetSelector(
+                location_name=self.location.name,
+                repository_name=repository.name,
+                job_name=job,
+                op_selection=None,
+                asset_selection=keys or None,
+            )
+        )
+        plan = self.location.get_execution_plan(
+            remote_job, {}, step_keys_to_execute=None, known_state=None, instance=self.instance
+        ).execution_plan_snapshot
+        run = self.instance.create_run(
+            job_name=job,
+            run_id=None,
+            run_config={},
+            resolved_op_selection=None,
+            step_keys_to_execute=plan.step_keys_to_execute,
+            op_selection=None,
+            status=None,
+            root_run_id=None,
+            parent_run_id=None,
+            tags={**remote_job.tags, **tags},
+            job_snapshot=remote_job.job_snapshot,
+            execution_plan_snapshot=plan,
+            parent_job_snapshot=remote_job.parent_job_snapshot,
+            remote_job_origin=remote_job.get_remote_origin(),
+            job_code_origin=remote_job.get_python_origin(),
+            asset_selection=frozenset(keys) or None,
+            asset_check_selection=None,
+            asset_graph=repository.asset_graph,
+        )
+        return run.run_id
+
+    def launch(self, job: str, **tags: str) -> str:
+        """Launch a run past the queue; returns its id."""
+        run_id = self.submit(job, **tags)
+        self.instance.launch_run(run_id, None)  # type: ignore[arg-type] - these launchers need no workspace
+        return run_id
+
+    def run(self, run_id: str) -> DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def status(self, run_id: str) -> DagsterRunStatus:
+        return self.run(run_id).status
+
+    def open(self, gate: str = "open") -> None:
+        (self.gates / gate).touch()
+
+    def trace(self, what: str | None = None) -> list[dict[str, Any]]:
+        path = self.gates / "trace"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in map(json.loads, lines) if what in (None, line["what"])]
+
+    def started(self, run_id: str) -> dict[str, Any] | None:
+        return next((line for line in self.trace("start") if line["run"] == run_id), None)
+
+    def wait(self, run_id: str, status: DagsterRunStatus, timeout: float = 60) -> None:
+        def look() -> bool:
+            now = self.run(run_id)
+            assert now.status == status or not now.is_finished, self.messages(run_id)
+            return now.status == status
+
+        until(look, f"run {run_id} is {status.value}", timeout)
+
+    def messages(self, run_id: str) -> str:
+        return "\n".join(entry.message for entry in self.instance.all_logs(run_id))
+
+    def monitor(self) -> list[SerializableErrorInfo]:
+        """One round of Dagster's run monitoring, without the daemon around it."""
+        context = SimpleNamespace(instance=self.instance, create_request_context=lambda: None)
+        errors = execute_run_monitoring_iteration(context, logging.getLogger("monitoring"))  # type: ignore[arg-type]
+        return [error for error in errors if error]
+
+
+@pytest.fixture(scope="session")
+def code_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CodeLocation]:
+    target = PythonFileTarget(
+        python_file=str(CODE), attribute=None, working_directory=None, location_name="tests"
+    )
+    with (
+        DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) as instance,
+        WorkspaceProcessContext(instance, target) as context,
+    ):
+        yield context.create_request_context().get_code_location("tests")
+
+
+@pytest.fixture
+def make_home(
+    tmp_path: Path, code_location: CodeLocation, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[dict[str, Any]], Home]]:
+    homes: list[Home] = []
+
+    @contextmanager
+    def opened(settings: dict[str, Any]) -> Iterator[Home]:
+        (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        home = Home(tmp_path, code_location)
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+        monkeypatch.setenv("TRACE", str(home.gates / "trace"))
+        monkeypatch.setenv("NSD_GPU_LOCKS", str(tmp_path / "locks"))
+        for name in ("CUDA_VISIBLE_DEVICES", "NSD_GPU_DEVICES", "NSD_GPU_LEASE"):
+            monkeypatch.delenv(name, raising=False)
+        with DagsterInstance.from_config(str(tmp_path)) as home.instance:
+            yield home
+
+    with ExitStack() as stack:
+
+        def make(settings: dict[str, Any]) -> Home:
+            home = stack.enter_context(opened({"telemetry": {"enabled": False}, **settings}))
+            homes.append(home)
+            return home
+
+        yield make
+        for home in homes:
+            home.open()
