@@ -18,8 +18,8 @@ _NAMES: Final = {
     "pearson_corr": "Pearson correlation",
 }
 _QUALIFIERS: Final = {
-    "_instance-agg": "predictions averaged per image",
-    "_subject-agg": "predictions averaged per subject and image",
+    "_instance-agg": "averaged per image",
+    "_subject-agg": "averaged per subject and image",
     "_subject-ind": "of the subject",
     "_macro": "mean over subjects",
 }
@@ -36,7 +36,7 @@ def metric_label(name: str) -> str:
     Examples
     --------
     >>> metric_label("top5_acc_instance-agg_size=250")
-    'Top-5 accuracy (predictions averaged per image, set of 250)'
+    'Top-5 accuracy (averaged per image, set of 250)'
     """
     match = _NAME.fullmatch(name)
     if match is None:

@@ -111,7 +111,7 @@ def test_table_puts_metrics_beside_chance():
         ("batch_top10_acc", "Top-10 accuracy (within batches)"),
         (
             "top1_acc_instance-agg_size=250",
-            "Top-1 accuracy (predictions averaged per image, set of 250)",
+            "Top-1 accuracy (averaged per image, set of 250)",
         ),
         (
             "median_retrieval_rank_subject-ind_size=250_macro",
