@@ -14,6 +14,7 @@ from dagster import Any as AnyConfig
 from dagster import Array, DagsterEvent, DagsterRun, DagsterRunStatus, Field, RunsFilter
 from dagster._config import UserConfigSchema
 from dagster._core.events import EngineEventData
+from dagster._core.instance.config import PoolGranularity
 from dagster._core.launcher.base import LaunchRunContext, ResumeRunContext
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
@@ -238,6 +239,10 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
     def _limit_pool(self, n_devices: int) -> None:
         """Let the queue launch as many GPU runs as there are devices, unless somebody set another limit."""
         instance = self._instance
+        # Counted by step, slots of killed runs stay taken (free_slots_after_run_end_seconds).
+        granularity = instance.get_concurrency_config().pool_config.pool_granularity
+        if granularity != PoolGranularity.RUN:
+            return
         storage = instance.event_log_storage
         limits = {pool.name: pool for pool in storage.get_pool_limits()}
         limit = limits.get(GPU_POOL)

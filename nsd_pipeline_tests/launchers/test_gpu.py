@@ -28,6 +28,7 @@ def settings(*devices: str, **others: Any) -> dict[str, Any]:
             "class": "GpuRunLauncher",
             "config": {"devices": list(devices), "kill_after_seconds": 1.0} if devices else {},
         },
+        "concurrency": {"pools": {"granularity": "run"}},
         **others,
     }
 
