@@ -5,13 +5,22 @@ Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left h
 
 from nsd_pipeline.surface.cleaning import clean
 from nsd_pipeline.surface.decimate import downsample
+from nsd_pipeline.surface.interpolation import interpolate
+from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
+from nsd_pipeline.surface.projection import project_volume
 from nsd_pipeline.surface.session import SessionStatistics, read_betas, summarise, write_session
+from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
+    "FsaverageOperator",
     "SessionStatistics",
     "clean",
     "downsample",
+    "interpolate",
+    "project_volume",
     "read_betas",
+    "read_operator",
     "summarise",
+    "transform_keys",
     "write_session",
 ]

@@ -175,7 +175,9 @@ def read_betas(
             continue
         chunk = out[done : done + len(rows)]
         done += len(rows)
-        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), out.dtype)
+        whole = (
+            chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), out.dtype)
+        )
         try:
             betas.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
         except ValueError as error:

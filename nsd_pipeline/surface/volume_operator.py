@@ -1,0 +1,212 @@
+"""From a subject's own functional volume to fsaverage5, as NSD's authors do it, as one product.
+
+The authors' ``analysis_transformfsaverage`` interpolates a volume cubically at three depths of
+the cortex, averages the depths, and gives every fsaverage vertex the value of the nearest vertex
+of the subject's own surface. For one subject and source space that is a fixed linear map of
+voxels, so it is built once, kept as a sparse matrix, and applied to any number of volumes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
+from nsd_pipeline.surface.sampling import is_inside, neighbours
+from nsd_pipeline.surface.voxels import compact
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Volumes that are mapped at once: 100 MB of touched voxels at 1 mm.
+_BLOCK_VOLUMES: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class FsaverageOperator:
+    """A subject's voxels to fsaverage5: a linear map with a rule for what is invalid.
+
+    Attributes
+    ----------
+    weights : sparse matrix of shape (20484, n), float32
+        From the n voxels that matter to vertices, left hemisphere first. Weights of zero are kept:
+        a vertex is invalid if any voxel it looks at is, whatever its weight.
+    touched_voxels : array of shape (n,), int64
+        The voxels that matter, as indices in C order into a volume of shape ``volume_shape``:
+        ``volume.reshape(-1, T)[touched_voxels]``. In increasing order.
+    volume_shape
+        Voxels along each axis of the source space.
+    """
+
+    weights: "csr_array"
+    touched_voxels: NDArray[np.int64]
+    volume_shape: tuple[int, int, int]
+
+    @classmethod
+    def from_coordinates(
+        cls,
+        layers: Mapping[Hemisphere, Sequence[NDArray[np.floating[Any]]]],
+        white_to_fsaverage: Mapping[Hemisphere, NDArray[Any]],
+        volume_shape: tuple[int, int, int],
+    ) -> Self:
+        """Build the operator of one subject and source space.
+
+        Parameters
+        ----------
+        layers
+            Per hemisphere, the 1-based voxel coordinates of the subject's own vertices at each
+            cortical depth (NSD has three): arrays of shape (V, 3); NaN or 9999 for no value.
+        white_to_fsaverage
+            Per hemisphere, the 1-based vertex of the subject's surface that is nearest to each
+            fsaverage vertex: shape (163842,), of which fsaverage5 is the first 10,242.
+        volume_shape
+            Voxels along each axis of the source space.
+
+        Raises
+        ------
+        ValueError
+            If the depths do not fit each other, or an index is not one of a vertex.
+        """
+        from scipy.sparse import coo_array
+
+        rows, voxels, weights = [], [], []
+        for number, hemisphere in enumerate(HEMISPHERES):
+            nearest = _fsaverage5_index(white_to_fsaverage[hemisphere], layers[hemisphere])
+            depths = [layer[nearest] for layer in layers[hemisphere]]
+            # The mean over depths lets NaN through, so one depth outside is enough.
+            sampled = np.flatnonzero(
+                np.logical_and.reduce([is_inside(points, volume_shape) for points in depths])
+            )
+            for points in depths:
+                depth_voxels, depth_weights = neighbours(points[sampled], volume_shape, "cubic")
+                vertices = number * FSAVERAGE5_VERTICES + sampled
+                rows.append(np.repeat(vertices.astype(np.int32), depth_voxels.shape[1]))
+                voxels.append(depth_voxels.ravel())
+                weights.append(depth_weights.ravel() / len(depths))
+        touched, columns = compact(np.concatenate(voxels), int(np.prod(volume_shape)))
+        matrix = coo_array(
+            (np.concatenate(weights), (np.concatenate(rows), columns)),
+            shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
+        ).tocsr()
+        return cls(matrix.astype(np.float32), touched, volume_shape)
+
+    def apply(
+        self, volumes: NDArray[Any], valid: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Map volumes to fsaverage5.
+
+        Parameters
+        ----------
+        volumes : array of shape (n_voxels, T) or (n, T)
+            All voxels in C order, or only ``touched_voxels``. Any unit and number type; the map is
+            linear, so integers that stand for percent x 300 may be divided afterwards.
+        valid : array of shape (n_voxels,) or (n,), bool, optional
+            Voxels that hold data in this session (``valid_sessionNN.nii.gz``), like ``volumes``.
+            A NaN in ``volumes`` makes a voxel invalid in that volume in any case.
+
+        Returns
+        -------
+        array of shape (T, 20484), float32
+            In the unit of ``volumes``; NaN at a vertex if any voxel that it looks at is invalid, or
+            if its coordinates lie outside the volume.
+
+        Raises
+        ------
+        ValueError
+            If a shape fits neither all voxels nor the touched ones.
+        """
+        if volumes.ndim != 2:
+            raise ValueError(f"Volumes have shape (voxels, volumes), not {volumes.shape}.")
+        invalid = np.diff(self.weights.indptr) == 0
+        if valid is not None:
+            invalid |= self._looks_at(~self._touched(valid))
+        touched = self._touched(volumes)
+        surface = np.empty((volumes.shape[1], self.weights.shape[0]), np.float32)
+        for first in range(0, len(surface), _BLOCK_VOLUMES):
+            some = slice(first, first + _BLOCK_VOLUMES)
+            surface[some] = (self.weights @ touched[:, some].astype(np.float32)).T
+        surface[:, invalid] = np.nan
+        return surface
+
+    def _looks_at(self, voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which vertices look at any of some touched voxels, with whatever weight."""
+        from scipy.sparse import csr_array
+
+        pattern = csr_array(
+            (np.ones_like(self.weights.data), self.weights.indices, self.weights.indptr),
+            shape=self.weights.shape,
+        )
+        reached: NDArray[np.bool_] = pattern @ voxels.astype(np.float32) > 0
+        return reached
+
+    def save(self, path: Path) -> None:
+        """Write the operator as an ``.npz`` file (numbers only, no pickle)."""
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                data=self.weights.data,
+                indices=self.weights.indices,
+                indptr=self.weights.indptr,
+                touched_voxels=self.touched_voxels,
+                volume_shape=np.array(self.volume_shape),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an operator that `save` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is not one, or is damaged.
+        """
+        from scipy.sparse import csr_array
+
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                touched = file["touched_voxels"]
+                n_x, n_y, n_z = file["volume_shape"].tolist()
+                matrix = csr_array(
+                    (file["data"], file["indices"], file["indptr"]),
+                    shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
+                )
+                matrix.check_format(full_check=True)
+        except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} is not a readable volume-to-fsaverage5 operator: {error}.",
+                next_step="delete it and build it again from the subject's transforms.",
+            ) from error
+        return cls(matrix, touched, (n_x, n_y, n_z))
+
+    def _touched(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Cut data of all voxels down to the touched ones; leave data of the touched ones."""
+        n_voxels = int(np.prod(self.volume_shape))
+        if len(data) == n_voxels:
+            return data[self.touched_voxels]
+        if len(data) == len(self.touched_voxels):
+            return data
+        raise ValueError(
+            f"{len(data):,} voxels are neither all {n_voxels:,} of a volume of shape "
+            f"{self.volume_shape} nor the {len(self.touched_voxels):,} that matter."
+        )
+
+
+def _fsaverage5_index(
+    white_to_fsaverage: NDArray[Any], layers: Sequence[NDArray[np.floating[Any]]]
+) -> NDArray[np.intp]:
+    """0-based vertices of the subject's own surface, one for each fsaverage5 vertex."""
+    shapes = {layer.shape for layer in layers}
+    if len(shapes) != 1 or next(iter(shapes))[1:] != (3,):
+        raise ValueError(f"Depths need one shape (vertices, 3) in common, not {sorted(shapes)}.")
+    n_vertices = len(layers[0])
+    index = np.asarray(white_to_fsaverage).ravel()[:FSAVERAGE5_VERTICES]
+    if len(index) < FSAVERAGE5_VERTICES:
+        raise ValueError(f"{len(index):,} indices do not cover fsaverage5's vertices.")
+    if not ((index >= 1) & (index <= n_vertices) & (index == np.floor(index))).all():
+        raise ValueError(f"An index is not a whole number from 1 to {n_vertices:,}.")
+    return index.astype(np.intp) - 1
