@@ -151,6 +151,9 @@ def test_surface_map_shows_values_where_they_are_and_cortex_elsewhere():
     png = surface_map(values, "none", "unit")
     assert pixels(png).shape == (396, 888, 3)
     assert not saturated(png).any()
+    grey = pixels(png)[40:, :780, 0]
+    assert ((grey > 80) & (grey < 220)).mean() > 0.4
+    assert np.ptp(grey[(grey > 80) & (grey < 220)]) > 60  # gyri and sulci
 
     values[: N_VERTICES // 2] = np.linspace(1, 2, N_VERTICES // 2)
     left = saturated(surface_map(values, "left", "unit"))
