@@ -11,30 +11,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nsd_pipeline.decoding.chance import chance_levels
     from nsd_pipeline.decoding.config import TrainingConfig
+    from nsd_pipeline.decoding.data import Batches, TrialData, assemble_trials
     from nsd_pipeline.decoding.loss import TEMPERATURE_START, clip_loss, clip_scores
     from nsd_pipeline.decoding.metrics import BatchMetrics, retrieval_metrics
-    from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, n_parameters
+    from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model, n_parameters
+    from nsd_pipeline.decoding.persistence import load_model, save_model
+    from nsd_pipeline.decoding.prediction import predict
+    from nsd_pipeline.decoding.ranks import top_images, trial_ranks
+    from nsd_pipeline.decoding.sensitivity import input_sensitivity
+    from nsd_pipeline.decoding.training import TrainingResult, train
 
 _HOMES = {
+    "chance": ["chance_levels"],
     "config": ["TrainingConfig"],
+    "data": ["Batches", "TrialData", "assemble_trials"],
     "loss": ["TEMPERATURE_START", "clip_loss", "clip_scores"],
     "metrics": ["BatchMetrics", "retrieval_metrics"],
-    "model": ["Decoder", "FmriLinear", "FmriMlp", "n_parameters"],
+    "model": ["Decoder", "FmriLinear", "FmriMlp", "build_model", "n_parameters"],
+    "persistence": ["load_model", "save_model"],
+    "prediction": ["predict"],
+    "sensitivity": ["input_sensitivity"],
+    "ranks": ["top_images", "trial_ranks"],
+    "training": ["TrainingResult", "train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022
-    "TrainingConfig",
+__all__ = [
     "TEMPERATURE_START",
-    "clip_loss",
-    "clip_scores",
     "BatchMetrics",
-    "retrieval_metrics",
+    "Batches",
     "Decoder",
     "FmriLinear",
     "FmriMlp",
+    "TrainingConfig",
+    "TrainingResult",
+    "TrialData",
+    "assemble_trials",
+    "build_model",
+    "chance_levels",
+    "clip_loss",
+    "clip_scores",
+    "input_sensitivity",
+    "load_model",
     "n_parameters",
+    "predict",
+    "retrieval_metrics",
+    "save_model",
+    "top_images",
+    "train",
+    "trial_ranks",
 ]
 
 

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.nsd.errors import NsdError
+
 INPUT_DROPOUT: Final = 0.5
 """After the projection of the vertices: half of the hidden units are dropped."""
 BLOCK_DROPOUT: Final = 0.15
@@ -183,3 +186,33 @@ def _check_shape(x: Tensor, n_vertices: int, n_times: int) -> None:
             f"the model takes (B, {n_vertices} vertices, {n_times} time points), "
             f"not {tuple(x.shape)}"
         )
+
+
+def build_model(
+    config: TrainingConfig, *, n_vertices: int, n_times: int, n_outputs: int
+) -> Decoder:
+    """Build an untrained model from torch's current random state.
+
+    Parameters
+    ----------
+    config
+        Which architecture, and its widths.
+    n_vertices, n_times
+        Shape of the fMRI of a trial.
+    n_outputs
+        Width of the image embedding.
+
+    Raises
+    ------
+    NsdError
+        If the head would not end with the embedding's width.
+    """
+    if config.model == "FmriLinear":
+        return FmriLinear(n_vertices, n_outputs, n_times)
+    head_sizes = [n_outputs] if config.head_sizes is None else config.head_sizes
+    if head_sizes and head_sizes[-1] != n_outputs:
+        raise NsdError(
+            f"head_sizes ends with {head_sizes[-1]}, but image embeddings have {n_outputs} values.",
+            next_step=f"let head_sizes end with {n_outputs}, or set it to null.",
+        )
+    return FmriMlp(n_vertices, n_outputs, config.hidden, config.n_blocks, n_times, head_sizes)

@@ -1,0 +1,158 @@
+"""What every retrieval metric is worth when estimates know nothing about the images.
+
+Under a random permutation of the images the rank of the right one is uniform over the retrieval
+set. Means and shares follow exactly; a median of M ranks is an order statistic, whose expectation
+is summed over its distribution with ranks taken as independent; a standard deviation is that of
+one rank.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.decoding.metrics import TOP_K, size_suffix
+from nsd_pipeline.decoding.retrieval import most_frequent, pair_codes, require_trials
+
+Doubles = NDArray[np.float64]
+
+
+def chance_levels(
+    groups: Sequence[Any],
+    subjects: Sequence[Any],
+    set_sizes: Sequence[int | None] = (None, 250),
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """Compute what every metric of :func:`retrieval_metrics` is expected to be at chance.
+
+    Parameters
+    ----------
+    groups, subjects, set_sizes, batch_size
+        As :func:`retrieval_metrics` takes them.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    """
+    require_trials(len(groups))
+    codes, _ = pd.factorize(np.asarray(groups))
+    subject_of = np.asarray(subjects)
+    levels: dict[str, float] = {}
+    for size in set_sizes:
+        among = np.isin(codes, most_frequent(codes, size))
+        levels |= _set_levels(codes[among], subject_of[among], size_suffix(size))
+    return levels | _batch_levels(codes, batch_size)
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """Values in ascending order and how probable each of them is."""
+
+    values: Doubles
+    probabilities: Doubles
+
+    @classmethod
+    def uniform(cls, n_values: int) -> "_Distribution":
+        return cls(np.arange(n_values, dtype=np.float64), np.full(n_values, 1 / n_values))
+
+    @classmethod
+    def mixture(cls, parts: "Sequence[tuple[float, _Distribution]]") -> "_Distribution":
+        """Mix distributions by weight."""
+        values = np.concatenate([part.values for _, part in parts])
+        weights = np.concatenate([weight * part.probabilities for weight, part in parts])
+        distinct, index = np.unique(values, return_inverse=True)
+        return cls(distinct, np.bincount(index, weights) / weights.sum())
+
+    def normalised(self, n_candidates: int) -> "_Distribution":
+        """Turn ranks into inverse normalised ranks."""
+        return _Distribution(1 - self.values[::-1] / (n_candidates - 1), self.probabilities[::-1])
+
+    def mean(self) -> float:
+        return float(self.values @ self.probabilities)
+
+    def std(self) -> float:
+        return float(np.sqrt((self.values - self.mean()) ** 2 @ self.probabilities))
+
+    def below(self, limit: float) -> float:
+        return float(self.probabilities[self.values < limit].sum())
+
+    def lower_median(self, n_draws: int) -> float:
+        """Compute the expected lower median of independent draws."""
+        from scipy.stats import binom
+
+        share = np.minimum(np.cumsum(self.probabilities), 1)
+        middle = (n_draws + 1) // 2
+        at_most = binom.sf(middle - 1, n_draws, share)
+        return float(self.values @ np.diff(at_most, prepend=0))
+
+
+def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], suffix: str) -> dict[str, float]:
+    n_candidates = len(np.unique(codes))
+    uniform = _Distribution.uniform(n_candidates)
+    n_queries = {
+        "": len(codes),
+        "_instance-agg": n_candidates,
+        "_subject-agg": int(pair_codes(codes, subjects).max()) + 1,
+    }
+    levels = {
+        f"{name}{aggregation}{suffix}": level
+        for aggregation, n in n_queries.items()
+        for name, level in _expectations([(1.0, uniform, n_candidates)], n, "retrieval_rank")
+    }
+    name = f"median_retrieval_rank_subject-ind{suffix}"
+    counts = np.unique(subjects, return_counts=True)[1]
+    levels[name] = float(np.mean([uniform.lower_median(int(count)) for count in counts]))
+    # The median of an image's ranks averages the two in the middle, so it is symmetric.
+    levels[f"{name}_macro"] = uniform.mean()
+    return levels
+
+
+def _batch_levels(codes: NDArray[Any], batch_size: int) -> dict[str, float]:
+    cases: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    for start in range(0, len(codes), batch_size):
+        repeats = sorted(Counter(codes[start : start + batch_size].tolist()).values())
+        for place, own in enumerate(repeats):
+            cases[own, (*repeats[:place], *repeats[place + 1 :])] += own
+    parts = [
+        (float(n), _ranks_with_repeats(own, others), own + sum(others))
+        for (own, others), n in cases.items()
+    ]
+    levels = {f"batch_{name}": v for name, v in _expectations(parts, len(codes), "rank")}
+    return levels | {"batch_pearson_corr": 0.0}
+
+
+def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
+    """Distribute the rank of an image that is ``own`` times among the candidates.
+
+    Repeats of an image are tied, so images fall in line as blocks: any number of the other blocks
+    comes before the own one, and then any choice of so many of them.
+    """
+    n_others = sum(others)
+    # How many choices of so many blocks (row) have so many candidates (column).
+    choices = np.zeros((len(others) + 1, n_others + 1))
+    choices[0, 0] = 1
+    for size in others:
+        choices[1:, size:] += choices[:-1, : n_others + 1 - size]
+    before = (choices / choices.sum(axis=1, keepdims=True)).mean(axis=0)
+    return _Distribution(np.arange(n_others + 1) + np.float64(own - 1) / 2, before)
+
+
+def _expectations(
+    parts: Sequence[tuple[float, _Distribution, int]], n_queries: int, noun: str
+) -> Iterator[tuple[str, float]]:
+    """Yield expected statistics of ranks of several kinds: weight, ranks, candidates."""
+    ranks = _Distribution.mixture([(weight, part) for weight, part, _ in parts])
+    yield f"median_{noun}", ranks.lower_median(n_queries)
+    yield f"mean_{noun}", ranks.mean()
+    yield f"std_{noun}", ranks.std()
+    for k in TOP_K:
+        yield f"top{k}_acc", ranks.below(k)
+    rivalled = [(weight, part.normalised(size)) for weight, part, size in parts if size > 1]
+    normalised = _Distribution.mixture(rivalled) if rivalled else None
+    yield "inv_norm_rank_mean", normalised.mean() if normalised else np.nan
+    yield "inv_norm_rank_median", normalised.lower_median(n_queries) if normalised else np.nan

@@ -1,0 +1,246 @@
+"""The trials a model learns from, held once.
+
+A cohort's betas are one float32 array (trial, vertex), allocated once and filled session by
+session in place; splits are rows of it. Targets are one row an image, not one a trial. The whole
+dataset is 17 GB on fsaverage5, so a second copy is the difference between fitting and not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
+from nsd_pipeline.nsd.layout import session_key
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+Gather = Callable[["torch.Tensor"], tuple["torch.Tensor", "torch.Tensor"]]
+"""From numbers of trials (B,) on the CPU to fMRI (B, V, T) and targets (B, D) on a device.
+
+What it returns holds until the next call, which may reuse the memory.
+"""
+
+ReadSession = Callable[[str, int, Integers, Floats], object]
+"""From a subject, a session, numbers of trials (n,) in ascending order, and an array (n, V) to fill
+with the betas of these trials."""
+
+_SPLIT_ADVICE: Final = {
+    "train": "materialize a session that has trials outside the shared images.",
+    "val": "materialize another session, so that validation gets runs of its own.",
+    "test": "materialize a session that showed shared images.",
+}
+
+
+class Batches(Protocol):
+    """What training and prediction need from data: how much there is, and any batch of it.
+
+    :class:`TrialData` has one time point for each trial. Windows of a time series are another kind:
+    one series array, a first sample for each trial and a common length, and a ``gather`` that
+    copies B windows.
+    """
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials."""
+        ...
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices V of the fMRI."""
+        ...
+
+    @property
+    def n_times(self) -> int:
+        """Time points T of a trial."""
+        ...
+
+    @property
+    def n_outputs(self) -> int:
+        """Width D of the targets."""
+        ...
+
+    def gather(self, device: "torch.device", batch_size: int) -> Gather:
+        """Prepare to put batches of at most ``batch_size`` trials on a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """Trials with one beta for each vertex.
+
+    Attributes
+    ----------
+    betas
+        Responses (R, V), float32 and contiguous, z-scored within session; shared between splits.
+    rows
+        Row (N,) of ``betas`` of each trial.
+    targets
+        Embeddings (n_images, D), float32 and contiguous; shared between splits.
+    target_index
+        Row (N,) of ``targets`` of each trial.
+    trials
+        One row a trial (N): at least ``subject``, ``image_id`` and, to be split, ``split``.
+    """
+
+    betas: Floats
+    rows: Integers
+    targets: Floats
+    target_index: Integers
+    trials: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        for name, array in (("betas", self.betas), ("targets", self.targets)):
+            if array.ndim != 2 or array.dtype != np.float32 or not array.flags.c_contiguous:
+                raise ValueError(f"{name} is not a contiguous two-dimensional float32 array")
+        if not len(self.rows) == len(self.target_index) == len(self.trials):
+            raise ValueError("rows, target_index and trials differ in length")
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials."""
+        return len(self.rows)
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices V of the betas."""
+        return int(self.betas.shape[1])
+
+    @property
+    def n_times(self) -> int:
+        """Time points: a beta is one."""
+        return 1
+
+    @property
+    def n_outputs(self) -> int:
+        """Width D of the targets."""
+        return int(self.targets.shape[1])
+
+    def select(self, mask: NDArray[np.bool_]) -> "TrialData":
+        """Trials for which ``mask`` (N,) holds, over the same arrays."""
+        return replace(
+            self,
+            rows=self.rows[mask],
+            target_index=self.target_index[mask],
+            trials=self.trials[mask].reset_index(drop=True),
+        )
+
+    def split(self, name: str) -> "TrialData":
+        """Trials of the split ``"train"``, ``"val"`` or ``"test"``, over the same arrays.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If no trial is in it.
+        """
+        mask = self.trials["split"].eq(name).to_numpy(dtype=bool, na_value=False)
+        if not mask.any():
+            sessions = self.trials[["subject", "session"]].drop_duplicates()
+            keys = [session_key(*pair) for pair in sessions.itertuples(index=False)]
+            raise NotEnoughDataError(
+                f"None of the {self.n_trials} trials is in the split {name!r}; "
+                f"the sessions are {', '.join(keys)}.",
+                next_step=_SPLIT_ADVICE[name],
+            )
+        return self.select(mask)
+
+    def y_true(self) -> Floats:
+        """Target (N, D) of each trial."""
+        return self.targets[self.target_index]
+
+    def gather(self, device: "torch.device", batch_size: int) -> Gather:
+        """Prepare to put batches of at most ``batch_size`` trials on a device."""
+        from nsd_pipeline.decoding.gather import gather_trials
+
+        return gather_trials(self, device, batch_size)
+
+
+def assemble_trials(
+    trials: pd.DataFrame,
+    n_vertices: int,
+    read_session: ReadSession,
+    image_ids: Integers,
+    embeddings: Floats,
+) -> TrialData:
+    """Put the sessions of a cohort and the embeddings of what was seen together.
+
+    Parameters
+    ----------
+    trials
+        The ``Image`` events wanted: ``subject``, ``session``, ``trial``, ``image_id`` and whatever
+        else is wanted in the result. Sessions keep their order of appearance.
+    n_vertices
+        Vertices V of the betas.
+    read_session
+        Called once a session with its trials and its own slice of the betas array, which it fills.
+    image_ids, embeddings
+        Which images (n,) there are embeddings (n, D) of.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    MappingError
+        If a session lists a trial twice.
+    ArtifactError
+        If an image has no embedding.
+    """
+    if trials.empty:
+        raise NotEnoughDataError(
+            "There are no trials to learn from.", next_step="materialize a session of this cohort."
+        )
+    by_session = trials.groupby(["subject", "session"], sort=False)
+    sessions = {
+        cast("tuple[str, int]", key): group.sort_values("trial", kind="stable")
+        for key, group in by_session
+    }
+    for key, group in sessions.items():
+        _check_trials(key, group["trial"].to_numpy(dtype=np.int64))
+    ordered = pd.concat(sessions.values(), ignore_index=True)
+    target_index = _rows_of(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
+
+    betas = np.empty((len(ordered), n_vertices), dtype=np.float32)
+    start = 0
+    for (subject, session), group in sessions.items():
+        numbers = group["trial"].to_numpy(dtype=np.int64)
+        read_session(subject, session, numbers, betas[start : start + len(group)])
+        start += len(group)
+    return TrialData(
+        betas=betas,
+        rows=np.arange(len(ordered)),
+        targets=np.ascontiguousarray(embeddings, dtype=np.float32),
+        target_index=target_index,
+        trials=ordered,
+    )
+
+
+def _check_trials(session: tuple[str, int], numbers: Integers) -> None:
+    """Two events for one trial would pair a beta with two images."""
+    twice = numbers[1:][np.diff(numbers) == 0]
+    if len(twice):
+        raise MappingError(
+            f"The events of {session_key(*session)} list trial {twice[0]} twice.",
+            next_step="materialize events and fsaverage_events of the session again.",
+        )
+
+
+def _rows_of(wanted: Integers, image_ids: Integers) -> Integers:
+    order = np.argsort(image_ids, kind="stable")
+    place = np.searchsorted(image_ids, wanted, sorter=order)
+    rows: Integers = order[np.minimum(place, len(order) - 1)] if len(order) else place
+    found = image_ids[rows] == wanted if len(order) else np.zeros(len(wanted), dtype=bool)
+    if not found.all():
+        missing = np.unique(wanted[~found])
+        raise ArtifactError(
+            f"{len(missing)} images have no embedding, among them "
+            f"{', '.join(map(str, missing[:5]))}.",
+            next_step="materialize stimulus_embeddings of the cohort's stimulus sets.",
+        )
+    return rows

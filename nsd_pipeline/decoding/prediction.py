@@ -1,0 +1,41 @@
+"""Estimates of a trained model."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nsd_pipeline.decoding.data import Batches
+from nsd_pipeline.decoding.model import Decoder
+
+
+def predict(model: Decoder, data: Batches, *, batch_size: int = 256) -> NDArray[np.float32]:
+    """Estimate the embedding of the image of every trial, on the device the model is on.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        N trials.
+    batch_size
+        Trials at once.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        Estimates (N, D).
+    """
+    device = next(model.parameters()).device
+    gather = data.gather(device, batch_size)
+    estimates = np.empty((data.n_trials, data.n_outputs), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, data.n_trials, batch_size):
+                stop = min(start + batch_size, data.n_trials)
+                x, _ = gather(torch.arange(start, stop))
+                estimates[start:stop] = model(x).cpu().numpy()
+    finally:
+        model.train(was_training)
+    return estimates

@@ -1,0 +1,323 @@
+"""Training a decoder as the reference does.
+
+REFERENCE, "The task's configuration": AdamW under one cycle of the learning rate, stepped per batch
+and laid out over all epochs; every trial once an epoch in a new order, the last batch as short as
+it comes; gradients clipped; validation after every epoch; the epoch with the best top-5 accuracy
+among the 64 targets of a validation batch is kept, and training stops when five epochs in a row
+were no better. OneCycleLR also moves AdamW's first momentum between 0.85 and 0.95, which is
+PyTorch's default and therefore the reference's.
+
+It differs from the reference in speed only: no data loader (batches are rows of one array), and
+AdamW's fused kernel, whose results agree with the plain one to rounding.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from nsd_pipeline.decoding.checkpoint import (
+    Notes,
+    Tensors,
+    identify,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.data import Batches, Gather
+from nsd_pipeline.decoding.loss import clip_loss
+from nsd_pipeline.decoding.metrics import BatchMetrics
+from nsd_pipeline.decoding.model import Decoder, build_model
+from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+
+MONITOR: Final = "val/batch_top5_acc"
+"""What the best epoch is best at; more is better."""
+
+OnEpoch = Callable[[Mapping[str, float]], object]
+"""Called with an epoch's row of the history."""
+
+_CLIP_EPSILON = 1e-6
+"""What clip_grads_with_norm_ adds to the norm before it divides by it."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model and how it came about.
+
+    Attributes
+    ----------
+    model
+        The model with the weights of its best epoch, in evaluation mode, on the training's device.
+    history
+        One row an epoch: ``epoch`` (0-based), ``step`` (steps so far), ``learning_rate`` (of the
+        epoch's last step), ``train/loss``, ``val/loss``, every ``val/batch_...`` metric, and
+        ``seconds``.
+    best_epoch
+        Epoch of the weights.
+    best_score
+        Its ``val/batch_top5_acc``.
+    stopped_early
+        Whether epochs were left when training stopped.
+    """
+
+    model: Decoder
+    history: pd.DataFrame
+    best_epoch: int
+    best_score: float
+    stopped_early: bool
+
+
+def train(
+    config: TrainingConfig,
+    train: Batches,
+    validation: Batches,
+    *,
+    device: str | torch.device | None = None,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+) -> TrainingResult:
+    """Train a model. Same settings and data give the same weights, bit for bit on the CPU.
+
+    Torch's own random state is as it was afterwards.
+
+    Parameters
+    ----------
+    config
+        Architecture, loss and optimisation.
+    train, validation
+        Trials to learn from, and to choose the best epoch by.
+    device
+        Where to train; the first GPU if there is one, else the CPU.
+    on_epoch
+        Called after every epoch, when its checkpoint is written.
+    checkpoint
+        File that says where the training stands after each epoch. If it is there and is of this
+        very training, the training goes on from it and ends with the weights it would have had
+        without the interruption. It is left there: remove it when the result is safe.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are fewer than two trials to learn from, or none to validate on.
+    NsdError
+        If the loss is no longer finite.
+    """
+    _require_enough(train, validation)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        run = _Run(config, train, validation, device)
+        if checkpoint is not None:
+            identity = identify(config, device, train, validation)
+            if saved := read_checkpoint(checkpoint, identity):
+                run.restore(*saved)
+        while not run.finished:
+            row = run.epoch()
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, identity, *run.state())
+            if on_epoch is not None:
+                on_epoch(row)
+    return run.result()
+
+
+def _require_enough(train: Batches, validation: Batches) -> None:
+    if train.n_trials < 2 or validation.n_trials < 1:
+        raise NotEnoughDataError(
+            f"{train.n_trials} trials to train on and {validation.n_trials} to validate on are too "
+            "few: a trial is told from the others of its batch.",
+            next_step="materialize more sessions of this cohort.",
+        )
+
+
+class _Run:
+    """A training between two epochs."""
+
+    def __init__(
+        self, config: TrainingConfig, train: Batches, validation: Batches, device: torch.device
+    ) -> None:
+        self.config, self.device = config, device
+        self.n_train, self.n_validation = train.n_trials, validation.n_trials
+        self.gather_train = train.gather(device, config.batch_size)
+        self.gather_validation = validation.gather(device, config.batch_size)
+        self.model = build_model(
+            config,
+            n_vertices=train.n_vertices,
+            n_times=train.n_times,
+            n_outputs=train.n_outputs,
+        ).to(device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.scheduler = _one_cycle(
+            self.optimizer, config, config.n_epochs * math.ceil(self.n_train / config.batch_size)
+        )
+        self.order = torch.Generator().manual_seed(config.data_seed)
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_score = -1, -math.inf
+        self.best: Tensors = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or too many of them since the best one."""
+        return len(self.history) == self.config.n_epochs or self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return len(self.history) - 1 - self.best_epoch >= self.config.patience
+
+    def epoch(self) -> dict[str, float]:
+        """Learn from every trial once, validate, and remember the weights if they are the best."""
+        start = time.perf_counter()
+        learning_rate, train_loss = self._learn()
+        row = {
+            "epoch": len(self.history),
+            "step": self.scheduler.last_epoch,
+            "learning_rate": learning_rate,
+            "train/loss": train_loss,
+            **self._validate(),
+            "seconds": time.perf_counter() - start,
+        }
+        if row[MONITOR] > self.best_score:
+            self.best_epoch, self.best_score = len(self.history), row[MONITOR]
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.history.append(row)
+        return row
+
+    def _learn(self) -> tuple[float, float]:
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        learning_rate = math.nan
+        order = torch.randperm(self.n_train, generator=self.order)
+        for start in range(0, self.n_train, self.config.batch_size):
+            trials = order[start : start + self.config.batch_size]
+            loss = self._loss(*self._forward(self.gather_train, trials))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._clip_gradients()
+            self.optimizer.step()
+            learning_rate = self.optimizer.param_groups[0]["lr"]
+            self.scheduler.step()
+            total += loss.detach() * len(trials)
+        mean_loss = total.item() / self.n_train
+        if not math.isfinite(mean_loss):
+            raise NsdError(
+                f"The loss is {mean_loss} in epoch {len(self.history)}.",
+                next_step="check betas and embeddings for NaN, or lower the learning rate.",
+            )
+        return learning_rate, mean_loss
+
+    def _validate(self) -> dict[str, float]:
+        self.model.eval()
+        metrics, total = BatchMetrics(), 0.0
+        with torch.inference_mode():
+            for start in range(0, self.n_validation, self.config.batch_size):
+                stop = min(start + self.config.batch_size, self.n_validation)
+                trials = torch.arange(start, stop)
+                estimate, candidate = self._forward(self.gather_validation, trials)
+                total += self._loss(estimate, candidate).item() * len(trials)
+                metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
+        return {
+            "val/loss": total / self.n_validation,
+            **{f"val/{name}": value for name, value in metrics.compute().items()},
+        }
+
+    def _forward(self, gather: Gather, trials: Tensor) -> tuple[Tensor, Tensor]:
+        x, candidate = gather(trials)
+        return self.model(x), candidate
+
+    def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
+        kind = self.config.norm_kind
+        norm_kind = None if kind == "none" else kind
+        return clip_loss(estimate, candidate, norm_kind, self.config.symmetric)
+
+    def _clip_gradients(self) -> None:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        limit = self.config.gradient_clip_norm
+        # Scaling by 1 changes nothing but takes a pass over all gradients. To know that it would be
+        # by 1 is free on the CPU only: elsewhere it would wait for the device.
+        if self.device.type != "cpu" or norm + _CLIP_EPSILON > limit:
+            nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+
+    def state(self) -> tuple[Tensors, Notes]:
+        """All that the rest of the training depends on, and what it has found so far."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {
+            **{f"model/{name}": value for name, value in self.model.state_dict().items()},
+            **{f"best/{name}": value for name, value in self.best.items()},
+            **{
+                f"optimizer/{index}/{name}": value
+                for index, values in optimizer["state"].items()
+                for name, value in values.items()
+            },
+            "random/order": self.order.get_state(),
+            "random/cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        notes = {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "optimizer": optimizer["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+        }
+        return tensors, notes
+
+    def restore(self, tensors: Tensors, notes: Notes) -> None:
+        """Stand where the run stood whose :meth:`state` this is."""
+        self.model.load_state_dict(_below("model", tensors))
+        self.best = {k: v.to(self.device) for k, v in _below("best", tensors).items()}
+        moments: dict[int, Tensors] = {}
+        for name, value in _below("optimizer", tensors).items():
+            index, moment = name.split("/")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scheduler.load_state_dict(notes["scheduler"])
+        self.order.set_state(tensors["random/order"])
+        torch.set_rng_state(tensors["random/cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+        self.history = notes["history"]
+        self.best_epoch, self.best_score = notes["best_epoch"], notes["best_score"]
+
+    def result(self) -> TrainingResult:
+        """Give out the model at its best."""
+        self.model.load_state_dict(self.best)
+        return TrainingResult(
+            model=self.model.eval(),
+            history=pd.DataFrame(self.history),
+            best_epoch=self.best_epoch,
+            best_score=self.best_score,
+            stopped_early=len(self.history) < self.config.n_epochs,
+        )
+
+
+def _below(folder: str, tensors: Tensors) -> Tensors:
+    prefix = f"{folder}/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _one_cycle(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, n_steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    warmup_fraction = config.warmup_fraction
+    if warmup_fraction * n_steps == 1:
+        # A warm-up of exactly one step starts and ends at step 0, and OneCycleLR divides by its
+        # length.
+        warmup_fraction = math.nextafter(warmup_fraction, 1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.learning_rate,
+        total_steps=n_steps,
+        pct_start=warmup_fraction,
+        anneal_strategy="cos",
+    )

@@ -1,0 +1,226 @@
+"""Training learns what is there, nothing else, the same way every time, and survives a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nsd_pipeline.decoding import (
+    TrainingConfig,
+    build_model,
+    chance_levels,
+    clip_loss,
+    input_sensitivity,
+    predict,
+    retrieval_metrics,
+    train,
+)
+from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+
+CONFIG = TrainingConfig(hidden=24, n_epochs=15, batch_size=32, learning_rate=1e-2)
+
+
+def fit(data, config=CONFIG, **options):
+    return train(config, data.split("train"), data.split("val"), device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def result(cohort):
+    return fit(cohort)
+
+
+def assert_same_training(one, other):
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    pd.testing.assert_frame_equal(
+        one.history.drop(columns="seconds"), other.history.drop(columns="seconds")
+    )
+    assert (one.best_epoch, one.best_score) == (other.best_epoch, other.best_score)
+
+
+def score(model, test):
+    arguments = test.trials["image_id"], test.trials["subject"]
+    return retrieval_metrics(predict(model, test), test.y_true(), *arguments), chance_levels(
+        *arguments
+    )
+
+
+def test_signal_is_found(result, cohort):
+    """The test images are none of those it was trained on."""
+    metrics, chance = score(result.model, cohort.split("test"))
+    assert metrics["top1_acc"] > 8 * chance["top1_acc"]
+    assert metrics["inv_norm_rank_mean_instance-agg"] > 0.9
+
+
+@pytest.mark.parametrize("model", ["FmriMlp", "FmriLinear"])
+def test_noise_is_not(noise, model):
+    config = CONFIG.model_copy(update={"model": model})
+    metrics, chance = score(fit(noise, config).model, noise.split("test"))
+    assert metrics["inv_norm_rank_mean"] == pytest.approx(chance["inv_norm_rank_mean"], abs=0.1)
+    assert metrics["top1_acc"] < 3 * chance["top1_acc"]
+
+
+def test_same_seeds_same_weights(result, cohort):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    assert_same_training(fit(cohort), result)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("seed", ["seed", "data_seed"])
+def test_other_seeds_other_weights(result, cohort, seed):
+    other = fit(cohort, CONFIG.model_copy(update={seed: 7}))
+    assert not torch.equal(other.model.lin1.weight, result.model.lin1.weight)
+
+
+def test_it_is_the_plain_recipe(cohort):
+    """AdamW as it comes, clip_grad_norm_, OneCycleLR and a stack of single trials."""
+    config = CONFIG.model_copy(update={"n_epochs": 2})
+    data = cohort.split("train")
+    x, y = torch.from_numpy(data.betas[data.rows])[:, :, None], torch.from_numpy(data.y_true())
+    states = []
+
+    torch.manual_seed(config.seed)
+    model = build_model(config, n_vertices=40, n_times=1, n_outputs=12)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.05, foreach=False)
+    steps_per_epoch = -(-len(x) // 32)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-2, total_steps=2 * steps_per_epoch, pct_start=0.1
+    )
+    generator = torch.Generator().manual_seed(config.data_seed)
+    clipped = 0
+    for _ in range(2):
+        for trials in torch.randperm(len(x), generator=generator).split(32):
+            loss = clip_loss(
+                model(torch.stack([x[i] for i in trials])), torch.stack([y[i] for i in trials])
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            clipped += torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item() > 1
+            optimizer.step()
+            scheduler.step()
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+    assert 0 < clipped < 2 * steps_per_epoch
+
+    trained = fit(cohort, config)
+    for name, value in trained.model.state_dict().items():
+        torch.testing.assert_close(
+            value, states[trained.best_epoch][name], rtol=1e-4, atol=1e-6, msg=name
+        )
+    assert list(trained.history["step"]) == [steps_per_epoch, 2 * steps_per_epoch]
+
+
+def test_the_best_epoch_is_kept_and_patience_ends(noise):
+    config = CONFIG.model_copy(update={"n_epochs": 30, "patience": 3})
+    result = fit(noise, config)
+    scores = result.history["val/batch_top5_acc"]
+    assert result.best_epoch == scores.idxmax()
+    assert result.best_score == scores.max()
+    assert result.stopped_early
+    assert len(scores) == result.best_epoch + 1 + 3
+    assert list(result.history["epoch"]) == list(range(len(scores)))
+
+    validation = noise.split("val")
+    ids = validation.trials["image_id"], validation.trials["subject"]
+    again = retrieval_metrics(
+        predict(result.model, validation), validation.y_true(), *ids, batch_size=32
+    )
+    row = result.history.iloc[result.best_epoch]
+    batch = {name: value for name, value in again.items() if name.startswith("batch_")}
+    assert batch == pytest.approx({name: row[f"val/{name}"] for name in batch}, rel=1e-5)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from nsd_pipeline.decoding import train
+from nsd_pipeline_tests.decoding.conftest import make_cohort
+from nsd_pipeline_tests.decoding.test_training import CONFIG
+
+fsync, n_written = os.fsync, 0
+
+def fsync_or_die(descriptor):
+    global n_written
+    n_written += 1
+    if n_written == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+os.fsync = fsync_or_die
+data = make_cohort(signal=1.0)
+train(CONFIG, data.split("train"), data.split("val"), device="cpu", checkpoint=Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_training_goes_on(tmp_path, result, cohort):
+    """Killed while the fourth checkpoint is being written, it goes on after the third epoch."""
+    checkpoint = tmp_path / "scratch" / "training.safetensors"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(checkpoint)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    epochs = []
+    resumed = fit(cohort, checkpoint=checkpoint, on_epoch=lambda row: epochs.append(row["epoch"]))
+    assert epochs[0] == 3
+    assert_same_training(resumed, result)
+
+    assert_same_training(fit(cohort, checkpoint=checkpoint, on_epoch=pytest.fail), result)
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
+def test_a_checkpoint_of_something_else_is_not_used(tmp_path, result, cohort, caplog):
+    checkpoint = tmp_path / "training.safetensors"
+    changed = replace(cohort, targets=cohort.targets + np.float32(0.01))
+    fit(changed, CONFIG.model_copy(update={"n_epochs": 1}), checkpoint=checkpoint)
+    for damage in (lambda: None, lambda: checkpoint.write_bytes(b"?" * 100)):
+        damage()
+        assert_same_training(fit(cohort, checkpoint=checkpoint), result)
+    fit(changed, checkpoint=checkpoint)
+    assert_same_training(fit(cohort, checkpoint=checkpoint), result)
+    assert [record.message.split("training.safetensors ")[1][:10] for record in caplog.records] == [
+        "is of anot",
+        "is damaged",
+        "is of anot",
+        "is of anot",
+    ]
+
+
+def test_a_warm_up_of_one_step(cohort):
+    """OneCycleLR divides by zero there."""
+    config = CONFIG.model_copy(update={"n_epochs": 1, "batch_size": 24})
+    assert len(fit(cohort, config).history) == 1
+    data = cohort.split("train")
+    ten_steps = data.select(np.arange(data.n_trials) < 240)
+    assert train(config, ten_steps, cohort.split("val")).history["step"].item() == 10
+
+
+def test_sensitivity_is_where_the_signal_is(cohort):
+    """Invalid vertices are 0 in every trial; noise varies, but a trained model looks past it."""
+    betas = cohort.betas.copy()
+    betas[:, 20:30] = np.random.default_rng(0).standard_normal((len(betas), 10))
+    betas[:, 30:] = 0
+    data = replace(cohort, betas=betas)
+    sensitivity = input_sensitivity(fit(data).model, data.split("test"))
+    assert sensitivity[:20].mean() > 2 * sensitivity[20:30].mean() > 0
+    assert (sensitivity[30:] == 0).all()
+
+
+def test_too_few_trials_and_broken_betas(cohort):
+    training, validation = cohort.split("train"), cohort.split("val")
+    nothing = np.zeros(validation.n_trials, dtype=bool)
+    with pytest.raises(NotEnoughDataError, match="0 to validate on"):
+        train(CONFIG, training, validation.select(nothing))
+    betas = training.betas.copy()
+    betas[training.rows[5], 3] = np.nan
+    with pytest.raises(NsdError, match="loss is nan in epoch 0"):
+        train(CONFIG, replace(training, betas=betas), validation)
