@@ -5,6 +5,7 @@ decides whether that is still to be done, for one partition or a range of them.
 """
 
 import base64
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ Facts = Mapping[str, Any]
 
 FIGURES = "figures"
 """Folder of an artifact whose PNGs are shown in the UI."""
+
+# Every process that loads the graph would print it, once an asset.
+warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 ONE_RUN = dg.BackfillPolicy.single_run()
 """A range of partitions is one run; what a failed range had finished is skipped by the next."""
@@ -185,5 +189,12 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
             shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
     shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.key}")
     shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
-    shown["bytes"] = dg.MetadataValue.int(sum(file.bytes for file in manifest.files.values()))
+    shown["bytes"] = dg.MetadataValue.int(manifest.n_bytes)
     return shown
+
+
+def write_figure(draft: Draft, name: str, png: bytes) -> None:
+    """Put a figure into an artifact; the UI shows it under its name."""
+    folder = draft.folder / FIGURES
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.png").write_bytes(png)

@@ -15,6 +15,7 @@ from nsd_pipeline.download import betas as betas_download
 from nsd_pipeline.download import design as design_download
 from nsd_pipeline.download import stimuli as stimuli_download
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
@@ -168,6 +169,12 @@ def stimuli(
 
     def recipe(partition: str) -> Recipe:
         image_ids = needed[partition]
+        if not len(image_ids):
+            raise NotEnoughDataError(
+                f"No session in {artifacts.url} showed an image of the stimulus set {partition}.",
+                next_step="materialize fsaverage_events for sessions of"
+                f" {' or '.join(partitions.subjects_of_stimulus_set(partition))} first.",
+            )
         return Recipe(
             keys.stimuli(partition),
             inputs={info.key: info.etag},

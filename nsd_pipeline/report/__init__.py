@@ -6,6 +6,7 @@ are imported when a figure or page is first drawn.
 
 from nsd_pipeline.report.curves import training_curves
 from nsd_pipeline.report.distributions import embedding_norms, metric_bars, rank_distribution
+from nsd_pipeline.report.examples import Example, gallery_examples
 from nsd_pipeline.report.figure import data_uri
 from nsd_pipeline.report.gallery import Retrieval, retrieval_gallery
 from nsd_pipeline.report.page import CohortReport, PageFigure, render_page
@@ -14,10 +15,12 @@ from nsd_pipeline.report.tables import metric_label, metrics_table, to_markdown
 
 __all__ = [
     "CohortReport",
+    "Example",
     "PageFigure",
     "Retrieval",
     "data_uri",
     "embedding_norms",
+    "gallery_examples",
     "metric_bars",
     "metric_label",
     "metrics_table",

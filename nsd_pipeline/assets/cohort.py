@@ -1,0 +1,182 @@
+"""What a cohort's model learns from, read from the store: trials, betas, embeddings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.artifacts import require
+from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
+from nsd_pipeline.assets.tables import read_sessions, sessions_with
+from nsd_pipeline.decoding.data import TrialData, assemble_trials
+from nsd_pipeline.embeddings import read_embeddings
+from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.store import Store
+from nsd_pipeline.surface import read_betas
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The artifacts that are at hand for a cohort.
+
+    Parameters
+    ----------
+    name
+        Partition of the cohort: a subject, or ``all``.
+    sessions
+        Sessions whose betas and events are complete, in order.
+    stimulus_sets
+        Stimulus sets that these sessions showed images of.
+    inputs
+        Fingerprint of each artifact, by its key.
+    """
+
+    name: str
+    sessions: list[str]
+    stimulus_sets: list[str]
+    inputs: Mapping[str, str]
+
+
+def find_cohort(store: Store, name: str) -> Cohort:
+    """Find what there is of a cohort.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no session of it has been prepared.
+    ArtifactError
+        If embeddings of its images are missing, or betas without their events.
+    """
+    subjects = partitions.subjects_of_cohort(name)
+    sessions = sessions_with(store, "fsaverage5_betas.zarr", subjects)
+    if not sessions:
+        raise NotEnoughDataError(
+            f"No session of {' or '.join(subjects)} has betas on fsaverage5 in {store.url}.",
+            next_step="run `dagster asset materialize -m nsd_pipeline.definitions --select"
+            f" fsaverage5_betas --partition {session_key(subjects[0], 1)}` and what it needs.",
+        )
+    return _collect(store, name, sessions)
+
+
+def trained_cohort(store: Store, model: Manifest) -> Cohort:
+    """Find again what a model was trained on.
+
+    Raises
+    ------
+    ArtifactError
+        If the images have been embedded by another encoder since.
+    """
+    cohort = _collect(store, str(model.partition), model.metadata["sessions"])
+    if encoder_of(store, cohort) != model.metadata["encoder"]:
+        raise ArtifactError(
+            f"fmri_mlp of {cohort.name} was trained on embeddings of another encoder than the ones"
+            f" in {store.url} now.",
+            next_step="run `dagster asset materialize -m nsd_pipeline.definitions --select fmri_mlp"
+            f" --partition {cohort.name}` to train it on the new ones.",
+        )
+    return cohort
+
+
+def _collect(store: Store, name: str, sessions: list[str]) -> Cohort:
+    stimulus_sets = [
+        stimulus_set
+        for stimulus_set in partitions.STIMULUS_SETS
+        if stimulus_set == partitions.SHARED
+        or any(session.startswith(stimulus_set) for session in sessions)
+    ]
+    wanted = [
+        (asset, key(session), session)
+        for session in sessions
+        for asset, key in (
+            ("fsaverage5_betas", keys.fsaverage5_betas),
+            ("fsaverage_events", keys.fsaverage_events),
+        )
+    ] + [
+        ("stimulus_embeddings", keys.stimulus_embeddings(stimulus_set), stimulus_set)
+        for stimulus_set in stimulus_sets
+    ]
+    inputs = {
+        key: require(store, key, asset=asset, partition=partition).fingerprint
+        for asset, key, partition in wanted
+    }
+    return Cohort(name, sessions, stimulus_sets, inputs)
+
+
+def encoder_of(store: Store, cohort: Cohort) -> dict[str, Any]:
+    """Settings of the encoder that embedded a cohort's images.
+
+    Raises
+    ------
+    ArtifactError
+        If its stimulus sets were embedded by different encoders.
+    """
+    encoders = {
+        stimulus_set: require(
+            store,
+            keys.stimulus_embeddings(stimulus_set),
+            asset="stimulus_embeddings",
+            partition=stimulus_set,
+        ).config["encoder"]
+        for stimulus_set in cohort.stimulus_sets
+    }
+    first, *others = encoders
+    for other in others:
+        if encoders[other] != encoders[first]:
+            raise ArtifactError(
+                f"The stimulus sets {first} and {other} were embedded with different settings:"
+                f" {encoders[first]} and {encoders[other]}.",
+                next_step=f"materialize stimulus_embeddings of {first} and {other} with the same"
+                " encoder.",
+            )
+    settings: dict[str, Any] = encoders[first]
+    return settings
+
+
+def read_trials(store: Store, cohort: Cohort) -> pd.DataFrame:
+    """Image events of all of a cohort's sessions, in order."""
+    events = read_sessions(store, cohort.sessions)
+    return events[events["type"] == "Image"].reset_index(drop=True)
+
+
+def read_targets(store: Store, cohort: Cohort) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Image ids (n,) and embeddings (n, D) of a cohort's stimulus sets."""
+    ids, embeddings = [], []
+    for stimulus_set in cohort.stimulus_sets:
+        key = keys.stimulus_embeddings(stimulus_set)
+        set_ids, values, _ = read_embeddings(store.folder(key) / EMBEDDINGS_FILE)
+        ids.append(set_ids.astype(np.int64))
+        embeddings.append(values)
+    return np.concatenate(ids), np.concatenate(embeddings)
+
+
+def read_data(
+    store: Store, cohort: Cohort, trials: pd.DataFrame, *, zscore: bool
+) -> TrialData:
+    """Betas and targets of some of a cohort's trials, each in memory once."""
+    image_ids, embeddings = read_targets(store, cohort)
+    return assemble_trials(
+        trials,
+        2 * FSAVERAGE5_VERTICES,
+        _session_reader(store, zscore=zscore),
+        image_ids,
+        embeddings,
+    )
+
+
+def _session_reader(
+    store: Store, *, zscore: bool
+) -> Callable[[str, int, NDArray[np.int64], NDArray[np.float32]], None]:
+    def read(
+        subject: str, session: int, trials: NDArray[np.int64], out: NDArray[np.float32]
+    ) -> None:
+        group = store.zarr(keys.fsaverage5_betas(session_key(subject, session)))
+        read_betas(group, trials=trials, zscore=zscore, out=out)
+
+    return read

@@ -1,0 +1,233 @@
+"""Asset checks: what must be true of the artifacts in the store, whichever run made them.
+
+Each check looks at every complete artifact of its asset, not at one partition, so that its verdict
+is about what a model would be trained on now.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.decoding import TRIALS_FILE
+from nsd_pipeline.assets.tables import read_sessions, sessions_with
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.design import read_experiment_design
+from nsd_pipeline.resources import StoreResource
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.store import Store
+from nsd_pipeline.surface import read_betas
+
+MAX_NAN_SHARE = 0.1
+"""Vertices without data in a session that are still taken for normal: fsaverage has a rim of
+vertices outside the scanned volume, not a tenth of the cortex."""
+
+
+def _manifests(store: Store, asset: str) -> Iterator[Manifest]:
+    for key in store.keys(f"{asset}/"):
+        manifest = store.manifest(key)
+        if manifest is not None:
+            yield manifest
+
+
+def _verdict(
+    problems: list[dict[str, object]],
+    *,
+    seen: int,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    """Passed when there is no problem; the problems as a table when there are."""
+    metadata: dict[str, dg.MetadataValue] = {"artifacts looked at": dg.MetadataValue.int(seen)}
+    if problems:
+        table = pd.DataFrame(problems).to_markdown(index=False)
+        metadata["problems"] = dg.MetadataValue.md(table)
+    return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
+
+
+@dg.asset_check(asset="events", description="Every session has as many trials as its design says.")
+def trial_counts(store: StoreResource) -> dg.AssetCheckResult:
+    """Compare each event table's trials with the experiment design's."""
+    artifacts = store.open()
+    design = read_experiment_design(
+        artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat"
+    )
+    manifests = list(_manifests(artifacts, "events"))
+    problems: list[dict[str, object]] = []
+    for manifest in manifests:
+        _, session = layout.parse_session_key(str(manifest.partition))
+        designed, found = design.n_trials(session), manifest.metadata["trials"]
+        if designed != found:
+            problems.append(
+                {"session": manifest.partition, "trials": found, "designed": designed}
+            )
+    return _verdict(problems, seen=len(manifests))
+
+
+@dg.asset_check(
+    asset="events", description="Every event table names the images that the design names."
+)
+def mapping_agreement(store: StoreResource) -> dg.AssetCheckResult:
+    """Compare each stored table's images with the experiment design, trial by trial."""
+    artifacts = store.open()
+    design = read_experiment_design(
+        artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat"
+    )
+    sessions = sessions_with(artifacts, "fsaverage_events", layout.SUBJECTS)
+    problems: list[dict[str, object]] = []
+    for session in sessions:
+        events = read_sessions(artifacts, [session])
+        shown = events.loc[events["type"] == "Image", "image_id"].to_numpy(np.int64)
+        designed = design.trials(*layout.parse_session_key(session))["image_id"].to_numpy()
+        if not np.array_equal(shown, designed):
+            problems.append({"session": session, "problem": "images differ from the design's"})
+    return _verdict(problems, seen=len(sessions))
+
+
+@dg.asset_check(
+    asset="fsaverage5_betas",
+    description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data.",
+)
+def nan_share(store: StoreResource) -> dg.AssetCheckResult:
+    """List the sessions that lack more of the cortex than is usual."""
+    manifests = list(_manifests(store.open(), "fsaverage5_betas.zarr"))
+    problems: list[dict[str, object]] = [
+        {"session": manifest.partition, "NaN share": manifest.metadata["nan_share"]}
+        for manifest in manifests
+        if manifest.metadata["nan_share"] > MAX_NAN_SHARE
+    ]
+    return _verdict(problems, seen=len(manifests), severity=dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(
+    asset="fsaverage5_betas",
+    description="The newest session, read as a model reads it, is z-scored and finite.",
+)
+def z_scores(store: StoreResource) -> dg.AssetCheckResult:
+    """Read the newest session back: mean 0, standard deviation 1, and no NaN that spread."""
+    artifacts = store.open()
+    manifests = list(_manifests(artifacts, "fsaverage5_betas.zarr"))
+    if not manifests:
+        return _verdict([], seen=0)
+    newest = max(manifests, key=lambda manifest: manifest.created)
+    group = artifacts.zarr(newest.key)
+    betas = read_betas(group)
+    valid = group["valid"][...]
+    complete = valid & np.isfinite(group["betas"][...]).all(axis=0)
+    mean = float(np.abs(betas[:, complete].mean(axis=0)).max())
+    std = float(np.abs(betas[:, complete].std(axis=0, ddof=1) - 1).max())
+    return dg.AssetCheckResult(
+        passed=bool(np.isfinite(betas).all() and mean < 1e-3 and std < 1e-3),
+        metadata={
+            "session": str(newest.partition),
+            "largest |mean|": mean,
+            "largest |standard deviation - 1|": std,
+            "vertices looked at": int(complete.sum()),
+        },
+    )
+
+
+@dg.asset_check(
+    asset="stimulus_embeddings",
+    description="Norms are alike, and no two images have the same embedding.",
+)
+def norms_and_duplicates(store: StoreResource) -> dg.AssetCheckResult:
+    """List the stimulus sets with vanishing or exploding norms, or with repeated embeddings."""
+    manifests = list(_manifests(store.open(), "stimulus_embeddings"))
+    problems: list[dict[str, object]] = []
+    for manifest in manifests:
+        smallest, largest = (manifest.metadata[f"{which} norm"] for which in ("smallest", "largest"))
+        if not 0 < largest < 10 * smallest:
+            problems.append(
+                {"set": manifest.partition, "problem": f"norms from {smallest} to {largest}"}
+            )
+        if duplicates := manifest.metadata["duplicates"]:
+            problems.append({"set": manifest.partition, "problem": f"{duplicates} duplicates"})
+    return _verdict(problems, seen=len(manifests))
+
+
+@dg.asset_check(
+    asset="fmri_mlp", description="No image of the test set was shown in a trial of the training."
+)
+def no_test_image_in_training(store: StoreResource) -> dg.AssetCheckResult:
+    """Compare the images of each model's training and validation trials with its test images."""
+    artifacts = store.open()
+    manifests = list(_manifests(artifacts, "fmri_mlp"))
+    problems: list[dict[str, object]] = []
+    for manifest in manifests:
+        trials = pd.read_parquet(artifacts.folder(manifest.key) / TRIALS_FILE)
+        test = trials["split"] == "test"
+        leaked = set(trials.loc[test, "image_id"]) & set(trials.loc[~test, "image_id"])
+        unshared = int((trials["shared"] != test).sum())
+        if leaked or unshared:
+            problems.append(
+                {
+                    "cohort": manifest.partition,
+                    "test images in training": len(leaked),
+                    "trials on the wrong side": unshared,
+                }
+            )
+    return _verdict(problems, seen=len(manifests))
+
+
+@dg.asset_check(
+    asset="fmri_mlp", description="Every session that NSD has of a cohort was trained on."
+)
+def missing_sessions(store: StoreResource) -> dg.AssetCheckResult:
+    """List the sessions that the models have not seen, for those who want all of them."""
+    manifests = list(_manifests(store.open(), "fmri_mlp"))
+    problems: list[dict[str, object]] = []
+    for manifest in manifests:
+        subjects = partitions.subjects_of_cohort(str(manifest.partition))
+        expected = {key for key in partitions.SESSIONS if key.startswith(subjects)}
+        missing = sorted(expected - set(manifest.metadata["sessions"]))
+        if missing:
+            problems.append(
+                {
+                    "cohort": manifest.partition,
+                    "missing": len(missing),
+                    "of": len(expected),
+                    "first": ", ".join(missing[:5]),
+                }
+            )
+    return _verdict(problems, seen=len(manifests), severity=dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(
+    asset="retrieval_metrics", description="Every model retrieves test images above chance."
+)
+def above_chance(store: StoreResource) -> dg.AssetCheckResult:
+    """Test each cohort's top-5 hits among all test images against guessing (binomial, p < 0.001)."""
+    from scipy.stats import binomtest
+
+    manifests = list(_manifests(store.open(), "retrieval_metrics"))
+    problems: list[dict[str, object]] = []
+    for manifest in manifests:
+        facts = manifest.metadata
+        hits = round(facts["top5_acc"] * facts["test trials"])
+        chance = facts["chance top5_acc"]
+        p_value = binomtest(hits, facts["test trials"], chance, alternative="greater").pvalue
+        if p_value >= 0.001:
+            problems.append(
+                {
+                    "cohort": manifest.partition,
+                    "top5_acc": facts["top5_acc"],
+                    "chance": chance,
+                    "p": p_value,
+                }
+            )
+    return _verdict(problems, seen=len(manifests))
+
+
+checks = [
+    trial_counts,
+    mapping_agreement,
+    nan_share,
+    z_scores,
+    norms_and_duplicates,
+    no_test_image_in_training,
+    missing_sessions,
+    above_chance,
+]
