@@ -67,7 +67,8 @@ class StimulusFile:
             self.close()
             raise
         self.n_images = int(self._images.shape[0])
-        self.contiguous_offset = _contiguous_offset(self._images)
+        # HDF5 has no offset to give for chunked (hence compressed), external and virtual datasets.
+        self.contiguous_offset: int | None = self._images.id.get_offset()
 
     def __enter__(self) -> Self:
         return self
@@ -174,14 +175,3 @@ def image_ranges(offset: int, image_ids: Iterable[int]) -> list[tuple[int, int]]
         One range of bytes for each image, in the order asked for.
     """
     return [(offset + int(image_id) * IMAGE_BYTES, IMAGE_BYTES) for image_id in image_ids]
-
-
-def _contiguous_offset(dataset: Any) -> int | None:
-    """Byte at which a dataset's values start, or None if they do not lie in this file in one piece.
-
-    HDF5 has no offset to give for chunked (hence for compressed), compact and virtual datasets.
-    """
-    if dataset.chunks is not None or dataset.external is not None:
-        return None
-    start = dataset.id.get_offset()
-    return None if start is None else int(start)

@@ -81,6 +81,8 @@ def test_any_bytes_are_a_header_or_a_clear_error(raw):
         (header(value_type=77), "type 77 (unknown)"),
         (header(height=2), "dimensions (50, 2, 1, 3)"),
         (header(depth=0), "dimensions (50, 1, 0, 3)"),
+        (header(depth=2), "dimensions (50, 1, 2, 3)"),
+        (header(width=0), "dimensions (0, 1, 1, 3)"),
         (header(width=-1), "dimensions (-1, 1, 1, 3)"),
         (header(n_frames=0), "dimensions (50, 1, 1, 0)"),
     ],
@@ -133,6 +135,8 @@ def test_nibabel_opens_what_we_write(path, data):
     image = nibabel.load(path)
     assert image.shape == (50, 1, 1, 7)
     assert image.get_data_dtype() == np.dtype(">f4")
+    coronal = [[-1, 0, 0], [0, 0, 1], [0, -1, 0]]  # FreeSurfer's default orientation
+    np.testing.assert_array_equal(image.affine[:3, :3], coronal)
     np.testing.assert_array_equal(np.asarray(image.dataobj)[:, 0, 0].T, data)
 
 

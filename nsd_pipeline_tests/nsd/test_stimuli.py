@@ -88,9 +88,10 @@ def test_a_file_of_another_kind_is_reported(tmp_path, name, shape, dtype, proble
     path = tmp_path / "s.hdf5"
     with h5py.File(path, "w") as file:
         file.create_dataset(name, shape, dtype)
-    with pytest.raises(InvalidFileError, match=problem):
+    with pytest.raises(InvalidFileError, match=problem) as caught:
         StimulusFile(path)
-    path.unlink()  # and the file was closed
+    h5py.File(path, "w").close()  # fails while the file is open
+    assert str(path) in caught.value.problem
 
 
 @pytest.mark.parametrize("keep", [0, 100, 100_000, -1])
