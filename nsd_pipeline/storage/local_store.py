@@ -56,7 +56,7 @@ class LocalStore(Store):
         manifests = self._root / "manifests"
         keys = (
             path.relative_to(manifests).as_posix().removesuffix(".json")
-            for path in manifests.rglob("*.json")
+            for path in (manifests / prefix.rpartition("/")[0]).rglob("*.json")
         )
         return sorted(key for key in keys if key.startswith(prefix) and self.manifest(key))
 

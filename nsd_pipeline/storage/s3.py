@@ -30,7 +30,7 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from nsd_pipeline.nsd.errors import SourceError
@@ -127,7 +127,7 @@ def _status(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """First line of an error, without the server's address, which may hold a password."""
     return re.sub(r"\w+://\S+", "the server", str(error).partition("\n")[0]).strip(" .:-")
 
@@ -135,7 +135,7 @@ def _reason(error: Exception) -> str:
 def _unanswered(name: str, error: Exception) -> SourceError:
     response = getattr(error, "response", {})
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return _refused(name, status, _reason(error))
+    return _refused(name, status, reason(error))
 
 
 def _refused(name: str, status: int | None, reason: str) -> SourceError:
@@ -199,7 +199,7 @@ class S3Source:
         self._endpoint_url = endpoint_url
         self._retrying = Retrying(
             retry=retry_if_exception_type(_CutOffError),
-            wait=wait_exponential_jitter(initial=0.1, max=30, jitter=0.5),
+            wait=wait_random_exponential(multiplier=0.2, max=30),
             stop=stop_after_attempt(_ATTEMPTS),
             reraise=True,
         )
@@ -211,7 +211,7 @@ class S3Source:
         import boto3
         import botocore
 
-        return boto3.client(
+        return boto3.Session().client(
             "s3",
             region_name=self._region,
             endpoint_url=self._endpoint_url,
@@ -284,8 +284,8 @@ class S3Source:
             if isinstance(error, GenericError) and (
                 status is None or status >= 500 or status in _TRANSIENT_STATUSES
             ):
-                raise _CutOffError(_reason(error)) from error
-            raise _refused(full_name, status, _reason(error)) from error
+                raise _CutOffError(reason(error)) from error
+            raise _refused(full_name, status, reason(error)) from error
         if len(data) != length:
             raise _CutOffError(f"{len(data)} bytes came instead of {length}")
         return data

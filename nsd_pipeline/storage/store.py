@@ -83,6 +83,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def _load(self, key: str) -> Manifest | None:
+        """Manifest as it is now, whatever became of the files, or None if none can be read."""
+
+    @abstractmethod
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         """Let an artifact appear, in place of an earlier one; the files may be moved away."""
 
@@ -147,7 +151,7 @@ class Store(ABC):
     def _check_nesting(self, key: str) -> None:
         parts = key.split("/")
         above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        clashes = [other for other in above if self.manifest(other)] or self.keys(f"{key}/")
+        clashes = [other for other in above if self._load(other)] or self.keys(f"{key}/")
         if clashes:
             raise ArtifactError(
                 f"{self.url}/{key} cannot be an artifact, because {self.url}/{clashes[0]} is one.",

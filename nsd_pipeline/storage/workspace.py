@@ -32,14 +32,17 @@ class Workspace:
         self._drafts.mkdir(parents=True, exist_ok=True)
         self._clear_dead()
         folder = self._drafts / uuid.uuid4().hex
-        # The lock comes before the folder: a folder without a held lock has no living owner.
-        with FileLock(self._draft_lock(folder)):
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder)
-        self._draft_lock(folder).unlink(missing_ok=True)
+        lock = self._draft_lock(folder)
+        try:
+            # The lock comes before the folder: a folder without a held lock has no living owner.
+            with FileLock(lock):
+                folder.mkdir()
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder)
+        finally:
+            lock.unlink(missing_ok=True)
 
     def _draft_lock(self, folder: Path) -> Path:
         return folder.with_name(folder.name + ".lock")

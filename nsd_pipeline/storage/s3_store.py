@@ -1,0 +1,268 @@
+"""Artifacts on S3: files below ``<key>/<version>/``, and a manifest that names the version.
+
+Nothing on S3 can be renamed, and nothing but a single object can be exchanged at once: here that is
+the manifest, ``manifests/<key>.json``. A version's files are written first, once, and never change.
+Then the manifest is put, on condition that it is still the one that was seen before (where a server
+knows no conditions, the last writer wins and an older version may be left over for a day). Then the
+superseded version is deleted. So a manifest always names a version that is whole, whoever else
+writes, and a reader whose version is superseded finds files gone, never mixed.
+"""
+
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.storage.disk import room_for
+from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
+from nsd_pipeline.storage.store import Store, damaged, missing, sha256
+from nsd_pipeline.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    import zarr
+
+_log = logging.getLogger(__name__)
+
+_ABANDONED: Final = timedelta(days=1)
+"""Age at which a version that no manifest names belongs to no living writer or reader."""
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded artifacts, as the XDG base directory specification wants it."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nsd_pipeline"
+
+
+class S3Store(Store):
+    """Artifacts below a prefix of a bucket, with a local cache of those that were read as files.
+
+    Parameters
+    ----------
+    url
+        ``s3://bucket/prefix``. boto3's own environment variables and files give credentials, region
+        and endpoint.
+    cache
+        Local folder for downloaded versions and unfinished work; :func:`cache_folder` by default.
+
+    Raises
+    ------
+    NsdError
+        If the URL names no bucket.
+    """
+
+    def __init__(self, url: str, *, cache: Path | None = None) -> None:
+        self._bucket = Bucket(url)
+        self.url = self._bucket.url
+        self._cache = (cache or cache_folder()) / self.url.removeprefix("s3://")
+        self._workspace = Workspace(self._cache / ".partial")
+        self._intact: set[Path] = set()
+
+    def manifest(self, key: str) -> Manifest | None:
+        """Manifest of an artifact if it is complete; see :meth:`Store.manifest`."""
+        for found in self._manifests(key):
+            wrong = self._wrong_size(found)
+            if wrong is None:
+                return found
+            _log.warning("%s/%s does not count: its file %s %s.", self.url, key, *wrong)
+        return None
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Sorted keys of complete artifacts; see :meth:`Store.keys`.
+
+        Here the manifest alone counts, so that many artifacts are a single request.
+        """
+        root = "manifests/"
+        names = (name for name, _, _ in self._bucket.list(root + prefix))
+        return sorted(name.removeprefix(root).removesuffix(".json") for name in names)
+
+    def folder(self, key: str) -> Path:
+        """Local folder with the complete, checked artifact; see :meth:`Store.folder`.
+
+        It is downloaded when this machine has not got this version yet.
+        """
+        failure = None
+        for found in self._manifests(key):
+            folder = self._cache / key / found.version
+            with self._workspace.lock(key):
+                wrong = None if self._is_intact(folder, found) else self._download(found, folder)
+            if wrong is None:
+                os.utime(folder)
+                self._forget_others(folder)
+                return folder
+            failure = damaged(self.url, found, *wrong)
+        if failure is None:
+            raise missing(self.url, key)
+        # Else it would still count as up to date, and not be made again.
+        self._bucket.delete([_record(key)])
+        raise failure
+
+    def zarr(self, key: str) -> "zarr.Group":
+        """Open an artifact that is a Zarr group, on the bucket itself; see :meth:`Store.zarr`."""
+        from nsd_pipeline.storage.zarr_guard import open_group
+
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise missing(self.url, key)
+        return open_group(
+            self._bucket.zarr(_version_prefix(manifest)),
+            manifest.files.keys(),
+            lambda name: damaged(
+                self.url,
+                manifest,
+                name,
+                "went missing while it was read (if the artifact was just replaced, run this step "
+                "again)",
+            ),
+        )
+
+    def _load(self, key: str) -> Manifest | None:
+        answer = self._bucket.get(_record(check_artifact_key(key)))
+        if answer is None:
+            return None
+        try:
+            return Manifest.model_validate_json(answer[0])
+        except ValidationError:
+            _log.warning("%s/%s does not count: it is not a manifest.", self.url, _record(key))
+            return None
+
+    def _manifests(self, key: str) -> Iterator[Manifest]:
+        """Yield the manifest as it is, and again whenever another version has taken its place."""
+        seen = None
+        while (found := self._load(key)) and found.version != seen:
+            seen = found.version
+            yield found
+
+    def _wrong_size(self, manifest: Manifest) -> tuple[str, str] | None:
+        """Name the first file that is missing or of another size, and say so."""
+        root = _version_prefix(manifest)
+        sizes = {name.removeprefix(root): n_bytes for name, n_bytes, _ in self._bucket.list(root)}
+        for name, record in manifest.files.items():
+            if name not in sizes:
+                return name, "is missing"
+            if sizes[name] != record.bytes:
+                return name, f"has {sizes[name]} bytes instead of {record.bytes}"
+        return None
+
+    def _publish(self, manifest: Manifest, folder: Path) -> None:
+        key = manifest.key
+        version = f"{manifest.created:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        manifest = manifest.model_copy(update={"version": version})
+        root = _version_prefix(manifest)
+        try:
+            self._bucket.upload({root + name: folder / name for name in manifest.files})
+            superseded = self._exchange(manifest)
+        except BaseException:
+            self._withdraw(manifest)
+            raise
+        cached = self._cache / key / version
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(cached)
+        self._intact.add(cached)
+        try:
+            self._sweep(manifest, superseded)
+        except ArtifactError as error:
+            _log.warning("%s/%s: superseded files were left behind. %s", self.url, key, error)
+
+    def _exchange(self, manifest: Manifest) -> str | None:
+        """Put a manifest in place of whatever is there; return the version that it superseded."""
+        content = manifest.model_dump_json(indent=2).encode() + b"\n"
+        record = _record(manifest.key)
+        while True:
+            current = self._bucket.get(record)
+            if self._bucket.put_if(record, content, etag=current[1] if current else None):
+                return _version(current[0]) if current else None
+
+    def _withdraw(self, manifest: Manifest) -> None:
+        """Delete the files of a version that was not published, as far as that can be known."""
+        with suppress(ArtifactError):  # the error that led here is the one to tell
+            current = self._load(manifest.key)
+            if current is None or current.version != manifest.version:
+                self._delete_versions(manifest.key, lambda version, _: version == manifest.version)
+
+    def _sweep(self, manifest: Manifest, superseded: str | None) -> None:
+        """Delete the superseded version, and those that writers left behind when they died."""
+        abandoned = datetime.now(UTC) - _ABANDONED
+        self._delete_versions(
+            manifest.key,
+            lambda version, written: (
+                version != manifest.version and (version == superseded or written < abandoned)
+            ),
+        )
+
+    def _delete_versions(self, key: str, chosen: Callable[[str, datetime], bool]) -> None:
+        root = f"{key}/"
+        self._bucket.delete(
+            [
+                name
+                for name, _, written in self._bucket.list(root)
+                if chosen(name.removeprefix(root).partition("/")[0], written)
+            ]
+        )
+
+    def _is_intact(self, folder: Path, manifest: Manifest) -> bool:
+        """Whether the cache has a version, compared in full once per process."""
+        if not folder.is_dir():
+            return False
+        if folder not in self._intact and _wrong_content(folder, manifest) is None:
+            self._intact.add(folder)
+        return folder in self._intact
+
+    def _download(self, manifest: Manifest, folder: Path) -> tuple[str, str] | None:
+        """Fetch a version into the cache; name the first file that is not as written, if any."""
+        shutil.rmtree(folder, ignore_errors=True)
+        root = _version_prefix(manifest)
+        with self._workspace.draft() as area, room_for(area, manifest.n_bytes):
+            files = area / "files"
+            files.mkdir()
+            try:
+                self._bucket.download({root + name: files / name for name in manifest.files})
+            except MissingObjectError as error:
+                return str(error).removeprefix(root), "is missing"
+            wrong = _wrong_content(files, manifest)
+            if wrong is None:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                files.rename(folder)
+                self._intact.add(folder)
+            return wrong
+
+    def _forget_others(self, folder: Path) -> None:
+        """Drop cached versions that a newer one superseded, unless somebody may still read them."""
+        abandoned = (datetime.now(UTC) - _ABANDONED).timestamp()
+        for other in folder.parent.iterdir():
+            if other != folder and other.stat().st_mtime < abandoned:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _record(key: str) -> str:
+    return f"manifests/{key}.json"
+
+
+def _version_prefix(manifest: Manifest) -> str:
+    return f"{manifest.key}/{manifest.version}/"
+
+
+def _version(content: bytes) -> str | None:
+    try:
+        return Manifest.model_validate_json(content).version
+    except ValidationError:
+        return None
+
+
+def _wrong_content(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            return name, "is missing"
+        if path.stat().st_size != record.bytes or sha256(path) != record.sha256:
+            return name, "is not what was written: its SHA-256 differs"
+    return None

