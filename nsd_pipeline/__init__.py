@@ -2,9 +2,10 @@
 
 The folders, in the order in which data flows through them:
 
-- ``nsd``: what the dataset is: where its files lie, how they are laid out, which trial showed what.
-- ``storage``: where bytes come from (a bucket, a mirror) and where artifacts go.
+- ``nsd``: what the dataset is: where its files lie, how they are laid out, what was shown when.
+- ``storage``, ``download``: where bytes come from, which of them are needed, where artifacts go.
 - ``events``, ``surface``, ``embeddings``, ``decoding``, ``report``: the method, in plain Python.
-- ``assets``, ``resources``, ``launchers``: the same as a Dagster graph, which ``definitions`` shows whole.
+- ``assets``, ``resources``, ``launchers``: the same as a Dagster graph; ``definitions`` shows it
+  whole.
 - ``demo``: generates a small dataset in the exact layout of the real one.
 """

@@ -13,7 +13,9 @@ import pandas as pd
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.decoding import TRIALS_FILE
-from nsd_pipeline.assets.tables import read_sessions, sessions_with
+from nsd_pipeline.assets.events import EVENTS_FILE
+from nsd_pipeline.assets.tables import sessions_with
+from nsd_pipeline.events import read_events
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.resources import StoreResource
@@ -51,18 +53,14 @@ def _verdict(
 def trial_counts(store: StoreResource) -> dg.AssetCheckResult:
     """Compare each event table's trials with the experiment design's."""
     artifacts = store.open()
-    design = read_experiment_design(
-        artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat"
-    )
+    design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
     manifests = list(_manifests(artifacts, "events"))
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         _, session = layout.parse_session_key(str(manifest.partition))
         designed, found = design.n_trials(session), manifest.metadata["trials"]
         if designed != found:
-            problems.append(
-                {"session": manifest.partition, "trials": found, "designed": designed}
-            )
+            problems.append({"session": manifest.partition, "trials": found, "designed": designed})
     return _verdict(problems, seen=len(manifests))
 
 
@@ -72,13 +70,11 @@ def trial_counts(store: StoreResource) -> dg.AssetCheckResult:
 def mapping_agreement(store: StoreResource) -> dg.AssetCheckResult:
     """Compare each stored table's images with the experiment design, trial by trial."""
     artifacts = store.open()
-    design = read_experiment_design(
-        artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat"
-    )
-    sessions = sessions_with(artifacts, "fsaverage_events", layout.SUBJECTS)
+    design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
+    sessions = sessions_with(artifacts, "events", layout.SUBJECTS)
     problems: list[dict[str, object]] = []
     for session in sessions:
-        events = read_sessions(artifacts, [session])
+        events = read_events(artifacts.folder(keys.events(session)) / EVENTS_FILE)
         shown = events.loc[events["type"] == "Image", "image_id"].to_numpy(np.int64)
         designed = design.trials(*layout.parse_session_key(session))["image_id"].to_numpy()
         if not np.array_equal(shown, designed):
@@ -138,7 +134,9 @@ def norms_and_duplicates(store: StoreResource) -> dg.AssetCheckResult:
     manifests = list(_manifests(store.open(), "stimulus_embeddings"))
     problems: list[dict[str, object]] = []
     for manifest in manifests:
-        smallest, largest = (manifest.metadata[f"{which} norm"] for which in ("smallest", "largest"))
+        smallest, largest = (
+            manifest.metadata[f"{which} norm"] for which in ("smallest", "largest")
+        )
         if not 0 < largest < 10 * smallest:
             problems.append(
                 {"set": manifest.partition, "problem": f"norms from {smallest} to {largest}"}
@@ -199,7 +197,7 @@ def missing_sessions(store: StoreResource) -> dg.AssetCheckResult:
     asset="retrieval_metrics", description="Every model retrieves test images above chance."
 )
 def above_chance(store: StoreResource) -> dg.AssetCheckResult:
-    """Test each cohort's top-5 hits among all test images against guessing (binomial, p < 0.001)."""
+    """Test each cohort's top-5 hits among all test images against guessing, at p < 0.001."""
     from scipy.stats import binomtest
 
     manifests = list(_manifests(store.open(), "retrieval_metrics"))

@@ -4,9 +4,7 @@ import dagster as dg
 
 session = dg.define_asset_job(
     "session",
-    selection=dg.AssetSelection.assets(
-        "betas", "events", "fsaverage_events", "fsaverage5_betas"
-    ),
+    selection=dg.AssetSelection.assets("betas", "events", "fsaverage_events", "fsaverage5_betas"),
     description="Download and prepare sessions: from the bucket to fsaverage5 betas.",
 )
 

@@ -1,1 +1,1 @@
-"""The Dagster assets, one module per group: read, call the domain, write, report. No computation."""
+"""The Dagster assets, one module per group: read, call the domain, write. No computation."""

@@ -156,9 +156,7 @@ def read_targets(store: Store, cohort: Cohort) -> tuple[NDArray[np.int64], NDArr
     return np.concatenate(ids), np.concatenate(embeddings)
 
 
-def read_data(
-    store: Store, cohort: Cohort, trials: pd.DataFrame, *, zscore: bool
-) -> TrialData:
+def read_data(store: Store, cohort: Cohort, trials: pd.DataFrame, *, zscore: bool) -> TrialData:
     """Betas and targets of some of a cohort's trials, each in memory once."""
     image_ids, embeddings = read_targets(store, cohort)
     return assemble_trials(

@@ -70,9 +70,7 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
     deps=[
         dg.AssetDep("fsaverage5_betas", partition_mapping=partitions.sessions_to_cohorts),
         dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_cohorts),
-        dg.AssetDep(
-            "stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts
-        ),
+        dg.AssetDep("stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts),
     ],
 )
 def fmri_mlp(
@@ -103,9 +101,7 @@ def fmri_mlp(
         )
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
-        data = read_data(
-            artifacts, cohort, trials[trials["split"] != "test"], zscore=config.zscore
-        )
+        data = read_data(artifacts, cohort, trials[trials["split"] != "test"], zscore=config.zscore)
         scratch = artifacts.scratch(plan.key)
         result = decoding.train(
             config.training(),
@@ -158,9 +154,7 @@ def retrieval_metrics(
 
     def recipe(partition: str) -> Recipe:
         model = require(artifacts, keys.fmri_mlp(partition), asset="fmri_mlp", partition=partition)
-        return Recipe(
-            keys.retrieval_metrics(partition), inputs={"fmri_mlp": model.fingerprint}
-        )
+        return Recipe(keys.retrieval_metrics(partition), inputs={"fmri_mlp": model.fingerprint})
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:
         trained = require(
@@ -177,8 +171,8 @@ def retrieval_metrics(
         )
         model = decoding.load_model(folder)
         y_pred, y_true = decoding.predict(model, data), data.y_true()
-        images = data.trials["image_id"].to_numpy(np.int64)
-        subjects = data.trials["subject"].to_numpy(str)
+        images = data.trials["image_id"].tolist()
+        subjects = data.trials["subject"].tolist()
         metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)
         chance = decoding.chance_levels(images, subjects)
         table = report.metrics_table(metrics, chance)
@@ -196,7 +190,7 @@ def retrieval_metrics(
             "retrieval_gallery": report.retrieval_gallery(
                 [
                     report.Retrieval(
-                        seen=read(example.image_id[None])[0],
+                        seen=read(np.array([example.image_id]))[0],
                         rank=example.rank,
                         retrieved=list(read(example.retrieved)),
                         correct=example.correct,

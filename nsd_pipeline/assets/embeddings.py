@@ -59,16 +59,14 @@ class EncoderConfig(dg.Config):
     )
     batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
 
-    def settings(self) -> dict[str, str | float | int | None]:
+    def settings(self) -> dict[str, Any]:
         """Everything but the batch size: what decides the embeddings."""
         return self.model_dump(exclude={"batch_size"})
 
 
 def open_images(store: Store, source: SourceResource, stimulus_set: str) -> ImageReader:
     """Reader of a stimulus set's images, wherever they lie."""
-    manifest = require(
-        store, keys.stimuli(stimulus_set), asset="stimuli", partition=stimulus_set
-    )
+    manifest = require(store, keys.stimuli(stimulus_set), asset="stimuli", partition=stimulus_set)
     index = pd.read_parquet(store.folder(manifest.key) / INDEX_FILE)
     mirror = source.open().local_path(layout.STIMULI_KEY) if manifest.config["in_place"] else None
     return ImageReader(
@@ -105,9 +103,7 @@ def stimulus_embeddings(
         return encoders[0]
 
     def recipe(partition: str) -> Recipe:
-        images = require(
-            artifacts, keys.stimuli(partition), asset="stimuli", partition=partition
-        )
+        images = require(artifacts, keys.stimuli(partition), asset="stimuli", partition=partition)
         return Recipe(
             keys.stimulus_embeddings(partition),
             inputs={"stimuli": images.fingerprint},

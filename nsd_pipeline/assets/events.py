@@ -46,9 +46,7 @@ _COLUMN_SCHEMA = {
     deps=["experiment_design"],
     metadata=_COLUMN_SCHEMA,
 )
-def events(
-    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
-) -> None:
+def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
     """One row per event of a session: where its recordings lie, and which image every trial showed.
 
     The three sources that say which trial showed which image are checked against each other.
@@ -127,13 +125,11 @@ class EventFilter(dg.Config):
 def fsaverage_events(
     context: dg.AssetExecutionContext, config: EventFilter, store: StoreResource
 ) -> None:
-    """A session's events after the space filter: every trial, and the one recording that is used."""
+    """A session's events after the space filter: every trial, and the recording that is used."""
     artifacts = store.open()
 
     def recipe(partition: str) -> Recipe:
-        upstream = require(
-            artifacts, keys.events(partition), asset="events", partition=partition
-        )
+        upstream = require(artifacts, keys.events(partition), asset="events", partition=partition)
         return Recipe(
             keys.fsaverage_events(partition),
             inputs={"events": upstream.fingerprint},

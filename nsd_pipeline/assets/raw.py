@@ -15,8 +15,8 @@ from nsd_pipeline.download import betas as betas_download
 from nsd_pipeline.download import design as design_download
 from nsd_pipeline.download import stimuli as stimuli_download
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.nsd.design import read_experiment_design
+from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft, Store
@@ -89,9 +89,7 @@ def betas(
     """
     bucket, artifacts = source.open(), store.open()
     design_manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
-    design = read_experiment_design(
-        artifacts.folder(design_manifest.key) / "nsd_expdesign.mat"
-    )
+    design = read_experiment_design(artifacts.folder(design_manifest.key) / "nsd_expdesign.mat")
     found: dict[str, dict[layout.Hemisphere, betas_download.BetasObject]] = {}
 
     def recipe(partition: str) -> Recipe:
@@ -147,11 +145,7 @@ def betas(
     code_version="1",
     partitions_def=partitions.stimulus_sets,
     backfill_policy=ONE_RUN,
-    deps=[
-        dg.AssetDep(
-            "fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets
-        )
-    ],
+    deps=[dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets)],
 )
 def stimuli(
     context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
@@ -163,9 +157,7 @@ def stimuli(
     bucket, artifacts = source.open(), store.open()
     info = bucket.describe(layout.STIMULI_KEY)
     mirror = bucket.local_path(layout.STIMULI_KEY)
-    needed = {
-        partition: images_seen(artifacts, partition) for partition in context.partition_keys
-    }
+    needed = {partition: images_seen(artifacts, partition) for partition in context.partition_keys}
 
     def recipe(partition: str) -> Recipe:
         image_ids = needed[partition]
@@ -185,7 +177,7 @@ def stimuli(
             expected_bytes=0 if mirror else stimuli_download.part_bytes(len(image_ids)),
         )
 
-    def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
+    def make(partition: str, _: Recipe, draft: Draft) -> Facts:
         image_ids = needed[partition]
         n_bytes = 0
         if mirror is not None:

@@ -49,7 +49,7 @@ _FIGURES = {
     ],
 )
 def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> None:
-    """One HTML page with every cohort's metrics beside chance, its figures, and how they came about."""
+    """One HTML page: every cohort's metrics beside chance, figures, how the numbers came about."""
     artifacts = store.open()
     measured = [
         manifest
@@ -70,8 +70,8 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
         table = pd.read_parquet(folders[0] / METRICS_FILE).set_index("metric")
         return report.CohortReport(
             cohort,
-            table["value"].to_dict(),
-            table["chance"].to_dict(),
+            {str(name): float(value) for name, value in table["value"].items()},
+            {str(name): float(value) for name, value in table["chance"].items()},
             [
                 report.PageFigure(title, png, caption, photographs)
                 for name, (title, caption, photographs) in _FIGURES.items()

@@ -13,9 +13,7 @@ from nsd_pipeline.storage.store import Store
 def sessions_with(store: Store, asset: str, subjects: tuple[str, ...]) -> list[str]:
     """Sessions of some subjects whose artifact of an asset is complete, in order."""
     return sorted(
-        keys.session_of(key)
-        for subject in subjects
-        for key in store.keys(f"{asset}/{subject}/")
+        keys.session_of(key) for subject in subjects for key in store.keys(f"{asset}/{subject}/")
     )
 
 

@@ -76,7 +76,8 @@ def run_stage(
     """
     keys = [dg.AssetKey(asset) for asset in stage.assets]
     job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
-    assert job is not None, "a stage's assets share their partitions"
+    if job is None:
+        raise ValueError(f"{stage.title}: these assets are not partitioned alike")
     span = {_RANGE_START: stage.first, _RANGE_END: stage.last} if stage.first else {}
     result = job.execute_in_process(instance=instance, asset_selection=keys, tags=span)
     return {

@@ -23,8 +23,7 @@ def find_design(source: Source) -> dict[str, ObjectInfo]:
         If the design or the stimulus info is missing.
     """
     found = {
-        Path(key).name: source.describe(key)
-        for key in (layout.EXPDESIGN_KEY, layout.STIM_INFO_KEY)
+        Path(key).name: source.describe(key) for key in (layout.EXPDESIGN_KEY, layout.STIM_INFO_KEY)
     }
     for subject in layout.SUBJECTS:
         key = layout.responses_key(subject)

@@ -42,7 +42,7 @@ def download_images(
     *,
     max_concurrency: int,
 ) -> int:
-    """Fetch images into ``images.npy`` of a folder: (n, 425, 425, 3) uint8, in the order of the ids.
+    """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
     Where the dataset is contiguous and uncompressed, each image is one range of bytes. Otherwise
     the images go through HDF5, a few at a time; the 40 GB are never in memory.
@@ -128,13 +128,14 @@ class ImageReader:
             for part in index["part"].unique()
             if part != _IN_PLACE
         }
-        if mirror is None and (index["part"] == _IN_PLACE).any():
+        in_place = (index["part"] == _IN_PLACE).any()
+        if in_place and mirror is None:
             raise ArtifactError(
                 "The stimuli are indexed in a local mirror, but the source now is a bucket.",
                 next_step="point NSD_SOURCE at the mirror again, or materialize stimuli from the"
                 " bucket.",
             )
-        self._mirror = mirror
+        self._mirror = mirror or Path()
 
     @property
     def image_ids(self) -> ImageIds:
@@ -148,7 +149,6 @@ class ImageReader:
         for part, positions in _positions(wanted["part"]):
             rows = wanted["row"].to_numpy()[positions]
             if part == _IN_PLACE:
-                assert self._mirror is not None
                 with stimuli.StimulusFile(self._mirror, name=str(self._mirror)) as brick:
                     images[positions] = brick.read(rows)
             else:

@@ -6,6 +6,7 @@ the bucket), an ``Image`` row says when which image was shown. Nothing here read
 
 from nsd_pipeline.events.build import build_events
 from nsd_pipeline.events.query import DEFAULT_QUERY, filter_events
+from nsd_pipeline.events.recordings import sole_recording
 from nsd_pipeline.events.split import assign_validation, check_split
 from nsd_pipeline.events.table import EVENT_COLUMNS, EventColumn, read_events, write_events
 from nsd_pipeline.events.windows import window
@@ -19,6 +20,7 @@ __all__ = [
     "check_split",
     "filter_events",
     "read_events",
+    "sole_recording",
     "window",
     "write_events",
 ]

@@ -25,7 +25,7 @@ class Example(NamedTuple):
         Place of the image seen among ``retrieved``; None if it is not there.
     """
 
-    image_id: np.int64
+    image_id: int
     rank: float
     retrieved: NDArray[np.int64]
     correct: int | None
@@ -45,13 +45,14 @@ def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
     places = np.linspace(0, len(ordered) - 1, min(_ROWS, len(ordered))).round().astype(int)
     first = top[top["place"] < _RETRIEVED].sort_values("place")
     examples = []
-    for trial in ordered.iloc[places].itertuples():
-        retrieved = first.loc[first["row"] == trial.row, "retrieved_image_id"].to_numpy(np.int64)
-        hit = np.flatnonzero(retrieved == trial.image_id)
+    chosen = ordered.iloc[places]
+    for row, image_id, rank in zip(chosen["row"], chosen["image_id"], chosen["rank"], strict=True):
+        retrieved = first.loc[first["row"] == row, "retrieved_image_id"].to_numpy(np.int64)
+        hit = np.flatnonzero(retrieved == image_id)
         examples.append(
             Example(
-                np.int64(trial.image_id),
-                float(trial.rank),
+                int(image_id),
+                float(rank),
                 retrieved,
                 int(hit[0]) if len(hit) else None,
             )
