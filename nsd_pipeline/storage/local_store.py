@@ -1,6 +1,7 @@
 """Artifacts in a folder: ``<key>/`` holds the files, ``manifests/<key>.json`` makes them count."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,8 +139,10 @@ class LocalStore(Store):
                 manifest = self._load(key)
                 if manifest and not self._is_intact(manifest):
                     name, damage = self._wrong_content(manifest) or ("", "")
-                    # Else it would still count as up to date, and not be made again.
-                    self._record(key).unlink()
+                    # Else it would still count as up to date, and not be made again. In a store
+                    # that may only be read, that is for its owner to do.
+                    with suppress(OSError):
+                        self._record(key).unlink()
                     raise damaged(self.url, manifest, name, damage)
         if manifest is None:
             raise missing(self.url, key)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     S3Client = Any  # a class that boto3 makes at run time
 
 _ATTEMPTS: Final = 10
-"""Of one range: with the waits between them, enough for a network that is away for a minute."""
+"""Of one request: with the waits between, ranges survive a network that is away for a minute."""
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _TRANSIENT_STATUSES: Final = frozenset({408, 429})
 """The only answers below 500 that mean "not now"; the others mean "not like this"."""
@@ -69,7 +69,7 @@ def client_config(max_concurrency: int, **options: Any) -> "Config":
         max_pool_connections=max_concurrency,
         connect_timeout=10,
         read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 6},
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         **options,
     )
 
@@ -129,7 +129,7 @@ def _status(error: Exception) -> int | None:
 
 def reason(error: Exception) -> str:
     """First line of an error, without the server's address, which may hold a password."""
-    return re.sub(r"\w+://\S+", "the server", str(error).partition("\n")[0]).strip(" .:-")
+    return re.sub(r'"?\w+://[^\s"]+"?', "the server", str(error).partition("\n")[0]).strip(" .:-")
 
 
 def _unanswered(name: str, error: Exception) -> SourceError:

@@ -7,6 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
 from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.storage.keys import split_s3_url
 from nsd_pipeline.storage.s3 import byte_store, client_config, reason
@@ -51,12 +58,24 @@ class Bucket:
 
     def get(self, name: str) -> tuple[bytes, str] | None:
         """Content and ETag of a small object, or None if there is none."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        # botocore itself repeats requests, but not the reading of a body that was cut off.
+        retrying = Retrying(
+            retry=retry_if_exception_type((HTTPClientError, IncompleteReadError)),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_attempt(5),
+            reraise=True,
+        )
         with self._asking(name):
-            try:
-                answer = self._client.get_object(Bucket=self.name, Key=self._path(name))
-            except self._client.exceptions.NoSuchKey:
-                return None
-            return answer["Body"].read(), answer["ETag"]
+            return retrying(self._get_once, name)
+
+    def _get_once(self, name: str) -> tuple[bytes, str] | None:
+        try:
+            answer = self._client.get_object(Bucket=self.name, Key=self._path(name))
+        except self._client.exceptions.NoSuchKey:
+            return None
+        return answer["Body"].read(), answer["ETag"]
 
     def put_if(self, name: str, content: bytes, *, etag: str | None) -> bool:
         """Put a small object if it still has an ETag (None: if it still does not exist)."""

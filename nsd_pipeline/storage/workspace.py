@@ -4,10 +4,11 @@ Whoever makes a draft holds its lock, and the operating system drops the lock wi
 drafts of dead processes are told from living ones without process ids.
 """
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -70,10 +71,18 @@ class Workspace:
         """Forget the partial work on an artifact."""
         shutil.rmtree(self._folder / "scratch" / _flat(key), ignore_errors=True)
 
-    def lock(self, key: str) -> FileLock:
-        """Lock of the short moments in which an artifact is replaced."""
+    def lock(self, key: str) -> AbstractContextManager[object]:
+        """Lock of the short moments in which an artifact is replaced.
+
+        Whoever may only read goes without: a store of others, shared read-only, is still readable.
+        """
         folder = self._folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return nullcontext()
+        if not os.access(folder, os.W_OK):
+            return nullcontext()
         return FileLock(folder / f"{_flat(key)}.lock")
 
 

@@ -96,6 +96,21 @@ def test_readers_never_see_two_versions_at_once(store: Store) -> None:
     assert len(seen) > 1
 
 
+def test_a_store_of_others_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not write, not even locks, reads what is complete and is told what is not."""
+    put(store)
+    locks = Path(store.url) / ".partial" / "locks"
+    for lock in locks.iterdir():
+        lock.unlink()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    reader = open_store(store.url)
+    assert (reader.folder(KEY) / "events.txt").read_text() == "one"
+    assert reader.manifest("events/subj01/ses02") is None
+    with pytest.raises(ArtifactError, match="no complete artifact"):
+        reader.folder("events/subj01/ses02")
+    assert list(locks.iterdir()) == []
+
+
 DIES_WHILE_WRITING = """
 import os, signal, sys
 from nsd_pipeline.storage.store import open_store

@@ -10,7 +10,7 @@ import pytest
 
 from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline_tests.storage.servers import MotoServer
+from nsd_pipeline_tests.storage.servers import MotoServer, Relay
 from nsd_pipeline_tests.storage.test_store import (
     KEY,
     MADE_BY,
@@ -240,3 +240,16 @@ def test_a_cache_that_was_emptied_is_filled_again(store: S3Store, reader: S3Stor
     put(store)
     shutil.rmtree(reader.folder(KEY))
     assert (reader.folder(KEY) / "events.txt").read_text() == "one"
+
+
+def test_a_manifest_that_is_cut_off_is_asked_again(
+    store: S3Store, server: MotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(store)
+    relay = Relay(server.url, cut_after=600, n_cuts=2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", relay.url)
+    try:
+        assert S3Store(store.url, cache=tmp_path / "c").manifest(KEY) == store.manifest(KEY)
+    finally:
+        relay.close()
+    assert relay.cuts_left == 0
