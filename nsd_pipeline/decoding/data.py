@@ -215,7 +215,7 @@ def assemble_trials(
     return TrialData(
         betas=betas,
         rows=np.arange(len(ordered)),
-        targets=np.ascontiguousarray(embeddings, dtype=np.float32),
+        targets=np.require(embeddings, np.float32, ["C", "W"]),
         target_index=target_index,
         trials=ordered,
     )

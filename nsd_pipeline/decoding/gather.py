@@ -41,15 +41,18 @@ def gather_trials(data: TrialData, device: torch.device, batch_size: int) -> Gat
 
 
 class _Targets:
-    """Embeddings of the images that some trials showed, and which trial showed which."""
+    """Embeddings, and which trial showed which image; a GPU gets those that were shown only."""
 
     def __init__(self, data: TrialData, device: torch.device) -> None:
-        shown, index = np.unique(data.target_index, return_inverse=True)
-        self._values = torch.from_numpy(data.targets[shown]).to(device)
+        values, index = data.targets, data.target_index
+        if device.type == "cuda":
+            shown, index = np.unique(index, return_inverse=True)
+            values = values[shown]
+        self._values = torch.from_numpy(values).to(device)
         self._index = torch.from_numpy(index).to(device)
 
     def __call__(self, trials: Tensor) -> Tensor:
-        return self._values[self._index[trials]]
+        return self._values.index_select(0, self._index[trials])
 
 
 class _OnHost:

@@ -10,6 +10,8 @@ import torch
 from nsd_pipeline.decoding import (
     TEMPERATURE_START,
     FmriMlp,
+    TrainingConfig,
+    build_model,
     clip_loss,
     n_parameters,
     retrieval_metrics,
@@ -44,6 +46,23 @@ def test_full_size_has_the_reference_parameters():
         model = FmriMlp(20_484, 1536)
     assert n_parameters(model) == golden["n_params"]
     assert {k: list(v.shape) for k, v in model.named_parameters()} == golden["shapes"]
+
+
+def test_defaults_are_those_of_the_task():
+    """REFERENCE, "The task's configuration"; and the rates of dropout that no golden file shows."""
+    config = TrainingConfig()
+    assert (config.hidden, config.n_blocks, config.batch_size, config.n_epochs) == (128, 2, 64, 40)
+    assert (config.learning_rate, config.weight_decay, config.warmup_fraction) == (1e-4, 0.05, 0.1)
+    assert (config.gradient_clip_norm, config.patience) == (1.0, 5)
+    assert (config.seed, config.data_seed) == (0, 33)
+    assert (config.norm_kind, config.symmetric) == ("y", False)
+    assert all(field.description for field in TrainingConfig.model_fields.values())
+
+    with torch.device("meta"):
+        model = build_model(config, n_vertices=20_484, n_times=4, n_outputs=1536)
+    assert n_parameters(model) == 5_214_853
+    rates = [layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert rates == [0.5, 0.15, 0.15]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
