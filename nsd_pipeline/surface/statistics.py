@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,6 @@ from nsd_pipeline.nsd.errors import NotEnoughDataError
 
 # Trials that are turned into double precision at once: 2.6 MB on fsaverage5.
 _BLOCK_TRIALS: Final = 16
-
-# The mean of equal numbers is off by a few 1e-16 of their size, and two numbers that float32 can
-# tell apart differ by 6e-8 of it. A spread below this share of the mean lies safely between.
-_CONSTANT: Final = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class SessionStatistics:
         }
 
 
-def summarise(betas: NDArray[np.floating[Any]]) -> SessionStatistics:
+def summarise(betas: NDArray[np.float32]) -> SessionStatistics:
     """Mean, standard deviation and usability of each vertex of one session.
 
     Values that are not finite (NaN marks what NSD's authors could not sample) are left out; they
@@ -88,7 +84,7 @@ def summarise(betas: NDArray[np.floating[Any]]) -> SessionStatistics:
 
     Parameters
     ----------
-    betas : array of shape (T, V)
+    betas : array of shape (T, V), float32
         Percent signal change, one row per trial.
 
     Raises
@@ -121,23 +117,23 @@ def summarise(betas: NDArray[np.floating[Any]]) -> SessionStatistics:
         np.copyto(block, 0.0, where=~finite)
         squares += np.einsum("tv,tv->v", block, block)
     with np.errstate(invalid="ignore"):
-        std = np.sqrt(squares / np.where(n_finite > 1, n_finite - 1, 0))
-        spread = std > _CONSTANT * np.abs(mean)
-    std[(n_finite > 1) & ~spread] = 0.0
+        std = np.sqrt(squares / np.where(n_finite > 1, n_finite - 1, 0)).astype(np.float32)
+    # Equal values give exactly zero: double precision holds the sum of millions of float32s.
+    valid = std > 0
     return SessionStatistics(
         mean=mean.astype(np.float32),
-        std=std.astype(np.float32),
-        valid=spread,
+        std=std,
+        valid=valid,
         n_trials=n_trials,
         n_nan=int(np.count_nonzero(n_finite == 0)),
         n_partly_nan=int(np.count_nonzero((n_finite > 0) & (n_finite < n_trials))),
-        n_constant=int(np.count_nonzero((n_finite > 0) & ~spread)),
+        n_constant=int(np.count_nonzero((n_finite > 0) & ~valid)),
         n_missing=int(n_trials * n_vertices - n_finite.sum()),
     )
 
 
 def _blocks(
-    betas: NDArray[np.floating[Any]],
+    betas: NDArray[np.float32],
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     """Yield a few trials at a time, in double precision, and which values are finite."""
     for start in range(0, len(betas), _BLOCK_TRIALS):
