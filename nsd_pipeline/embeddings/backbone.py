@@ -61,18 +61,30 @@ class Backbone:
         if self.blocks is None:
             return _hidden_states(self.model, pixels, arguments)[self.hidden_state]
 
-        kept: list[torch.Tensor] = []
-
-        def keep(_module: object, _inputs: object, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
+        def stop(_module: object, _inputs: object, output: Any) -> None:
+            raise _Reached(output[0] if isinstance(output, tuple) else output)
 
         last = self.model.get_submodule(self.blocks)[self.hidden_state - 1]  # type: ignore[index]
-        hook = last.register_forward_hook(keep)
+        hook = last.register_forward_hook(stop)
         try:
             self.model(pixel_values=pixels, **arguments)
+        except _Reached as reached:
+            return reached.state
         finally:
             hook.remove()
-        return kept[0]
+        raise AssertionError(f"{self.blocks} did not run.")
+
+
+class _Reached(Exception):  # noqa: N818, not an error
+    """Ends a forward pass at the wanted hidden state.
+
+    What follows the blocks may not even fit them: ConvNeXt's last layer norm has the width of the
+    last stage.
+    """
+
+    def __init__(self, state: "torch.Tensor") -> None:
+        super().__init__()
+        self.state = state
 
 
 def load_backbone(

@@ -60,6 +60,29 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def convnext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps maps of features, (N, D, height, width), and no tokens."""
+    import torch
+    from transformers import ConvNextConfig, ConvNextModel
+
+    torch.manual_seed(4)
+    config = ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2)
+    return save(tmp_path_factory.mktemp("convnext"), ConvNextModel(config))
+
+
+@pytest.fixture(scope="session")
+def yolos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds positions for each block in one weight, whose shape follows the number of blocks."""
+    import torch
+    from transformers import YolosConfig, YolosModel
+
+    torch.manual_seed(5)
+    sizes = SIZES | {"image_size": [48, 48], "num_detection_tokens": 2}
+    config = YolosConfig(**sizes, use_mid_position_embeddings=True)
+    return save(tmp_path_factory.mktemp("yolos"), YolosModel(config))
+
+
+@pytest.fixture(scope="session")
 def swin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages of growing width: there is no single list of blocks to cut."""
     import torch

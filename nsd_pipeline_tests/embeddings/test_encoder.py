@@ -87,11 +87,28 @@ def test_other_architectures_are_cut_alike(
     assert n_parameters(encoder) < 0.9 * n_parameters(ImageEncoder(folder, 1.0, image_size=60))
 
 
-def test_a_model_of_stages_runs_whole(swin: Path, images: NDArray[np.uint8]) -> None:
-    encoder = ImageEncoder(swin, layers=0.5, image_size=60)
-    expected = whole_hidden_states(swin, encoder, images)[1].mean(axis=1)
+@pytest.mark.parametrize(
+    ("architecture", "n_blocks", "axes"), [("swin", 2, 1), ("convnext", 2, (2, 3)), ("yolos", 5, 1)]
+)
+def test_models_that_are_built_otherwise(
+    architecture: str,
+    n_blocks: int,
+    axes: int | tuple[int, int],
+    images: NDArray[np.uint8],
+    request: pytest.FixtureRequest,
+) -> None:
+    folder = request.getfixturevalue(architecture)
+    encoder = ImageEncoder(folder, layers=0.5, image_size=60)
+    hidden_state = n_blocks // 2
+    expected = whole_hidden_states(folder, encoder, images)[hidden_state].mean(axis=axes)
     np.testing.assert_allclose(encoder.encode(images), expected, rtol=0, atol=1e-5)
-    assert (encoder.settings["hidden_state"], encoder.settings["n_blocks"]) == (1, 2)
+    assert encoder.settings["hidden_state"] == hidden_state
+    assert encoder.settings["n_blocks"] == n_blocks
+
+
+def test_a_model_of_maps_has_no_class_token(convnext: Path, images: NDArray[np.uint8]) -> None:
+    with pytest.raises(ModelError, match="no class token"):
+        ImageEncoder(convnext, 0.5, "cls", 60).encode(images)
 
 
 @pytest.mark.parametrize("architecture", ["vit", "clip"])
@@ -114,11 +131,36 @@ def test_normalize_feeds_the_image_size_itself(
     np.testing.assert_allclose(encoder.encode(images), states[3].mean(1), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["vit", "clip", "swin", "convnext"])
+def test_bfloat16_runs_every_architecture(
+    architecture: str, images: NDArray[np.uint8], request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(architecture)
+    exact = ImageEncoder(folder, 0.6, image_size=60).encode(images)
+    rounded = ImageEncoder(folder, 0.6, image_size=60, dtype="bfloat16").encode(images)
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_bfloat16_is_close_and_pooled_in_float32(golden: dict[str, NDArray]) -> None:
     embeddings = ImageEncoder(TINY_DINOV2, dtype="bfloat16").encode(golden["images"])
     assert embeddings.dtype == np.float32
     error = np.abs(embeddings - golden["embeddings"]).max()
     assert 0 < error < 0.02 * np.abs(golden["embeddings"]).max()
+
+
+def test_convolutions_run_in_full_precision_and_the_setting_is_put_back(
+    vit: Path, images: NDArray[np.uint8]
+) -> None:
+    import torch
+
+    encoder = ImageEncoder(vit)
+    convolution = torch.backends.cudnn.conv
+    before, during = convolution.fp32_precision, []
+    encoder._backbone.model.embeddings.register_forward_hook(
+        lambda *_: during.append(convolution.fp32_precision)
+    )
+    encoder.encode(images)
+    assert (during, convolution.fp32_precision) == (["ieee"], before)
 
 
 def test_says_nothing_about_what_it_leaves_out(capfd: pytest.CaptureFixture[str]) -> None:

@@ -84,9 +84,10 @@ def run(tmp_path: Path) -> Run:
 
     def run(line: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         code = f"from nsd_pipeline.embeddings.model_files import *\n{line}"
+        own = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
         return subprocess.run(
             [sys.executable, "-c", code],
-            env=os.environ | {"HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"} | environment,
+            env=os.environ | own | environment,
             capture_output=True,
             text=True,
             timeout=60,

@@ -45,6 +45,7 @@ def test_round_trip(
 
 def test_the_array_is_a_view_of_the_column(written: Path) -> None:
     _, embeddings, _ = read_embeddings(written)
+    assert pq.ParquetFile(written).num_row_groups == 1
     assert embeddings.flags.c_contiguous
     assert not embeddings.flags.owndata
     assert not embeddings.flags.writeable
