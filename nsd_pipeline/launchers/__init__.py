@@ -1,7 +1,8 @@
-"""How runs get their hardware: one GPU per run on one host, Slurm jobs on a cluster, leases for shells.
+"""How runs get their hardware: a GPU per run on one host, Slurm jobs on a cluster, leases for shells.
 
-Nothing here computes. `devices`, `lease`, `process` and `slurm_jobs` are plain Python; `base`, `gpu` and
-`slurm` are Dagster run launchers, named in dagster.yaml.
+Nothing here computes. `devices`, `lease`, `process` and `slurm_jobs` are plain Python; `base`,
+`gpu` and `slurm` are Dagster run launchers, named in dagster.yaml; `slurm_worker` is what a Slurm
+job runs.
 """
 
 from importlib import import_module

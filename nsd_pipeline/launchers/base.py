@@ -19,16 +19,16 @@ GPU_POOL: Final = "gpu"
 GPU_TAG: Final = "nsd/gpu"
 """Run tag that says whether a run needs a GPU, whatever its pools are."""
 LAUNCHED_TAG: Final = "nsd/launched"
-"""Id of the run that the launcher's other tags are about: a retried run starts with its parent's tags."""
+"""Id of the run that the launcher's other tags are about: a retry starts with its parent's tags."""
 
 _log = logging.getLogger(__name__)
 
 
 def needs_gpu(run: DagsterRun) -> bool:
-    """Whether a run needs a GPU: the tag ``nsd/gpu`` decides, else whether a step of it is in the pool ``gpu``.
+    """Whether a run needs a GPU: by its tag ``nsd/gpu``, else if a step of it is in the pool ``gpu``.
 
-    The pools are those of the steps that the run executes, so a materialization picked by hand in the
-    web UI needs a GPU exactly if one of the picked assets does.
+    The pools are those of the steps that the run executes, so a materialization picked by hand in
+    the web UI needs a GPU exactly if one of the picked assets does.
 
     Raises
     ------
@@ -50,6 +50,8 @@ def run_command(
     instance: DagsterInstance,
     run: DagsterRun,
     arguments: type[ExecuteRunArgs] | type[ResumeRunArgs] = ExecuteRunArgs,
+    *,
+    module: str = "dagster",
 ) -> list[str]:
     """Program and arguments that execute a run, in the Python that loaded its code.
 
@@ -71,16 +73,16 @@ def run_command(
         set_exit_code_on_failure=True,
     ).get_command_args()
     if program == "dagster":  # not on the PATH unless the environment was activated
-        return [origin.repository_origin.executable_path, "-m", "dagster", *rest]
+        return [origin.repository_origin.executable_path, "-m", module, *rest]
     return [program, *rest]
 
 
 class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
     """A launcher that knows how each of its workers ended.
 
-    Dagster's run monitoring asks only about runs in progress, and lets those that start or are being
-    canceled run into a timeout. So while there are such runs, a thread looks whether their workers
-    are still there.
+    Dagster's run monitoring asks only about runs in progress, and lets those that start or are
+    being canceled run into a timeout. So while there are such runs, a thread looks whether their
+    workers are still there.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
         """File with the output of the run's worker."""
 
     def own_tag(self, run: DagsterRun, tag: str) -> str | None:
-        """A tag that this launcher set on this very run, not on the run that it retries."""
+        """Read a tag that this launcher set on this very run, not on the run that it retries."""
         return run.tags.get(tag) if run.tags.get(LAUNCHED_TAG) == run.run_id else None
 
     @property
@@ -131,9 +133,9 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
     def get_run_worker_debug_info(
         self,
         run: DagsterRun,
-        include_container_logs: bool | None = True,  # noqa: ARG002 - the tail is short, so it always comes
+        include_container_logs: bool | None = True,  # noqa: ARG002 - the tail is short
     ) -> str | None:
-        """The last lines that the run's worker wrote."""
+        """Quote the last lines that the run's worker wrote."""
         lines = tail(self.log_path(run))
         return f"Last lines of {self.log_path(run)}:\n{lines}" if lines else None
 

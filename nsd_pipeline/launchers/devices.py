@@ -1,7 +1,7 @@
 """Which GPUs there are, and which of them this process may use.
 
-Devices are found by asking ``nvidia-smi -L``, never by importing torch: a launcher asks before every
-run, and torch would also open a context on the device it is asked about.
+Devices are found by asking ``nvidia-smi -L``, never by importing torch: a launcher asks before
+every run, and torch would also open a context on the device it is asked about.
 """
 
 import os
@@ -16,7 +16,7 @@ from nsd_pipeline.nsd.errors import NsdError
 
 MASK_ENV: Final = "CUDA_VISIBLE_DEVICES"
 DEVICES_ENV: Final = "NSD_GPU_DEVICES"
-"""Comma-separated devices to use instead of those found; also simulates devices on a host that has none."""
+"""Comma-separated devices to use instead of those found; simulates devices where there are none."""
 
 _GPU_LINE = re.compile(r"GPU (?P<index>\d+): .*\(UUID: (?P<uuid>GPU-[\w-]+)\)")
 _MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (?P<uuid>MIG-[\w/-]+)\)")
@@ -90,10 +90,12 @@ def visible_devices(
     Parameters
     ----------
     listed
-        Names of the devices to choose from. By default those in ``NSD_GPU_DEVICES``, or all that are found.
+        Names of the devices to choose from. By default those in ``NSD_GPU_DEVICES``, or all that
+        are found.
     environment
-        Environment variables; this process's by default. An inherited ``CUDA_VISIBLE_DEVICES`` masks the
-        devices: its order counts, and as in CUDA nothing counts from the first unknown entry on.
+        Environment variables; this process's by default. An inherited ``CUDA_VISIBLE_DEVICES``
+        masks the devices: its order counts, and as in CUDA nothing counts from the first unknown
+        entry on.
 
     Raises
     ------

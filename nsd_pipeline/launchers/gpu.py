@@ -22,7 +22,13 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from filelock import FileLock
 
 from nsd_pipeline.launchers import process
-from nsd_pipeline.launchers.base import GPU_POOL, LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
+from nsd_pipeline.launchers.base import (
+    GPU_POOL,
+    LAUNCHED_TAG,
+    MonitoredRunLauncher,
+    needs_gpu,
+    run_command,
+)
 from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV, Device, visible_devices
 from nsd_pipeline.launchers.lease import (
     LEASE_ENV,
@@ -48,13 +54,14 @@ _IN_PROGRESS = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunS
 class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
     """Starts each run as a process on this host and gives one free GPU to each run that needs one.
 
-    A device is busy if its lock is held, which the run's process does for as long as it lives, or if a
-    run in progress with a living process names it in its tags. Neither is kept in the daemon's memory,
-    so a restart of the daemon changes nothing. Runs without need of a GPU see none and never wait.
+    A device is busy if its lock is held, which the run's process does for as long as it lives, or
+    if a run in progress with a living process names it in its tags. Neither is kept in the daemon's
+    memory, so a restart of the daemon changes nothing. Runs without need of a GPU see none and
+    never wait.
 
     The queue holds back runs that would find no free device: the launcher sets the limit of the
-    pool ``gpu`` to the number of devices (``concurrency: pools: granularity: run`` in dagster.yaml).
-    Where somebody outside Dagster's queue has a device, the run goes back into the queue.
+    pool ``gpu`` to the number of devices if dagster.yaml says ``concurrency: pools: granularity:
+    run``. Where somebody outside Dagster's queue has a device, the run goes back into the queue.
 
     Parameters
     ----------
@@ -85,13 +92,13 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
-        """Schema of the configuration in dagster.yaml."""
+        """Return the schema of the configuration in dagster.yaml."""
         return {
             "devices": Field(
                 Array(AnyConfig),
                 is_required=False,
-                description="GPUs to use, by index or UUID. By default all that nvidia-smi lists and "
-                f"{MASK_ENV} leaves visible.",
+                description="GPUs to use, by index or UUID. By default all that nvidia-smi lists "
+                f"and {MASK_ENV} leaves visible.",
             ),
             "kill_after_seconds": Field(
                 float,
@@ -104,7 +111,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
     def from_config_value(
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> Self:
-        """The launcher that dagster.yaml describes."""
+        """Make the launcher that dagster.yaml describes."""
         devices = config_value.get("devices")
         return cls(
             devices=None if devices is None else [str(device) for device in devices],
@@ -114,7 +121,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
 
     @property
     def supports_resume_run(self) -> bool:
-        """True. The default executor repeats the run's steps; steps whose artifacts are complete are no-ops."""
+        """True. In one process the steps are repeated; those with complete artifacts are no-ops."""
         return True
 
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -146,7 +153,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         return True
 
     def how_ended(self, run: DagsterRun) -> str | None:
-        """How the process of a run ended; None while it lives."""
+        """Say how the process of a run ended; None while it lives."""
         worker = self._worker(run)
         if worker is None:
             return f"No process of the run was found on {socket.gethostname()}."
@@ -162,7 +169,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         return f"Process {worker.pid} was killed by {name}.{hint}"
 
     def log_path(self, run: DagsterRun) -> Path:
-        """File below the instance's storage with the output of the run's process."""
+        """Path below the instance's storage of the output of the run's process."""
         return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
 
     def _launch(
@@ -237,7 +244,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         self._instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
 
     def _limit_pool(self, n_devices: int) -> None:
-        """Let the queue launch as many GPU runs as there are devices, unless somebody set another limit."""
+        """Let the queue launch a GPU run per device, unless somebody set another limit."""
         instance = self._instance
         # Counted by step, slots of killed runs stay taken (free_slots_after_run_end_seconds).
         granularity = instance.get_concurrency_config().pool_config.pool_granularity

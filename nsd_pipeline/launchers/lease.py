@@ -1,8 +1,9 @@
 """One GPU for one process at a time, by a lock on a file.
 
-The kernel holds the lock for as long as the process lives and drops it however the process ends, so a
-killed run leaves no device behind. Runs from the web UI hold it through their launcher; a
-``dagster asset materialize`` in a shell, which no launcher sees, takes it where it needs the device.
+The kernel holds the lock for as long as the process lives and drops it however the process ends, so
+a killed run leaves no device behind. Runs from the web UI hold it through their launcher; a
+``dagster asset materialize`` in a shell, which no launcher sees, takes it where it needs the
+device.
 """
 
 import json
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def locks_folder() -> Path:
-    """Folder with one lock file per device, the same for every process of this user on this host."""
+    """Folder with a lock file per device, the same for every process of this user on this host."""
     default = Path(tempfile.gettempdir()) / f"nsd-gpu-locks-{os.getuid()}"
     folder = Path(os.environ.get(LOCKS_ENV) or default)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,8 +57,9 @@ def try_lock(device: Device) -> int | None:
     Returns
     -------
     int or None
-        Descriptor that holds the lock until it and every inherited copy of it are closed; None if the
-        device is taken. A path lock would not do: a descriptor can be handed on to a run's process.
+        Descriptor that holds the lock until it and every inherited copy of it are closed; None if
+        the device is taken. A path lock would not do: a descriptor can be handed on to a run's
+        process.
     """
     descriptor = os.open(locks_folder() / device.lock_name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -78,7 +80,7 @@ def write_holder(descriptor: int, holder: Holder) -> None:
 
 
 def read_holder(device: Device) -> Holder | None:
-    """Who took a device last; only meaningful while its lock is held, None if it is not written yet."""
+    """Who took a device last; None if that is not written. Means something while it is locked."""
     try:
         return Holder(**json.loads((locks_folder() / device.lock_name).read_text()))
     except (OSError, ValueError, TypeError):
@@ -93,8 +95,8 @@ def describe_holders(devices: Sequence[Device]) -> str:
 class GpuLease:
     """A free GPU for the length of a ``with`` block, or the CPU if this host shows none.
 
-    Inside a run that a launcher started with a device, that device is it, at once. Elsewhere the first
-    free visible device is locked; if all are busy the block waits and logs who has them.
+    Inside a run that a launcher started with a device, that device is it, at once. Elsewhere the
+    first free visible device is locked; if all are busy the block waits and logs who has them.
 
     Parameters
     ----------
@@ -108,7 +110,8 @@ class GpuLease:
     device
         Name of the device as in ``CUDA_VISIBLE_DEVICES``; None means the CPU.
     index
-        Position among this process's visible devices: ``torch.device("cuda", index)``. None means the CPU.
+        Position among this process's visible devices: ``torch.device("cuda", index)``. None means
+        the CPU.
 
     Raises
     ------

@@ -17,7 +17,7 @@ RUN_ID_ENV: Final = "NSD_RUN_ID"
 
 @dataclass(frozen=True)
 class RunProcess:
-    """A process that stays recognisable: the kernel reuses process ids, but not with the same start time.
+    """A process that stays recognisable: process ids are reused, but not with the same start time.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def start(
 
 
 def identify(pid: int) -> RunProcess:
-    """The running process with this id.
+    """Describe the running process with this id.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def identify(pid: int) -> RunProcess:
 
 
 def find(run_id: str) -> RunProcess | None:
-    """The process of a run, by its environment: for runs whose launcher died before it could note the pid."""
+    """Find a run's process by its environment, for runs whose launcher died before it noted the pid."""
     for process in psutil.process_iter():
         try:
             if (

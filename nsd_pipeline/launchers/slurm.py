@@ -25,10 +25,10 @@ JOB_TAG: Final = "nsd/slurm_job"
 class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
     """Submits each run as a Slurm job.
 
-    The nodes have to see the same Python environment, ``DAGSTER_HOME`` and storage as the daemon. A run
-    whose job waits is "Starting" for Dagster, so ``run_monitoring: start_timeout_seconds`` has to be
-    longer than the cluster's queue. A job that Slurm takes away fails its run with Slurm's reason, and
-    ``run_retries`` decides whether it is tried again.
+    The nodes have to see the same Python environment, ``DAGSTER_HOME`` and storage as the daemon. A
+    run whose job waits is "Starting" for Dagster, so ``run_monitoring: start_timeout_seconds`` has
+    to be longer than the cluster's queue. A job that Slurm takes away fails its run with Slurm's
+    reason, and ``run_retries`` decides whether it is tried again.
 
     Parameters
     ----------
@@ -68,13 +68,14 @@ class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
             "resources": Field(
                 Permissive({}),
                 default_value={},
-                description="Options of every run: partition, account, qos, constraint, gpus, cpus, "
-                "memory, time_limit.",
+                description="Options of every run: partition, account, qos, constraint, gpus, "
+                "cpus, memory, time_limit.",
             ),
             "gpu_resources": Field(
                 Permissive({}),
                 default_value={},
-                description="Options on top of these for runs that need a GPU; gpus is 1 by default.",
+                description="Options on top of these for runs that need a GPU; gpus is 1 if not "
+                "given.",
             ),
             "poll_seconds": Field(
                 float,
@@ -117,7 +118,7 @@ class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
             If the run's options are wrong, or Slurm refuses the job or does not answer.
         """
         run = context.dagster_run
-        command = run_command(self._instance, run)
+        command = run_command(self._instance, run, module="nsd_pipeline.launchers.slurm_worker")
         resources = self.resources(run)
         # The GPUs are the node's to name, not the daemon's.
         daemons = (MASK_ENV, DEVICES_ENV, LEASE_ENV)

@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +37,7 @@ _NEXT_STEPS = {
     "TIMEOUT": "Ask for a longer time_limit",
 }
 _OUT_OF_REACH = re.compile(
-    r"unable to contact slurm controller|timed out|connection refused|communication|try again", re.I
-)
-# Slurm tells a job to end by SIGTERM, at its time limit, on preemption and on scancel alike. Dagster
-# takes any SIGTERM for a failure of its own, so the run would never say why. With the signal blocked
-# the run lives until Slurm kills it, and Slurm's state says why; SIGINT is how a run is terminated.
-_SHIELD = (
-    "import os, signal, sys;"
-    "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM});"
-    "os.execvp(sys.argv[1], sys.argv[1:])"
+    r"unable to contact slurm controller|timed out|connection refused|communication", re.I
 )
 
 # What these options can look like: no spaces, no quotes, no leading dash.
@@ -170,7 +161,7 @@ def job_script(command: Sequence[str], exports: Mapping[str, str]) -> str:
     """Batch script that becomes a command, with every word of it quoted."""
     lines = ["#!/bin/bash"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-    lines.append(f"exec {shlex.join([sys.executable, '-c', _SHIELD, *command])}")
+    lines.append(f"exec {shlex.join(command)}")
     return "\n".join(lines) + "\n"
 
 
@@ -254,7 +245,7 @@ def job_state(job_id: str) -> JobState | None:
     except SlurmError:
         line = ""
     if not line:
-        # squeue forgets a job MinJobAge seconds after its end; sacct needs a cluster with accounting.
+        # squeue forgets a job MinJobAge seconds after its end; sacct needs accounting.
         account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}"]
         try:
             line = _run([*account, "--format=State,Reason,NodeList"]).strip()
@@ -270,14 +261,25 @@ def job_state(job_id: str) -> JobState | None:
 
 
 def interrupt(job_id: str) -> None:
-    """Let a job's run end itself by SIGINT; Slurm kills what is left after its KillWait."""
-    for options in (["--signal=INT", "--full"], []):
+    """Let a job's run end itself by SIGINT; Slurm kills what is left after its KillWait.
+
+    Raises
+    ------
+    SlurmUnavailableError
+        If Slurm does not answer.
+    """
+    state = job_state(job_id)
+    if state is None or state.is_over:
+        return
+    # For a job that waits scancel would try for minutes to signal it.
+    signals = [] if state.state == "PENDING" else [["--signal=INT", "--full"]]
+    for options in (*signals, []):
         try:
             _run(["scancel", *options, job_id])
         except SlurmUnavailableError:
             raise
-        except SlurmError:  # a job that waits has nothing to signal, one that ended nothing to end
-            continue
+        except SlurmError:  # it ended meanwhile
+            return
 
 
 def _run(

@@ -1,9 +1,9 @@
 """A Dagster home per test, the small code location served once, and waiting on what can be seen."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
-import logging
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace

@@ -140,7 +140,8 @@ def test_a_run_that_dies_says_how_and_can_be_resumed(make_home: MakeHome) -> Non
     until(lambda: is_free("0"), "the device is free")
     assert home.monitor() == []
     resumed = until(
-        lambda: next((line for line in home.trace("start") if line["pid"] != first), None), "resumed"
+        lambda: next((line for line in home.trace("start") if line["pid"] != first), None),
+        "resumed",
     )
     assert home.run(run).tags[PID_TAG] == str(resumed["pid"])
     os.kill(resumed["pid"], signal.SIGKILL)

@@ -1,0 +1,148 @@
+"""A real Slurm on this host: munged, slurmctld and slurmd on ports and folders of their own.
+
+Needs Debian's `slurm-wlm` and `munge`, and root, without which slurmd does not start jobs.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from nsd_pipeline_tests.launchers.conftest import until
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+
+# The device files only have to be character devices: then Slurm sets CUDA_VISIBLE_DEVICES to 0 and 1.
+GRES = """\
+AutoDetect=off
+NodeName={host} Name=gpu File=/dev/null
+NodeName={host} Name=gpu File=/dev/zero
+"""
+
+CONFIGURATION = """\
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=gpu
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+SchedulerParameters=sched_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 Gres=gpu:2 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES PriorityTier=1 OverSubscribe=FORCE:8
+PartitionName=urgent Nodes={host} PriorityTier=9 PreemptMode=OFF OverSubscribe=FORCE:8
+"""
+
+
+def why_not() -> str | None:
+    """Why no Slurm can be started here."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"Slurm is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge"
+    return None if os.geteuid() == 0 else "slurmd needs root to start jobs"
+
+
+def free_ports(n: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Daemon:
+    """One of Slurm's daemons in the foreground, stopped at the end of the block."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        self.log = folder / f"{command[0]}.log"
+        self.command = command
+
+    def __enter__(self) -> None:
+        with self.log.open("wb") as log:
+            environment = {**os.environ, "SLURM_CONF": str(self.log.parent / "slurm.conf")}
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Path]:
+    """Run a cluster of one node with two GPUs; yields its slurm.conf."""
+    host = socket.gethostname().partition(".")[0]
+    configuration = folder / "slurm.conf"
+    configuration.write_text(
+        CONFIGURATION.format(host=host, ports=free_ports(2), folder=folder, cpus=os.cpu_count())
+    )
+    (folder / "gres.conf").write_text(GRES.format(host=host))
+    (folder / "state").mkdir()
+    (folder / "spool").mkdir()
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    munge = {
+        "key-file": key,
+        "socket": folder / "munge.socket",
+        "log-file": folder / "munge.log",
+        "pid-file": folder / "munge.pid",
+        "seed-file": folder / "munge.seed",
+    }
+    options = [f"--{name}={value}" for name, value in munge.items()]
+    environment = {**os.environ, "SLURM_CONF": str(configuration)}
+
+    # --force: munged minds being root, and pytest's folders.
+    with Daemon(folder, "munged", "--foreground", "--force", *options):
+        until(lambda: (folder / "munge.socket").exists(), "munged listens")
+        with (
+            Daemon(folder, "slurmctld", "-D", "-f", str(configuration)),
+            Daemon(folder, "slurmd", "-D", "-f", str(configuration), "-N", host),
+        ):
+            try:
+                until(lambda: is_idle(environment), "the node is idle")
+                yield configuration
+            finally:
+                subprocess.run(["scancel", "--user=root"], env=environment, check=False)
+                until(lambda: not jobs(environment), "no job is left", timeout=30)
+
+
+def is_idle(environment: dict[str, str]) -> bool:
+    command = ["sinfo", "--noheader", "--partition=main", "--format=%T"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.stdout.strip() == "idle"
+
+
+def jobs(environment: dict[str, str]) -> str:
+    done = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
+    return done.stdout.strip()
