@@ -46,6 +46,8 @@ def test_equals_nilearn_outside_the_grid_and_around_missing_voxels() -> None:
     volumes[8:14, :, :, 1] = np.nan
     volumes[12, 14:16, 12, 2] = np.inf
     volumes[..., 3] = RNG.normal(size=COARSE_SHAPE)
+    # Cut through the brain: nilearn extrapolates up to one voxel beyond the last centre.
+    volumes = volumes[:18, :27, :20]
     expected = by_nilearn(volumes, affine)
     surface = project_volume(volumes, affine)
     n_outside = np.isnan(expected[:, 3]).sum()
