@@ -42,6 +42,7 @@ from nsd_pipeline.storage.source import (
     DEFAULT_REGION,
     ObjectInfo,
     source_changed,
+    too_short,
 )
 
 if TYPE_CHECKING:
@@ -276,7 +277,9 @@ class S3Source:
             # Some servers ignore If-Match, so what they send is compared as well.
             if answer.meta["e_tag"] != etag:
                 raise source_changed(full_name)
-            data = bytes(answer.bytes())
+            if answer.meta["size"] < offset + length:
+                raise too_short(full_name, answer.meta["size"], offset, length)
+            return bytes(answer.bytes())
         except PreconditionError as error:
             raise source_changed(full_name) from error
         except (BaseError, FileNotFoundError) as error:
@@ -286,9 +289,6 @@ class S3Source:
             ):
                 raise _CutOffError(reason(error)) from error
             raise _refused(full_name, status, reason(error)) from error
-        if len(data) != length:
-            raise _CutOffError(f"{len(data)} bytes came instead of {length}")
-        return data
 
     def open(self, key: str) -> BinaryIO:
         """Open one version of an object as a seekable file; see :meth:`Source.open`."""

@@ -166,11 +166,7 @@ class LocalMirror:
         if info.etag != etag:
             raise source_changed(f"{self.url}/{key}")
         if len(data) != length:
-            raise SourceError(
-                f"{self.url}/{key} has {info.n_bytes} bytes, too few for {length} bytes from "
-                f"{offset}.",
-                next_step="check that the mirror's copy is complete.",
-            )
+            raise too_short(f"{self.url}/{key}", info.n_bytes, offset, length)
         return data
 
     def open(self, key: str) -> BinaryIO:
@@ -199,4 +195,13 @@ def source_changed(name: str) -> SourceChangedError:
     return SourceChangedError(
         f"{name} was replaced while it was being read.",
         next_step="run this step again; it starts over with the new version.",
+    )
+
+
+def too_short(name: str, n_bytes: int, offset: int, length: int) -> SourceError:
+    """Error for an object that does not reach as far as it was asked for."""
+    return SourceError(
+        f"{name} has {n_bytes} bytes, too few for {length} bytes from {offset}.",
+        next_step="check that the object, or the mirror's copy of it, is complete and of the "
+        "expected shape.",
     )

@@ -11,10 +11,10 @@ from typing import Final, Never
 from filelock import FileLock
 from tqdm import tqdm
 
-from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
+from nsd_pipeline.nsd.errors import SourceChangedError
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.journal import Journal, PartialFile, Piece
-from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.source import ObjectInfo, Source, too_short
 
 BLOCK: Final = 4 * 2**20
 """Largest piece that is requested at once; memory is bounded by this times the concurrency (and the
@@ -151,11 +151,7 @@ def _pieces(
     joined: list[tuple[int, int]] = []
     for offset, length in ranges:
         if offset < 0 or length < 0 or offset + length > info.n_bytes:
-            raise SourceError(
-                f"{source.url}/{info.key} has {info.n_bytes} bytes, so it has no {length} bytes "
-                f"from {offset}.",
-                next_step="check that the object is complete and of the expected shape.",
-            )
+            raise too_short(f"{source.url}/{info.key}", info.n_bytes, offset, length)
         if joined and sum(joined[-1]) == offset:
             joined[-1] = (joined[-1][0], joined[-1][1] + length)
         else:

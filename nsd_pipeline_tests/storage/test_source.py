@@ -79,6 +79,9 @@ def test_sources_refuse_alike(source: Source, tmp_path: Path) -> None:
         source.read("nsddata/absent.mgh", 0, 10, etag='"any"')
     with pytest.raises(SourceChangedError, match=r"lh\.mgh was replaced"):
         source.read(KEY, 0, 10, etag='"another"')
+    etag = source.describe(KEY).etag
+    with pytest.raises(SourceError, match=rf"has {len(CONTENT)} bytes, too few for 10 bytes"):
+        source.read(KEY, len(CONTENT) - 4, 10, etag=etag)
     for key in ("../secret", "nsddata/../../secret", "/etc/passwd", ""):
         with pytest.raises(NsdError, match="not a key"):
             source.describe(key)
