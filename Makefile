@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 
 DEMO := demo_data
 export DAGSTER_HOME := $(CURDIR)/.dagster
-DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/encoder \
+DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
 .PHONY: demo ui test lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
-	$(BIN)/python -m nsd_pipeline.demo $(DEMO) --storage artifacts
+	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
+	$(DEMO_ENV) $(BIN)/python -m nsd_pipeline.demo.run
 
 ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(DEMO_ENV) $(BIN)/dagster dev --host 127.0.0.1

@@ -1,8 +1,12 @@
-"""What holds for every test."""
+"""What holds for every test, and the small dataset that many of them share."""
 
 import os
+from pathlib import Path
 
 import hypothesis
+import pytest
+
+from nsd_pipeline_tests.pipeline import SmallNsd
 
 # How long an example takes depends on the machine and says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
@@ -12,3 +16,15 @@ hypothesis.settings.load_profile("default")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.pop("NSD_ACCEPT_TERMS", None)
+
+
+@pytest.fixture(scope="session")
+def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
+    """One subject, two sessions of 30 trials: NSD's layout, generated once. Not to be written to."""
+    from nsd_pipeline.demo import generate, write_tiny_encoder
+
+    folder = tmp_path_factory.mktemp("small_nsd")
+    dataset = generate(
+        folder / "nsd", subjects=1, sessions=2, trials_per_run=3, signal=3.0, volumes=False
+    )
+    return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))

@@ -5,10 +5,11 @@ decides whether that is still to be done, for one partition or a range of them.
 """
 
 import base64
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec
 
 import dagster as dg
 import pandas as pd
@@ -16,6 +17,8 @@ import pandas as pd
 from nsd_pipeline.nsd.errors import ArtifactError, NsdError
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
+
+P = ParamSpec("P")
 
 Facts = Mapping[str, Any]
 """What is worth knowing of an artifact: JSON values, kept in its manifest and shown in the UI."""
@@ -50,6 +53,19 @@ class Recipe:
     inputs: Mapping[str, str]
     config: Mapping[str, Any] = field(default_factory=dict)
     expected_bytes: int = 0
+
+
+def fails_plainly(function: Callable[P, None]) -> Callable[P, None]:
+    """Let an asset that meets an :class:`NsdError` fail with its message, and without a retry."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except NsdError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+
+    return run
 
 
 def require(store: Store, key: str, *, asset: str, partition: str | None = None) -> Manifest:

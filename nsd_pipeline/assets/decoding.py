@@ -15,6 +15,7 @@ from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
     Facts,
     Recipe,
+    fails_plainly,
     materialize_artifacts,
     require,
     write_figure,
@@ -73,6 +74,7 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
         dg.AssetDep("stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts),
     ],
 )
+@fails_plainly
 def fmri_mlp(
     context: dg.AssetExecutionContext, config: FmriMlpConfig, store: StoreResource
 ) -> None:
@@ -142,6 +144,7 @@ def fmri_mlp(
     partitions_def=partitions.cohorts,
     deps=[fmri_mlp],
 )
+@fails_plainly
 def retrieval_metrics(
     context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
 ) -> None:

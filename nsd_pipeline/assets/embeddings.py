@@ -11,7 +11,14 @@ from pydantic import Field
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.artifacts import ONE_RUN, Facts, Recipe, materialize_artifacts, require
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
 from nsd_pipeline.download.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.embeddings import (
     ImageEncoder,
@@ -83,6 +90,7 @@ def open_images(store: Store, source: SourceResource, stimulus_set: str) -> Imag
     backfill_policy=ONE_RUN,
     deps=["stimuli"],
 )
+@fails_plainly
 def stimulus_embeddings(
     context: dg.AssetExecutionContext,
     config: EncoderConfig,

@@ -6,7 +6,14 @@ from pydantic import Field
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.artifacts import ONE_RUN, Facts, Recipe, materialize_artifacts, require
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
 from nsd_pipeline.download.design import responses_file
 from nsd_pipeline.events import (
     DEFAULT_QUERY,
@@ -46,6 +53,7 @@ _COLUMN_SCHEMA = {
     deps=["experiment_design"],
     metadata=_COLUMN_SCHEMA,
 )
+@fails_plainly
 def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
     """One row per event of a session: where its recordings lie, and which image every trial showed.
 
@@ -122,6 +130,7 @@ class EventFilter(dg.Config):
     deps=[events],
     metadata=_COLUMN_SCHEMA,
 )
+@fails_plainly
 def fsaverage_events(
     context: dg.AssetExecutionContext, config: EventFilter, store: StoreResource
 ) -> None:

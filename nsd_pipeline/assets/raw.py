@@ -4,12 +4,20 @@ import hashlib
 import shutil
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.artifacts import ONE_RUN, Facts, Recipe, materialize_artifacts, require
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
 from nsd_pipeline.assets.tables import images_seen
 from nsd_pipeline.download import betas as betas_download
 from nsd_pipeline.download import design as design_download
@@ -23,6 +31,7 @@ from nsd_pipeline.storage.store import Draft, Store
 
 
 @dg.asset(group_name="raw", kinds={"s3"}, code_version="1")
+@fails_plainly
 def experiment_design(
     context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
 ) -> None:
@@ -76,6 +85,7 @@ class BetasConfig(dg.Config):
     backfill_policy=ONE_RUN,
     deps=[experiment_design],
 )
+@fails_plainly
 def betas(
     context: dg.AssetExecutionContext,
     config: BetasConfig,
@@ -147,6 +157,7 @@ def betas(
     backfill_policy=ONE_RUN,
     deps=[dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets)],
 )
+@fails_plainly
 def stimuli(
     context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
 ) -> None:
@@ -181,7 +192,7 @@ def stimuli(
         image_ids = needed[partition]
         n_bytes = 0
         if mirror is not None:
-            index = stimuli_download.mirror_index(image_ids)
+            index = stimuli_download.mirror_index(image_ids, mirror)
         else:
             index, n_bytes = _fetch_new_images(partition)
         index.to_parquet(draft.folder / stimuli_download.INDEX_FILE, index=False)
@@ -227,8 +238,10 @@ def stimuli(
 def _known_images(store: Store, stimulus_set: str, etag: str) -> pd.DataFrame:
     """Index of the images that have been fetched from this version of the stimulus file."""
     manifest = store.manifest(keys.stimuli(stimulus_set))
-    if manifest is None or manifest.inputs != {layout.STIMULI_KEY: etag}:
-        return pd.DataFrame({"image_id": [], "part": [], "row": []})
-    if manifest.config["in_place"]:
-        return pd.DataFrame({"image_id": [], "part": [], "row": []})
+    if (
+        manifest is None
+        or manifest.inputs != {layout.STIMULI_KEY: etag}
+        or manifest.config["in_place"]
+    ):
+        return stimuli_download.part_index(np.empty(0, np.int64), "")
     return pd.read_parquet(store.folder(manifest.key) / stimuli_download.INDEX_FILE)

@@ -12,11 +12,13 @@ from nsd_pipeline.assets.artifacts import (
     FIGURES,
     Facts,
     Recipe,
+    fails_plainly,
     materialize_artifacts,
     require,
     write_figure,
 )
 from nsd_pipeline.assets.decoding import METRICS_FILE
+from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft
@@ -48,6 +50,7 @@ _FIGURES = {
         dg.AssetDep("fmri_mlp", partition_mapping=dg.AllPartitionMapping()),
     ],
 )
+@fails_plainly
 def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> None:
     """One HTML page: every cohort's metrics beside chance, figures, how the numbers came about."""
     artifacts = store.open()
@@ -57,10 +60,9 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
         if (manifest := artifacts.manifest(keys.retrieval_metrics(cohort)))
     ]
     if not measured:
-        raise dg.Failure(
-            f"No cohort has retrieval metrics in {artifacts.url}.\nNext step: materialize"
-            " retrieval_metrics of a cohort.",
-            allow_retries=False,
+        raise NotEnoughDataError(
+            f"No cohort has retrieval metrics in {artifacts.url}.",
+            next_step="materialize retrieval_metrics of a cohort first.",
         )
 
     def cohort_report(metrics: Manifest) -> report.CohortReport:

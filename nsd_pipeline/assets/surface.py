@@ -5,7 +5,14 @@ import numpy as np
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.artifacts import ONE_RUN, Facts, Recipe, materialize_artifacts, require
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.download.betas import locate_betas
 from nsd_pipeline.events import read_events, sole_recording
@@ -23,6 +30,7 @@ from nsd_pipeline.surface import summarise, write_session
     backfill_policy=ONE_RUN,
     deps=["betas", "fsaverage_events"],
 )
+@fails_plainly
 def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) -> None:
     """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
 
@@ -36,7 +44,7 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
             name: require(artifacts, key(partition), asset=name, partition=partition)
             for name, key in (("betas", keys.betas), ("fsaverage_events", keys.fsaverage_events))
         }
-        n_trials = int(upstream["fsaverage_events"].metadata["trials"])
+        n_trials = int(upstream["betas"].metadata["trials"])
         return Recipe(
             keys.fsaverage5_betas(partition),
             inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
@@ -47,8 +55,8 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
         subject, session = layout.parse_session_key(partition)
         events = read_events(artifacts.folder(keys.fsaverage_events(partition)) / EVENTS_FILE)
         space = sole_recording(events, partition)
-        n_trials = int((events["type"] == "Image").sum())
         downloaded = require(artifacts, keys.betas(partition), asset="betas", partition=partition)
+        n_trials = int(downloaded.metadata["trials"])
         data = np.empty((n_trials, 2 * layout.FSAVERAGE5_VERTICES), np.float32)
         halves = np.split(data, 2, axis=1)
         for half, path in zip(

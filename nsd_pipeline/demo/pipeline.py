@@ -79,7 +79,10 @@ def run_stage(
     if job is None:
         raise ValueError(f"{stage.title}: these assets are not partitioned alike")
     span = {_RANGE_START: stage.first, _RANGE_END: stage.last} if stage.first else {}
-    result = job.execute_in_process(instance=instance, asset_selection=keys, tags=span)
+    quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+    result = job.execute_in_process(
+        run_config=quiet, instance=instance, asset_selection=keys, tags=span
+    )
     return {
         event.asset_key.to_user_string(): str(event.materialization.metadata["status"].value)
         for event in result.get_asset_materialization_events()

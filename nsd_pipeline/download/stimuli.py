@@ -101,8 +101,16 @@ def part_index(image_ids: ImageIds, part: str) -> pd.DataFrame:
     return pd.DataFrame({"image_id": image_ids, "part": part, "row": np.arange(len(image_ids))})
 
 
-def mirror_index(image_ids: ImageIds) -> pd.DataFrame:
-    """Index of images that are read in place: the row is the image's id itself."""
+def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
+    """Index of images that are read in place: the row is the image's id itself.
+
+    Raises
+    ------
+    InvalidFileError
+        If the mirror's stimulus file does not have them, or is not what NSD's is.
+    """
+    with stimuli.StimulusFile(mirror, name=str(mirror)) as brick:
+        brick.check_ids(image_ids)
     return pd.DataFrame({"image_id": image_ids, "part": _IN_PLACE, "row": image_ids})
 
 

@@ -1,0 +1,83 @@
+"""Command line: ``python -m nsd_pipeline.demo.run`` materializes the whole graph, stage by stage.
+
+Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name: nothing here knows that
+a dataset is generated. Runs are recorded below ``DAGSTER_HOME``, where the web UI finds them.
+"""
+
+import sys
+import time
+
+import click
+import dagster as dg
+import pandas as pd
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.decoding import METRICS_FILE
+from nsd_pipeline.assets.report import PAGE_FILE
+from nsd_pipeline.definitions import defs
+from nsd_pipeline.demo.pipeline import run_stage, stages
+from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
+from nsd_pipeline.report import metric_label, to_markdown
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.store import Store
+
+_SHOWN = ("top1_acc", "top5_acc", "top10_acc", "top1_acc_instance-agg", "median_retrieval_rank")
+
+
+@click.command()
+def main() -> None:
+    """Materialize everything that the source has, and print the metrics beside chance."""
+    source = SourceResource(url=_url("source")).open()
+    store = StoreResource(url=_url("store")).open()
+    sessions = [
+        key
+        for key in partitions.SESSIONS
+        for first, *_ in [betas_keys(*parse_session_key(key), "fsaverage")]
+        if first in source.list(first)
+    ]
+    if not sessions:
+        raise click.ClickException(f"{source.url} has no session of betas on fsaverage.")
+    planned = list(stages(sessions))
+    with dg.DagsterInstance.get() as instance:
+        for number, stage in enumerate(planned, 1):
+            click.echo(f"[{number}/{len(planned)}] {stage.title}")
+            started = time.perf_counter()
+            try:
+                outcome = run_stage(defs, instance, stage)
+            except dg.Failure as failure:
+                raise click.ClickException(str(failure.description)) from failure
+            said = ", ".join(dict.fromkeys(outcome.values()))
+            click.echo(f"      {said} ({time.perf_counter() - started:.1f} s)")
+    _print_results(store)
+
+
+def _url(resource: str) -> str:
+    """What the definitions have bound a resource to."""
+    return str((defs.resources or {})[resource].url)
+
+
+def _print_results(store: Store) -> None:
+    measured = {
+        cohort: pd.read_parquet(store.folder(key) / METRICS_FILE).set_index("metric")
+        for cohort in partitions.COHORTS
+        if store.manifest(key := keys.retrieval_metrics(cohort))
+    }
+    rows = [
+        {
+            "cohort": cohort,
+            "metric": metric_label(name),
+            "value": table.loc[name, "value"],
+            "chance": table.loc[name, "chance"],
+        }
+        for cohort, table in measured.items()
+        for name in _SHOWN
+    ]
+    click.echo(f"\n{to_markdown(pd.DataFrame(rows))}\n")
+    page = store.folder(keys.DECODING_REPORT) / PAGE_FILE
+    click.echo(f"Figures and how the numbers came about:  {page}")
+    click.echo("The same in the web UI:                  make ui")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Running parts of the graph on a small dataset, as a run would."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from nsd_pipeline.definitions import build_defs
+from nsd_pipeline.storage.store import open_store
+
+SESSION_ASSETS = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
+
+
+class SmallNsd(NamedTuple):
+    """A generated dataset and an encoder for its images."""
+
+    folder: Path
+    encoder: Path
+
+    def copy(self, folder: Path) -> Path:
+        """A copy whose files can be replaced (they are hard links, so not written to in place)."""
+        shutil.copytree(self.folder, folder, copy_function=os.link)
+        return folder
+
+
+@dataclass
+class Pipeline:
+    """The graph, bound to a source and a folder for artifacts."""
+
+    source: str
+    artifacts: Path
+    encoder: Path
+    instance: dg.DagsterInstance
+
+    @property
+    def store(self):
+        return open_store(self.artifacts)
+
+    def run(
+        self,
+        *assets: str,
+        first: str = "",
+        last: str = "",
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Materialize assets for a range of partitions; the metadata of each one's last partition."""
+        keys = [dg.AssetKey(asset) for asset in assets]
+        defs = build_defs(self.source, str(self.artifacts))
+        job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
+        assert job is not None
+        settings: dict[str, Any] = {name: dict(value) for name, value in (config or {}).items()}
+        if "stimulus_embeddings" in assets:
+            settings.setdefault("stimulus_embeddings", {}).setdefault("model", str(self.encoder))
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=keys,
+            tags={
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last or first,
+            }
+            if first
+            else {},
+            run_config={
+                "ops": {name: {"config": value} for name, value in settings.items()},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+        )
+        self.failed_checks = [
+            f"{check.asset_key.to_user_string()}:{check.check_name}"
+            for check in result.get_asset_check_evaluations()
+            if not check.passed
+        ]
+        return {
+            event.asset_key.to_user_string(): {
+                name: value.value for name, value in event.materialization.metadata.items()
+            }
+            for event in result.get_asset_materialization_events()
+        }
+
+    def run_sessions(self, first: str, last: str = "") -> None:
+        self.run("experiment_design")
+        self.run(*SESSION_ASSETS, first=first, last=last)
+
+    def run_images(self, *stimulus_sets: str, **config: Any) -> dict[str, dict[str, Any]]:
+        for stimulus_set in stimulus_sets:
+            found = self.run(
+                "stimuli",
+                "stimulus_embeddings",
+                first=stimulus_set,
+                config={"stimulus_embeddings": config} if config else None,
+            )
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Files of unfinished work: drafts and scratch, which a failure must not leave behind."""
+        partial = self.artifacts / ".partial"
+        return [
+            str(path.relative_to(partial))
+            for folder in ("drafts", "scratch")
+            for path in (partial / folder).rglob("*")
+            if path.is_file()
+        ]

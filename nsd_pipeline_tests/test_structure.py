@@ -1,0 +1,74 @@
+"""What must stay true of the code as a whole."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import nsd_pipeline
+from nsd_pipeline import partitions
+from nsd_pipeline.definitions import defs
+
+PACKAGE = Path(nsd_pipeline.__file__).parent
+DOMAIN = ("nsd", "storage", "download", "events", "surface", "embeddings", "decoding", "report")
+HEAVY = ("torch", "transformers", "nilearn", "nibabel")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Modules a fresh interpreter has loaded after a statement."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    return set(answer.stdout.split())
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names of the packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_the_code_location_loads_nothing_heavy() -> None:
+    assert not loaded_by("import nsd_pipeline.definitions").intersection(HEAVY)
+
+
+@pytest.mark.parametrize("folder", DOMAIN)
+def test_domain_code_knows_no_dagster(folder: str) -> None:
+    allowed = {"nsd": {"nsd"}, "storage": {"nsd", "storage"}}
+    upper = {"assets", "resources", "launchers", "definitions", "checks", "jobs", "demo", "bench"}
+    for path in (PACKAGE / folder).rglob("*.py"):
+        names = imports_of(path)
+        assert not {name for name in names if name.split(".")[0].startswith("dagster")}, path
+        ours = {name.split(".")[1] for name in names if name.startswith("nsd_pipeline.")}
+        assert not ours & upper, path
+        if folder in allowed:
+            assert ours <= allowed[folder], path
+
+
+def test_definitions_are_valid() -> None:
+    dg.Definitions.validate_loadable(defs)
+    described = [spec for spec in defs.resolve_all_asset_specs() if spec.description]
+    assert len(described) == 10
+
+
+def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> None:
+    assert len(partitions.SESSIONS) == len(set(partitions.SESSIONS)) == 284
+    assert partitions.SESSIONS[0] == "subj01_ses01"
+    assert partitions.SESSIONS[-1] == "subj08_ses30"
+    assert "subj04_ses31" not in partitions.SESSIONS
+    for mapping, own, everyone in (
+        (partitions.sessions_to_stimulus_sets, "subj04", "shared"),
+        (partitions.sessions_to_cohorts, "subj04", "all"),
+    ):
+        downstream = mapping.downstream_partition_keys_by_upstream_partition_key
+        assert downstream["subj04_ses07"] == {own, everyone}
+        assert set(downstream) == set(partitions.SESSIONS)
