@@ -96,6 +96,45 @@ def test_readers_never_see_two_versions_at_once(store: Store) -> None:
     assert len(seen) > 1
 
 
+def test_a_death_while_replacing_leaves_no_manifest_beside_other_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, text="old")
+    rename = Path.rename
+
+    def die(path: Path, target: Path) -> Path:
+        if target.suffix == ".json":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            put(store, text="new")
+    assert store.manifest(KEY) is None
+    put(store, text="new")
+    assert (store.folder(KEY) / "events.txt").read_text() == "new"
+
+
+def test_a_reader_waits_out_a_replacement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the moment without a manifest, the artifact is not missing, it is about to be there."""
+    put(store)
+    rename = Path.rename
+    found: list[object] = []
+    reader = threading.Thread(target=lambda: found.append(open_store(store.url).manifest(KEY)))
+
+    def look_before_the_manifest_comes(path: Path, target: Path) -> Path:
+        if target.suffix == ".json":
+            reader.start()
+            reader.join(0.2)  # returns early only if the reader does not wait
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", look_before_the_manifest_comes)
+    put(store, text="two")
+    reader.join()
+    assert found == [store.manifest(KEY)]
+
+
 def test_a_store_of_others_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may not write, not even locks, reads what is complete and is told what is not."""
     put(store)

@@ -124,15 +124,24 @@ def test_what_is_resumed_is_right_whatever_a_crash_left(
 def test_an_interrupted_transfer_continues_where_it_was(
     mirror_folder: Path, tmp_path: Path
 ) -> None:
-    broken = _Mirror(mirror_folder, reads=20)
-    info = broken.describe(KEY)
     ranges = [(start, 20) for start in range(0, 1000, 25)]
-    with pytest.raises(SourceError, match="network is down"):
-        fetch(broken, info, ranges, tmp_path / "cut.mgh")
+    for _ in range(2):
+        broken = _Mirror(mirror_folder, reads=10)
+        info = broken.describe(KEY)
+        with pytest.raises(SourceError, match="network is down"):
+            fetch(broken, info, ranges, tmp_path / "cut.mgh")
     report = fetch(_Mirror(mirror_folder), info, ranges, tmp_path / "cut.mgh")
-    assert report.resumed_bytes == 20 * 20
+    assert report.resumed_bytes == 2 * 10 * 20
     assert report.n_requests == 20
     assert (tmp_path / "cut.mgh").read_bytes() == _slices(ranges)
+
+
+def test_neighbouring_ranges_are_one_request(mirror_folder: Path, tmp_path: Path) -> None:
+    mirror = _Mirror(mirror_folder)
+    ranges = [(100, 10), (110, 10), (120, 5), (300, 10), (310, 80)]  # blocks are of 32 bytes
+    report = fetch(mirror, mirror.describe(KEY), ranges, tmp_path / "f")
+    assert report.n_requests == 1 + 3
+    assert (tmp_path / "f").read_bytes() == _slices(ranges)
 
 
 def test_a_new_version_of_the_object_is_not_mixed_with_the_old(
