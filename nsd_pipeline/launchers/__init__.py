@@ -1,4 +1,4 @@
-"""How runs get their hardware: a GPU per run on one host, Slurm jobs on a cluster, leases for shells.
+"""How runs get their hardware: a GPU per run on a host, jobs on a Slurm cluster, leases in a shell.
 
 Nothing here computes. `devices`, `lease`, `process` and `slurm_jobs` are plain Python; `base`,
 `gpu` and `slurm` are Dagster run launchers, named in dagster.yaml; `slurm_worker` is what a Slurm

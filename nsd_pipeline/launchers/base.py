@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def needs_gpu(run: DagsterRun) -> bool:
-    """Whether a run needs a GPU: by its tag ``nsd/gpu``, else if a step of it is in the pool ``gpu``.
+    """Whether a run needs a GPU: its tag ``nsd/gpu`` says so, or a step of it is in pool ``gpu``.
 
     The pools are those of the steps that the run executes, so a materialization picked by hand in
     the web UI needs a GPU exactly if one of the picked assets does.
@@ -91,7 +91,7 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
     """
 
     def __init__(self, *, poll_seconds: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._poll_seconds = poll_seconds
         self._disposed = False
         self._wake = threading.Event()

@@ -123,7 +123,7 @@ def identify(pid: int) -> RunProcess:
 
 
 def find(run_id: str) -> RunProcess | None:
-    """Find a run's process by its environment, for runs whose launcher died before it noted the pid."""
+    """Find a run's process by its environment, where the launcher died before it noted the pid."""
     for process in psutil.process_iter():
         try:
             if (

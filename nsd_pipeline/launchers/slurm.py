@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from dagster import DagsterRun, Field, Permissive
+from dagster import DagsterRun, Field
 from dagster._config import UserConfigSchema
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import LaunchRunContext
@@ -66,13 +66,13 @@ class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         """Return the schema of the configuration in dagster.yaml."""
         return {
             "resources": Field(
-                Permissive({}),
+                dict,
                 default_value={},
                 description="Options of every run: partition, account, qos, constraint, gpus, "
                 "cpus, memory, time_limit.",
             ),
             "gpu_resources": Field(
-                Permissive({}),
+                dict,
                 default_value={},
                 description="Options on top of these for runs that need a GPU; gpus is 1 if not "
                 "given.",

@@ -1,12 +1,12 @@
 """``dagster`` inside a Slurm job: the same program, deaf to SIGTERM.
 
-Slurm announces the end of a job by SIGTERM, be it the time limit, preemption or scancel. Dagster takes
-a SIGTERM that nobody asked it for as a failure of its own, and the run would never say what happened.
-Deaf to it, the run lives until Slurm kills it a little later (KillWait), and the launcher reports what
-Slurm says. SIGINT still ends a run, and that is what the launcher sends to terminate one.
+Slurm announces the end of a job by SIGTERM, be it the time limit, preemption or scancel. Dagster
+takes a SIGTERM that nobody asked it for as a failure of its own, and the run would never say what
+happened. Deaf to it, the run lives until Slurm kills it a little later (KillWait), and the launcher
+reports what Slurm says. SIGINT still ends a run: the launcher sends it to terminate one.
 
-A blocked or ignored signal would be inherited by the run's own helpers, which are stopped by SIGTERM;
-a handler is not.
+A blocked or ignored signal would be inherited by the run's own helpers, which are stopped by
+SIGTERM; a handler is not.
 """
 
 import signal
@@ -24,4 +24,4 @@ if __name__ == "__main__":
     # Dagster calls this each time it changes its handler of SIGINT.
     interrupts.setup_interrupt_handlers = ignore_sigterm
     ignore_sigterm()
-    main()
+    main()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A small code location for the launchers: runs that note which GPU they see and wait until let go."""
+"""A small code location for the launchers: runs that note their GPU and wait until let go."""
 
 import json
 import os

@@ -10,20 +10,20 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-import yaml
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.remote_representation.code_location import CodeLocation
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.monitoring import execute_run_monitoring_iteration
-from dagster._utils.error import SerializableErrorInfo
 
 T = TypeVar("T")
+NO_WORKSPACE: Any = None
+"""These launchers and the queue need none."""
 CODE = Path(__file__).with_name("code_location.py")
 
 
-def until(look: Callable[[], T], what: str, timeout: float = 60) -> T:
+def until(look: Callable[[], T | None], what: str, timeout: float = 60) -> T:
     """Look until there is something to see."""
     deadline = time.monotonic() + timeout
     while not (seen := look()):
@@ -43,7 +43,9 @@ class Home:
         self.gates.mkdir()
         self.instance: DagsterInstance
 
-    def submit(self, job: str, *, assets: list[str] | None = None, **tags: str) -> str:
+    def submit(
+        self, job: str, tags: dict[str, str] | None = None, *, assets: list[str] | None = None
+    ) -> str:
         """Create a run as the web UI does; returns its id."""
         repository = next(iter(self.location.get_repositories().values()))
         keys = [AssetKey(name) for name in assets or []]
@@ -69,7 +71,7 @@ class Home:
             status=None,
             root_run_id=None,
             parent_run_id=None,
-            tags={**remote_job.tags, **tags},
+            tags={**remote_job.tags, **(tags or {})},
             job_snapshot=remote_job.job_snapshot,
             execution_plan_snapshot=plan,
             parent_job_snapshot=remote_job.parent_job_snapshot,
@@ -81,10 +83,10 @@ class Home:
         )
         return run.run_id
 
-    def launch(self, job: str, **tags: str) -> str:
+    def launch(self, job: str, tags: dict[str, str] | None = None) -> str:
         """Launch a run past the queue; returns its id."""
-        run_id = self.submit(job, **tags)
-        self.instance.launch_run(run_id, None)  # type: ignore[arg-type] - these launchers need no workspace
+        run_id = self.submit(job, tags)
+        self.instance.launch_run(run_id, NO_WORKSPACE)
         return run_id
 
     def run(self, run_id: str) -> DagsterRun:
@@ -117,10 +119,10 @@ class Home:
     def messages(self, run_id: str) -> str:
         return "\n".join(entry.message for entry in self.instance.all_logs(run_id))
 
-    def monitor(self) -> list[SerializableErrorInfo]:
+    def monitor(self) -> list[Any]:
         """One round of Dagster's run monitoring, without the daemon around it."""
-        context = SimpleNamespace(instance=self.instance, create_request_context=lambda: None)
-        errors = execute_run_monitoring_iteration(context, logging.getLogger("monitoring"))  # type: ignore[arg-type]
+        context: Any = SimpleNamespace(instance=self.instance, create_request_context=lambda: None)
+        errors = execute_run_monitoring_iteration(context, logging.getLogger("monitoring"))
         return [error for error in errors if error]
 
 
@@ -144,7 +146,7 @@ def make_home(
 
     @contextmanager
     def opened(settings: dict[str, Any]) -> Iterator[Home]:
-        (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        (tmp_path / "dagster.yaml").write_text(json.dumps(settings))
         home = Home(tmp_path, code_location)
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
         monkeypatch.setenv("TRACE", str(home.gates / "trace"))

@@ -16,7 +16,7 @@ from nsd_pipeline_tests.launchers.conftest import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 
-# The device files only have to be character devices: then Slurm sets CUDA_VISIBLE_DEVICES to 0 and 1.
+# Any character device will do: for those Slurm sets CUDA_VISIBLE_DEVICES, here to 0 and 1.
 GRES = """\
 AutoDetect=off
 NodeName={host} Name=gpu File=/dev/null

@@ -16,7 +16,7 @@ from nsd_pipeline.launchers.devices import Device
 from nsd_pipeline.launchers.gpu import DEVICE_TAG, PID_TAG, STARTED_TAG, GpuRunLauncher
 from nsd_pipeline.launchers.lease import try_lock
 from nsd_pipeline.nsd.errors import NsdError
-from nsd_pipeline_tests.launchers.conftest import Home, until
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
 
 MakeHome = Callable[[dict[str, Any]], Home]
 
@@ -49,12 +49,12 @@ def test_which_runs_need_a_gpu(make_home: MakeHome) -> None:
     home = make_home(settings("0"))
     assert needs_gpu(home.run(home.submit("gpu_job")))
     assert not needs_gpu(home.run(home.submit("cpu_job")))
-    assert needs_gpu(home.run(home.submit("cpu_job", **{"nsd/gpu": "true"})))
-    assert not needs_gpu(home.run(home.submit("gpu_job", **{"nsd/gpu": "false"})))
+    assert needs_gpu(home.run(home.submit("cpu_job", {"nsd/gpu": "true"})))
+    assert not needs_gpu(home.run(home.submit("gpu_job", {"nsd/gpu": "false"})))
     for asset, needs in (("gpu_asset", True), ("cpu_asset", False)):
         assert needs_gpu(home.run(home.submit("__ASSET_JOB", assets=[asset]))) is needs
     with pytest.raises(NsdError, match="maybe"):
-        needs_gpu(home.run(home.submit("cpu_job", **{"nsd/gpu": "maybe"})))
+        needs_gpu(home.run(home.submit("cpu_job", {"nsd/gpu": "maybe"})))
 
 
 def test_two_launches_at_once_get_two_devices_and_a_third_run_goes_back_into_the_queue(
@@ -62,7 +62,9 @@ def test_two_launches_at_once_get_two_devices_and_a_third_run_goes_back_into_the
 ) -> None:
     home = make_home(settings("0", "1"))
     runs = [home.submit("gpu_job") for _ in range(2)]
-    threads = [threading.Thread(target=home.instance.launch_run, args=(run, None)) for run in runs]
+    threads = [
+        threading.Thread(target=home.instance.launch_run, args=(run, NO_WORKSPACE)) for run in runs
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -70,7 +72,7 @@ def test_two_launches_at_once_get_two_devices_and_a_third_run_goes_back_into_the
     third = home.launch("gpu_job")
     assert home.status(third) == DagsterRunStatus.QUEUED
     assert "Every GPU is busy" in home.messages(third)
-    cpu = home.launch("cpu_job", gate="cpu")
+    cpu = home.launch("cpu_job", {"gate": "cpu"})
     masks = {started(home, run)["mask"] for run in runs}
     assert masks == {"0", "1"} == {home.run(run).tags[DEVICE_TAG] for run in runs}
     assert started(home, cpu)["mask"] == ""
@@ -83,7 +85,7 @@ def test_two_launches_at_once_get_two_devices_and_a_third_run_goes_back_into_the
     until(lambda: is_free("0") and is_free("1"), "both devices are free")
     children = {int(home.run(run).tags[PID_TAG]) for run in (*runs, cpu)}
     until(lambda: not children & set(psutil.pids()), "no zombie is left")
-    home.instance.launch_run(third, None)  # type: ignore[arg-type] - as above
+    home.instance.launch_run(third, NO_WORKSPACE)
     home.wait(third, DagsterRunStatus.SUCCESS)
 
 
@@ -121,7 +123,7 @@ def test_a_process_that_outlives_its_run_keeps_its_device_until_it_is_killed(
     assert home.status(second) == DagsterRunStatus.QUEUED
 
     def launched() -> bool:
-        home.instance.launch_run(second, None)  # type: ignore[arg-type] - as above
+        home.instance.launch_run(second, NO_WORKSPACE)
         return home.status(second) != DagsterRunStatus.QUEUED
 
     until(launched, "the leftover process was killed")
@@ -172,7 +174,7 @@ def test_tags_of_a_retried_run_do_not_pass_for_the_retry(make_home: MakeHome) ->
         PID_TAG: str(os.getpid()),
         STARTED_TAG: str(psutil.Process().create_time()),
     }
-    retry = home.submit("gpu_job", **parents)
+    retry = home.submit("gpu_job", parents)
     home.instance.report_run_canceling(home.run(retry))
     run = home.launch("cpu_job")
     other = home.launch("gpu_job")
@@ -215,6 +217,6 @@ def test_without_a_queue_a_busy_gpu_is_an_error(make_home: MakeHome) -> None:
     assert descriptor is not None
     run = home.submit("gpu_job")
     with pytest.raises(NsdError, match="no queue to wait in"):
-        home.instance.launch_run(run, None)  # type: ignore[arg-type] - as above
+        home.instance.launch_run(run, NO_WORKSPACE)
     os.close(descriptor)
     assert home.status(run) == DagsterRunStatus.FAILURE

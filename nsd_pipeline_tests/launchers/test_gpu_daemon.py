@@ -13,7 +13,7 @@ import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.launchers.gpu import DEVICE_TAG
-from nsd_pipeline_tests.launchers.conftest import CODE, Home, until
+from nsd_pipeline_tests.launchers.conftest import CODE, NO_WORKSPACE, Home, until
 from nsd_pipeline_tests.launchers.test_gpu import is_free, settings
 
 MakeHome = Callable[[dict[str, Any]], Home]
@@ -56,10 +56,10 @@ def test_six_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
     jobs: list[dict[str, Any]] = [{"job": "gpu_job"} for _ in range(6)]
     jobs[3] = {"job": "__ASSET_JOB", "assets": ["gpu_asset"]}
     runs = [home.submit(**job) for job in jobs]
-    cpu = home.submit("cpu_job", gate="cpu")
+    cpu = home.submit("cpu_job", {"gate": "cpu"})
     home.open("cpu")
     for run in (*runs, cpu):
-        home.instance.submit_run(run, None)  # type: ignore[arg-type] - the queue needs no workspace
+        home.instance.submit_run(run, NO_WORKSPACE)
 
     def in_progress() -> set[str]:
         states = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]

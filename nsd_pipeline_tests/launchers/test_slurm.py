@@ -14,7 +14,7 @@ from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.slurm import JOB_TAG
 from nsd_pipeline.launchers.slurm_jobs import SlurmError, SlurmUnavailableError
 from nsd_pipeline_tests.launchers import slurm_cluster
-from nsd_pipeline_tests.launchers.conftest import Home, until
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
 
 MakeHome = Callable[[dict[str, Any]], Home]
 
@@ -76,7 +76,7 @@ def lost(home: Home, run_id: str) -> str:
 @needs_slurm
 def test_two_gpus_run_two_jobs_and_the_third_waits(home: Home) -> None:
     runs = [home.launch("gpu_job") for _ in range(3)]
-    cpu = home.launch("cpu_job", gate="cpu")
+    cpu = home.launch("cpu_job", {"gate": "cpu"})
     masks = [started(home, run)["mask"] for run in runs[:2]]
     assert sorted(masks) == ["0", "1"]  # as Slurm set it
     assert started(home, cpu)["mask"] == ""
@@ -97,9 +97,9 @@ def test_options_reach_slurm_and_no_shell(home: Home, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     options = {"partition": "urgent", "gpus": 1, "cpus": 2, "memory": "70M", "time_limit": "5"}
     run = home.submit(
-        "cpu_job", **{"nsd/slurm": json.dumps(options), "note": f"'; touch {trap}; echo $(id) `id`"}
+        "cpu_job", {"nsd/slurm": json.dumps(options), "note": f"'; touch {trap}; echo $(id) `id`"}
     )
-    home.instance.launch_run(run, None)  # type: ignore[arg-type] - the launcher needs no workspace
+    home.instance.launch_run(run, NO_WORKSPACE)
     assert started(home, run)["mask"] in ("0", "1")
     shown = show(home, run)
     for expected in ("Partition=urgent", "NumCPUs=2", "70M", "TimeLimit=00:05:00", "gpu:1"):
@@ -107,9 +107,9 @@ def test_options_reach_slurm_and_no_shell(home: Home, tmp_path: Path) -> None:
     home.open()
     home.wait(run, DagsterRunStatus.SUCCESS)
     assert not trap.exists()
-    refused = home.submit("cpu_job", **{"nsd/slurm": '{"partition": "nowhere"}'})
-    with pytest.raises(SlurmError, match="[Ii]nvalid partition"):
-        home.instance.launch_run(refused, None)  # type: ignore[arg-type] - as above
+    refused = home.submit("cpu_job", {"nsd/slurm": '{"partition": "nowhere"}'})
+    with pytest.raises(SlurmError, match="invalid partition"):
+        home.instance.launch_run(refused, NO_WORKSPACE)
     assert home.status(refused) == DagsterRunStatus.FAILURE
 
 
@@ -134,14 +134,14 @@ def test_a_job_that_dies_says_what_it_last_wrote(home: Home) -> None:
 
 @needs_slurm
 def test_what_slurm_takes_away_is_named(home: Home) -> None:
-    timed_out = home.launch("cpu_job", **{"nsd/slurm": '{"time_limit": "1"}'})
-    preempted = home.launch("gpu_job", **{"nsd/slurm": '{"gpus": 2}'})
+    timed_out = home.launch("cpu_job", {"nsd/slurm": '{"time_limit": "1"}'})
+    preempted = home.launch("gpu_job", {"nsd/slurm": '{"gpus": 2}'})
     started(home, timed_out)
     started(home, preempted)
     # Time limits are whole minutes, looked at every half; this is the same limit, sooner.
     end = f"JobId={job(home, timed_out)}"
     subprocess.run(["scontrol", "update", end, "EndTime=now+1seconds"], check=True)
-    urgent = home.launch("cpu_job", **{"nsd/slurm": '{"partition": "urgent", "gpus": 2}'})
+    urgent = home.launch("cpu_job", {"nsd/slurm": '{"partition": "urgent", "gpus": 2}'})
     assert "preempted by a job of higher priority (PREEMPTED" in lost(home, preempted)
     started(home, urgent)
     messages = lost(home, timed_out)
