@@ -20,7 +20,7 @@ os.environ.pop("NSD_ACCEPT_TERMS", None)
 
 @pytest.fixture(scope="session")
 def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
-    """One subject, two sessions of 30 trials: NSD's layout, generated once. Not to be written to."""
+    """One subject, two sessions of 30 trials in NSD's layout. Not to be written to."""
     from nsd_pipeline.demo import generate, write_tiny_encoder
 
     folder = tmp_path_factory.mktemp("small_nsd")

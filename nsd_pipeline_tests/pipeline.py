@@ -47,7 +47,7 @@ class Pipeline:
         last: str = "",
         config: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Materialize assets for a range of partitions; the metadata of each one's last partition."""
+        """Materialize assets for a range of partitions; metadata of each one's last one."""
         keys = [dg.AssetKey(asset) for asset in assets]
         defs = build_defs(self.source, str(self.artifacts))
         job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)

@@ -54,7 +54,8 @@ def another_encoder(encoder: Path, folder: Path) -> Path:
 
 
 def made(pipeline: Pipeline) -> dict[str, object]:
-    return {key: pipeline.store.manifest(key).created for key in pipeline.store.keys()}
+    store = pipeline.store
+    return {key: store.manifest(key).created for key in store.keys()}  # noqa: SIM118
 
 
 def test_from_the_bucket_to_the_report_and_again(
