@@ -148,19 +148,24 @@ def test_bfloat16_is_close_and_pooled_in_float32(golden: dict[str, NDArray]) -> 
     assert 0 < error < 0.02 * np.abs(golden["embeddings"]).max()
 
 
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
 def test_convolutions_run_in_full_precision_and_the_setting_is_put_back(
-    vit: Path, images: NDArray[np.uint8]
+    before: str, vit: Path, images: NDArray[np.uint8]
 ) -> None:
     import torch
 
     encoder = ImageEncoder(vit)
     convolution = torch.backends.cudnn.conv
-    before, during = convolution.fp32_precision, []
-    encoder._backbone.model.embeddings.register_forward_hook(
-        lambda *_: during.append(convolution.fp32_precision)
-    )
-    encoder.encode(images)
-    assert (during, convolution.fp32_precision) == (["ieee"], before)
+    at_first, during = convolution.fp32_precision, []
+    convolution.fp32_precision = before
+    try:
+        encoder._backbone.model.embeddings.register_forward_hook(
+            lambda *_: during.append(convolution.fp32_precision)
+        )
+        encoder.encode(images)
+        assert (during, convolution.fp32_precision) == (["ieee"], before)
+    finally:
+        convolution.fp32_precision = at_first
 
 
 def test_says_nothing_about_what_it_leaves_out(capfd: pytest.CaptureFixture[str]) -> None:

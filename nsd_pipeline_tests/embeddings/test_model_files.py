@@ -121,6 +121,21 @@ def test_a_model_is_downloaded_once_without_its_pickle(
     assert len(requests) == n_requests
 
 
+@pytest.mark.parametrize("lacking", ["preprocessor_config.json", "model.safetensors"])
+def test_what_another_tool_left_in_the_cache_is_completed(
+    lacking: str, hub: tuple[str, list[str]], run: Run, tmp_path: Path
+) -> None:
+    """Older caches have no list of the model's files, so theirs looks whole to the library."""
+    fetched = run("print(fetch_model('lab/tiny'))", HF_ENDPOINT=hub[0])
+    folder = Path(fetched.stdout.strip())
+    (folder / lacking).unlink()
+    for listing in tmp_path.rglob("trees"):
+        shutil.rmtree(listing)
+    again = run("print(fetch_model('lab/tiny'))", HF_ENDPOINT=hub[0])
+    assert again.stdout.strip() == str(folder), again.stderr
+    assert (folder / lacking).is_file()
+
+
 @pytest.mark.parametrize(
     ("line", "offline", "says"),
     [
