@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from dagster import DagsterRunStatus
 
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, needs_gpu
 from nsd_pipeline.launchers.devices import Device
-from nsd_pipeline.launchers.gpu import DEVICE_TAG, PID_TAG, STARTED_TAG, GpuRunLauncher
+from nsd_pipeline.launchers.gpu import DEVICE_TAG, HOST_TAG, PID_TAG, STARTED_TAG, GpuRunLauncher
 from nsd_pipeline.launchers.lease import try_lock
 from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
@@ -168,19 +170,24 @@ def test_a_run_that_dies_before_it_starts_fails_at_once(
 
 def test_tags_of_a_retried_run_do_not_pass_for_the_retry(make_home: MakeHome) -> None:
     home = make_home(settings("0"))
+    bystander = subprocess.Popen(["sleep", "600"])
     parents = {
         LAUNCHED_TAG: "the-parent",
         DEVICE_TAG: "0",
-        PID_TAG: str(os.getpid()),
-        STARTED_TAG: str(psutil.Process().create_time()),
+        PID_TAG: str(bystander.pid),
+        STARTED_TAG: str(psutil.Process(bystander.pid).create_time()),
+        HOST_TAG: socket.gethostname(),
     }
     retry = home.submit("gpu_job", parents)
     home.instance.report_run_canceling(home.run(retry))
     run = home.launch("cpu_job")
     other = home.launch("gpu_job")
     assert home.run(other).tags[DEVICE_TAG] == "0"  # not taken for busy
-    assert home.instance.run_launcher.terminate(retry)  # must not signal this process
+    assert home.instance.run_launcher.terminate(retry)
     home.wait(retry, DagsterRunStatus.CANCELED)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
     home.open()
     home.wait(run, DagsterRunStatus.SUCCESS)
     home.wait(other, DagsterRunStatus.SUCCESS)

@@ -119,6 +119,7 @@ def test_a_terminated_run_is_canceled_and_so_is_its_job(home: Home) -> None:
     started(home, run)
     assert home.instance.run_launcher.terminate(run)
     home.wait(run, DagsterRunStatus.CANCELED)
+    assert "was cancelled in Slurm" not in home.messages(run)  # it ended by itself, not by SIGKILL
     until(lambda: "JobState=CANCELLED" in show(home, run), "the job is cancelled")
 
 
