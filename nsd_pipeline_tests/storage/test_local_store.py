@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -151,17 +152,18 @@ def test_a_store_of_others_can_be_read(store: Store, monkeypatch: pytest.MonkeyP
 
 
 DIES_WHILE_WRITING = """
-import os, signal, sys
+import json, os, signal, sys
 from nsd_pipeline.storage.store import open_store
-from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY
-with open_store(sys.argv[1]).write(KEY, **MADE_BY) as draft:
+url, key, made_by = json.loads(sys.argv[1])
+with open_store(url).write(key, **made_by) as draft:
     (draft.folder / "events.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_what_a_killed_writer_left_is_cleared_away(store: Store, tmp_path: Path) -> None:
-    died = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, store.url], check=False)
+    argument = json.dumps([store.url, KEY, MADE_BY])
+    died = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, argument], check=False)
     assert died.returncode == -signal.SIGKILL
     assert len(leftovers(tmp_path)) == 2, "the draft and its lock"
     assert store.manifest(KEY) is None
@@ -173,19 +175,20 @@ def test_what_a_killed_writer_left_is_cleared_away(store: Store, tmp_path: Path)
 
 
 WRITES_MANY_TIMES = """
-import sys
+import json, sys
 from nsd_pipeline.storage.store import open_store
-from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY
+url, key, made_by = json.loads(sys.argv[1])
 for turn in range(15):
-    with open_store(sys.argv[1]).write(KEY, **MADE_BY) as draft:
+    with open_store(url).write(key, **made_by) as draft:
         for name in "abc":
             (draft.folder / name).write_text(sys.argv[2] * (turn + 1))
 """
 
 
 def test_two_processes_end_with_one_whole_artifact(store: Store, tmp_path: Path) -> None:
+    argument = json.dumps([store.url, KEY, MADE_BY])
     processes = [
-        subprocess.Popen([sys.executable, "-c", WRITES_MANY_TIMES, store.url, name])
+        subprocess.Popen([sys.executable, "-c", WRITES_MANY_TIMES, argument, name])
         for name in ("x", "y")
     ]
     assert [process.wait() for process in processes] == [0, 0]

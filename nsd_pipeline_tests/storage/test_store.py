@@ -68,12 +68,12 @@ def put(store: Store, key: str = KEY, *, text: str = "one", **changes: Any) -> N
 
 def leftovers(root: Path) -> list[str]:
     """Files and non-empty folders below a store's or cache's place for unfinished work."""
-    return [
+    return sorted(
         str(path)
         for kind in ("drafts", "scratch")
         for partial in root.rglob(".partial")
         for path in (partial / kind).glob("*")
-    ]
+    )
 
 
 def test_an_artifact_is_there_with_its_record(store: Store) -> None:
