@@ -1,6 +1,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 from hypothesis import given, settings
@@ -46,6 +47,13 @@ def test_trials_of_a_session_with_its_own_number_of_trials(tmp_path, arrays):
     assert trials["slot"].tolist() == [0, 74]
     assert trials["trial"].tolist() == [0, 1]
     assert design.trials("subj08", 3).empty
+
+
+def test_shared_trials_of_a_subject_are_those_of_sharedix(arrays, design):
+    trials = pd.concat([design.trials("subj02", session) for session in range(1, 41)])
+    in_sharedix = np.isin(trials["image_id"] + 1, arrays["sharedix"])
+    np.testing.assert_array_equal(trials["shared"], in_sharedix)
+    assert trials["shared"].sum() == 3000
 
 
 def test_all_213000_trials_take_little_time(design):
