@@ -38,11 +38,11 @@ class Patch:
 
 
 PATCHES: Final = (
-    Patch(centre=(12, -92, 0), radius=11, amplitude=1.6),  # occipital pole
-    Patch(centre=(42, -76, 0), radius=9, amplitude=1.2),  # lateral occipital
-    Patch(centre=(36, -58, -16), radius=8, amplitude=1.2),  # fusiform
-    Patch(centre=(24, -84, 24), radius=8, amplitude=1.0),  # dorsal occipital
-    Patch(centre=(26, -48, -10), radius=7, amplitude=1.0),  # parahippocampal
+    Patch(centre=(12, -92, 0), radius=15, amplitude=3.6),  # occipital pole
+    Patch(centre=(42, -76, 0), radius=11, amplitude=3.0),  # lateral occipital
+    Patch(centre=(36, -58, -16), radius=11, amplitude=3.0),  # fusiform
+    Patch(centre=(24, -84, 24), radius=11, amplitude=2.7),  # dorsal occipital
+    Patch(centre=(26, -48, -10), radius=9, amplitude=2.7),  # parahippocampal
 )
 
 SMOOTH_NOISE: Final = 1.0

@@ -8,13 +8,15 @@ are in plausible places, in an order of our own.
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from nsd_pipeline.nsd.layout import Hemisphere
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _REFINEMENTS: Final = 2
 _SMOOTHING_STEPS: Final = 3
@@ -71,11 +73,13 @@ class Cortex:
         return values
 
     @cached_property
-    def smoother(self) -> csr_array:
+    def smoother(self) -> "csr_array":
         """(10242, 10242) operator that makes white noise smooth and leaves its variance as it is.
 
         It averages with the direct neighbours three times: about 14 mm wide at half maximum.
         """
+        from scipy.sparse import csr_array
+
         first, second, third = self.triangles.T
         rows = np.concatenate([first, second, third, np.arange(self.n_vertices)])
         columns = np.concatenate([second, third, first, np.arange(self.n_vertices)])
@@ -88,7 +92,7 @@ class Cortex:
         return _rows_scaled(smoother, 1 / np.sqrt(smoother.multiply(smoother).sum(axis=1)))
 
 
-def _rows_scaled(matrix: csr_array, factors: NDArray[np.floating]) -> csr_array:
+def _rows_scaled(matrix: "csr_array", factors: NDArray[np.floating]) -> "csr_array":
     scaled = matrix.copy()
     scaled.data *= np.repeat(factors, np.diff(matrix.indptr)).astype(np.float32)
     return scaled

@@ -25,8 +25,10 @@ _FILTER_SCALE: Final = 0.02
 _BRIGHTNESS: Final = 0.3
 """What remains of a filter's mean."""
 _POSITION_SCALE: Final = 2.0
-_WEIGHT_SCALE: Final = 0.15
+_WEIGHT_SCALE: Final = 0.12
 _GRID: Final = 4
+_SEED: Final = 2
+"""Of a few seeds, one whose embedding is spread over more than one dimension."""
 _N_CENTRING_IMAGES: Final = 32
 _CENTRING_SEED: Final = 1_000_000
 _CHANNEL_MEAN: Final = (0.485, 0.456, 0.406)
@@ -78,7 +80,7 @@ def write_tiny_encoder(folder: str | Path) -> Path:
         initializer_range=_WEIGHT_SCALE,
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.manual_seed(_SEED)
         model = Dinov2Model(config).eval()
         _enrich(model)
         _centre(model, _network_inputs())

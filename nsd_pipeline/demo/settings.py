@@ -28,7 +28,7 @@ class DemoSettings(BaseModel):
         Trials in a run of odd number; runs of even number have one less (63 and 62 in NSD).
     signal
         How strongly the brain responds to what an image shows; 0 for not at all, 1 for responses
-        of about the size of the noise in visual cortex.
+        that stand out of the noise in visual cortex.
     volumes
         Whether to write every subject's first session in ``func1pt8mm`` as well.
     seed
