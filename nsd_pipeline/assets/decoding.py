@@ -204,7 +204,7 @@ def retrieval_metrics(
             "what_the_model_looks_at": report.surface_map(
                 decoding.input_sensitivity(model, data),
                 "What the model looks at",
-                "sensitivity of the score to a vertex (a.u.)",
+                "sensitivity (a.u.)",
             ),
         }
         for name, png in figures.items():
