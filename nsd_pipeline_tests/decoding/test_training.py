@@ -136,6 +136,13 @@ def test_the_best_epoch_is_kept_and_patience_ends(noise):
     assert batch == pytest.approx({name: row[f"val/{name}"] for name in batch}, rel=1e-5)
 
 
+def test_as_good_is_not_better(cohort):
+    """Weights that do not move score the same every time: the first epoch stays the best."""
+    result = fit(cohort, CONFIG.model_copy(update={"learning_rate": 1e-30, "patience": 2}))
+    assert result.history["val/batch_top5_acc"].nunique() == 1
+    assert (result.best_epoch, len(result.history)) == (0, 3)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
