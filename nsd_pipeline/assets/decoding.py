@@ -1,7 +1,6 @@
 """From brain to image: a model per cohort, and how well it retrieves what was seen."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from typing import Literal
 
@@ -104,12 +103,11 @@ def fmri_mlp(
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
         data = read_data(artifacts, cohort, trials[trials["split"] != "test"], zscore=config.zscore)
-        scratch = artifacts.scratch(plan.key)
         result = decoding.train(
             config.training(),
             data.split("train"),
             data.split("val"),
-            checkpoint=scratch / "checkpoint",
+            checkpoint=artifacts.scratch(plan.key) / "checkpoint",
             on_epoch=lambda epoch: context.log.info(_in_words(epoch)),
         )
         decoding.save_model(draft.folder, result.model, config.training())
@@ -119,7 +117,6 @@ def fmri_mlp(
             "training_curves",
             report.training_curves(result.history, batch_size=config.batch_size),
         )
-        shutil.rmtree(scratch, ignore_errors=True)
         best = result.history.loc[result.history["epoch"] == result.best_epoch].iloc[0]
         return {
             "sessions": cohort.sessions,

@@ -1,7 +1,6 @@
 """What comes from NSD's bucket: the experiment design, the betas, the images that are needed."""
 
 import hashlib
-import shutil
 
 import dagster as dg
 import numpy as np
@@ -120,16 +119,14 @@ def betas(
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
         objects = found[partition]
-        scratch = artifacts.scratch(plan.key)
         report = betas_download.download_betas(
             bucket,
             objects,
             draft.folder,
-            scratch,
+            artifacts.scratch(plan.key),
             whole_file=config.whole_file,
             max_concurrency=source.max_concurrency,
         )
-        shutil.rmtree(scratch, ignore_errors=True)
         rate = report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0
         context.log.info(
             f"{partition}: {report.n_bytes / 1e6:.1f} MB in {report.n_requests} requests,"
@@ -228,7 +225,6 @@ def stimuli(
                     scratch,
                     max_concurrency=source.max_concurrency,
                 )
-            shutil.rmtree(scratch, ignore_errors=True)
         index = pd.concat([known, stimuli_download.part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 

@@ -17,8 +17,6 @@ from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch
 
 _MIRROR = "mirror.json"
-_BLOCK = 16 * 2**20
-"""Bytes per request when a whole file is fetched: what a lost connection costs at most."""
 
 
 @dataclass(frozen=True)
@@ -140,25 +138,24 @@ def download_betas(
     reports = []
     for found in objects.values():
         if whole_file:
-            size = found.info.n_bytes
-            prefix = b""
-            ranges = [(start, min(_BLOCK, size - start)) for start in range(0, size, _BLOCK)]
+            prefix, ranges = b"", [(0, found.info.n_bytes)]
         else:
             prefix = mgh.header_bytes(layout.FSAVERAGE5_VERTICES, found.header.n_frames)
             ranges = mgh.frame_ranges(found.header, layout.FSAVERAGE5_VERTICES)
-        arrived = scratch / found.name
         reports.append(
             fetch(
                 source,
                 found.info,
                 ranges,
-                arrived,
+                scratch / found.name,
                 prefix=prefix,
                 max_concurrency=max_concurrency,
                 progress=found.name,
             )
         )
-        arrived.rename(folder / found.name)
+    # Only now, or a right hemisphere that fails would take the left one with it.
+    for found in objects.values():
+        (scratch / found.name).rename(folder / found.name)
     return DownloadReport(
         sum(report.n_bytes for report in reports),
         sum(report.n_requests for report in reports),
