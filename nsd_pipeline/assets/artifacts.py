@@ -6,8 +6,10 @@ decides whether that is still to be done, for one partition or a range of them.
 
 import base64
 import functools
+import hashlib
+import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
@@ -116,6 +118,7 @@ def materialize_artifacts(
     asset = context.asset_key.to_user_string()
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     done: dict[str, dict[str, dg.MetadataValue]] = {}
+    versions: list[str] = []
     failed: dict[str, NsdError] = {}
 
     def bring_up_to_date(partition: str) -> None:
@@ -141,6 +144,7 @@ def materialize_artifacts(
             manifest = require(store, plan.key, asset=asset, partition=partition or None)
             context.log.info(f"{label}: written to {store.url}/{plan.key}")
             status = "made"
+        versions.append(manifest.fingerprint)
         done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(store, manifest)
 
     try:
@@ -165,6 +169,22 @@ def materialize_artifacts(
         )
     for partition, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=partition or None)
+    context.set_data_version(context.asset_key, _data_version(context, code_version, versions))
+
+
+def _data_version(
+    context: dg.AssetExecutionContext, code_version: str, fingerprints: Sequence[str]
+) -> dg.DataVersion:
+    """What the UI compares to find out what is stale.
+
+    Dagster gives all partitions of a run one version. If it were made from their contents, a
+    session would look new whenever it is materialized in other company, so where ranges are
+    possible it says how the artifacts were made, not what is in them.
+    """
+    if context.assets_def.backfill_policy is None:
+        return dg.DataVersion(fingerprints[0])
+    how = json.dumps([code_version, context.op_execution_context.op_config], sort_keys=True)
+    return dg.DataVersion(hashlib.sha256(how.encode()).hexdigest())
 
 
 def _record(

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from safetensors.numpy import load_file, save_file
 
+from nsd_pipeline.definitions import build_defs
 from nsd_pipeline.nsd.layout import betas_keys
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
 from nsd_pipeline_tests.storage.servers import S3rver
 
 BUCKET = "natural-scenes-dataset"
@@ -51,6 +54,25 @@ def another_encoder(encoder: Path, folder: Path) -> Path:
     weights["embeddings.cls_token"] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def stale(pipeline: Pipeline) -> set[str]:
+    """Assets of which the UI would show a partition as stale."""
+    graph = build_defs(pipeline.source, str(pipeline.artifacts)).get_repository_def().asset_graph
+    status = CachingStaleStatusResolver(
+        pipeline.instance, graph, LoadingContextForTest(pipeline.instance)
+    )
+    materialized = [
+        (key, partition)
+        for key in graph.materializable_asset_keys
+        for partition in sorted(pipeline.instance.get_materialized_partitions(key)) or [None]
+    ]
+    assert len(materialized) == 2 + 4 * 2 + 2 * 2 + 2
+    return {
+        key.to_user_string()
+        for key, partition in materialized
+        if status.get_status(key, partition) != StaleStatus.FRESH
+    }
 
 
 def made(pipeline: Pipeline) -> dict[str, object]:
@@ -95,8 +117,15 @@ def test_from_the_bucket_to_the_report_and_again(
     assert made(graph) == first
     assert {each["status"] for each in facts.values()} == {"up to date, nothing was redone"}
 
+    # In the UI nothing is stale, although this session was made in a range before.
+    graph.run(*SESSION_ASSETS, first="subj01_ses02")
+    assert stale(graph) == set()
+
     # Another encoder: the embeddings and what follows from them, and nothing else.
-    run_everything(graph, another_encoder(small_nsd.encoder, tmp_path / "another_encoder"))
+    other = another_encoder(small_nsd.encoder, tmp_path / "another_encoder")
+    graph.run_images("shared", "subj01", model=str(other))
+    assert stale(graph) == {"fmri_mlp"}
+    run_everything(graph, other)
     redone = {key.split("/")[0] for key, created in made(graph).items() if first[key] != created}
     assert redone == {
         "stimulus_embeddings",

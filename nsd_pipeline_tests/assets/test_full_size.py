@@ -1,7 +1,6 @@
 """One session and one subject at their real sizes, each in a process whose memory is measured."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,7 +114,7 @@ def test_a_session_from_the_bucket_to_zarr_within_a_gigabyte(
     assert measured["trials"] == 750
     assert measured["failed_checks"] == []
     assert measured["n_bytes"] == 2 * 750 * FSAVERAGE5_VERTICES * 4  # 61.45 MB of 983 MB
-    assert sum(os.stat(path).st_size for path in served_session) > 983e6
+    assert sum(path.stat().st_size for path in served_session) > 983e6
     assert measured["peak_bytes"] < 1e9
     betas = zarr.open_group(tmp_path / "artifacts/fsaverage5_betas.zarr/subj01/ses01")["betas"]
     for half, path in zip(np.split(betas[...], 2, axis=1), served_session, strict=True):
