@@ -21,7 +21,7 @@ import dagster as dg
 from nsd_pipeline.assets import decoding, embeddings, events, raw, report, surface
 from nsd_pipeline.checks import checks
 from nsd_pipeline.jobs import jobs
-from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 
 
 def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
@@ -41,6 +41,7 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
         resources={
             "source": SourceResource(url=source_url),
             "store": StoreResource(url=storage_url),
+            "gpu": GpuResource(),
         },
         # A run is what is isolated, queued and given a GPU; its steps share one process.
         executor=dg.in_process_executor,
