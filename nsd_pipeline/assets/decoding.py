@@ -29,6 +29,7 @@ from nsd_pipeline.assets.cohort import (
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
+from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
@@ -75,6 +76,7 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
         dg.AssetDep("stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts),
     ],
     pool=GPU_POOL,
+    automation_condition=CARRY_ON_AFTER_EMBEDDING,
 )
 @fails_plainly
 def fmri_mlp(
@@ -148,6 +150,7 @@ def fmri_mlp(
     partitions_def=partitions.cohorts,
     deps=[fmri_mlp],
     pool=GPU_POOL,
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def retrieval_metrics(

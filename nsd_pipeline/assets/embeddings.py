@@ -20,6 +20,7 @@ from nsd_pipeline.assets.artifacts import (
     materialize_artifacts,
     require,
 )
+from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.download.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.embeddings import (
     ImageEncoder,
@@ -92,6 +93,7 @@ def open_images(store: Store, source: SourceResource, stimulus_set: str) -> Imag
     backfill_policy=ONE_RUN,
     deps=["stimuli"],
     pool=GPU_POOL,
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def stimulus_embeddings(
