@@ -19,13 +19,15 @@ import os
 import dagster as dg
 
 from nsd_pipeline.assets import decoding, embeddings, events, raw, report, surface
+from nsd_pipeline.automation import carry_on_sensor
 from nsd_pipeline.checks import checks
 from nsd_pipeline.jobs import jobs
-from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.schedules import BackfillSettings, backfill_schedules
 
 
 def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
-    """Every asset, check and job, bound to a source of NSD and a place for artifacts.
+    """Every asset, check, job and schedule, bound to a source of NSD and a place for artifacts.
 
     Parameters
     ----------
@@ -34,13 +36,17 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     storage_url
         A folder, or ``s3://bucket/prefix``.
     """
+    backfill = BackfillSettings.from_environment()
     return dg.Definitions(
         assets=dg.load_assets_from_modules([raw, events, surface, embeddings, decoding, report]),
         asset_checks=checks,
         jobs=jobs,
+        schedules=backfill_schedules(backfill),
+        sensors=[carry_on_sensor(running=bool(backfill.running))],
         resources={
             "source": SourceResource(url=source_url),
             "store": StoreResource(url=storage_url),
+            "gpu": GpuResource(),
         },
         # A run is what is isolated, queued and given a GPU; its steps share one process.
         executor=dg.in_process_executor,

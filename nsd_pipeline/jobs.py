@@ -1,23 +1,139 @@
-"""What people ask for by name: one job for each way in which the graph is cut."""
+"""What people ask for by name.
+
+Four jobs are asset jobs, one for each way in which the graph is cut; a backfill of any of them, by
+a range of its partitions, is started on its page in the web UI:
+
+======== =============== ===========================================================
+job      partition       makes
+======== =============== ===========================================================
+session  session         one session: from the bucket to fsaverage5 betas
+embed    stimulus set    the images that the sessions at hand showed, and embeddings;
+                         with another encoder in its config: re-embed
+train    cohort          a cohort's model and its metrics; with other settings in its
+                         config: re-train
+report   none            the page across cohorts
+======== =============== ===========================================================
+
+An asset job's assets share one kind of partition, so none of these can go from a session to a
+model. ``subject`` can: a job of one op, partitioned by cohort, which runs the stages
+one after the other in its own process. ``subj01`` is one subject to the end, ``all`` is all
+subjects to the joint model. Unlike Dagster's asset backfill, which drops everything downstream of a
+failed partition, it trains on the sessions that could be prepared.
+"""
 
 import dagster as dg
+from pydantic import Field
+
+from nsd_pipeline import partitions, stages
+from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
+from nsd_pipeline.assets.decoding import FmriMlpConfig
+from nsd_pipeline.assets.embeddings import EncoderConfig
+from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.schedules import code_versions, sessions_of
+
+STARTED_BY_TAG = "nsd/started_by"
+"""Run of the job ``subject`` that a run is a stage of."""
 
 session = dg.define_asset_job(
     "session",
-    selection=dg.AssetSelection.assets("betas", "events", "fsaverage_events", "fsaverage5_betas"),
-    description="Download and prepare sessions: from the bucket to fsaverage5 betas.",
+    selection=dg.AssetSelection.assets("experiment_design", *SESSION_ASSETS),
+    description="One session, from the bucket to fsaverage5 betas.",
 )
 
 embed = dg.define_asset_job(
     "embed",
     selection=dg.AssetSelection.assets("stimuli", "stimulus_embeddings"),
-    description="Fetch and embed the images that the sessions at hand showed.",
+    description="Fetch and embed the images that the sessions at hand showed. To re-embed, choose"
+    " another encoder in the config.",
 )
 
-decode = dg.define_asset_job(
-    "decode",
+train = dg.define_asset_job(
+    "train",
     selection=dg.AssetSelection.assets("fmri_mlp", "retrieval_metrics"),
-    description="Train a cohort's model on the sessions at hand and measure its retrieval.",
+    description="Train a cohort's model on the sessions at hand and measure its retrieval. To"
+    " re-train, choose other settings in the config.",
 )
 
-jobs = [session, embed, decode]
+report = dg.define_asset_job(
+    "report",
+    selection=dg.AssetSelection.assets("decoding_report"),
+    description="One page across cohorts.",
+)
+
+
+class SubjectConfig(dg.Config):
+    """What goes into a model, and how it is made."""
+
+    sessions: str = Field(
+        default="all", description="which sessions of each subject to prepare, such as 1-10,15"
+    )
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="how images are embedded")
+    training: FmriMlpConfig = Field(default=FmriMlpConfig(), description="how the model is trained")
+
+
+@dg.op(pool=GPU_POOL)
+def every_stage(
+    context: dg.OpExecutionContext,
+    config: SubjectConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """Run what is left to do for a cohort, stage by stage, each as a run of its own.
+
+    A session that fails does not stop the others: the model is trained on those that could be
+    prepared, and the job fails at its end, naming the others.
+    """
+    cohort = context.partition_key
+    subjects = partitions.subjects_of_cohort(cohort)
+    settings = {
+        "stimulus_embeddings": config.encoder.model_dump(mode="json"),
+        "fmri_mlp": config.training.model_dump(mode="json"),
+    }
+
+    def run(stage: stages.Stage) -> None:
+        context.log.info(stage.title)
+        outcome = stages.run_stage(
+            context.repository_def,
+            context.instance,
+            stage,
+            config=settings,
+            tags={STARTED_BY_TAG: context.run_id},
+        )
+        context.log.info(f"{stage.title}: {', '.join(dict.fromkeys(outcome.values()))}")
+
+    run(stages.DESIGN)
+    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
+    backlog = find_backlog(
+        source.open(), store.open(), wanted, code_versions(context.repository_def)
+    )
+    context.log.info(f"Sessions of {cohort}: {backlog}")
+    failed: dict[str, str] = {}
+    for stage in stages.prepare(backlog.to_do, at_most=1):
+        try:
+            run(stage)
+        except Exception as error:  # whatever it is, it is this session's alone
+            context.log.error(f"{stage.title}: {error}")
+            failed[stage.first] = str(error)
+    for stage in (*stages.embed(subjects), *stages.decode((cohort,))):
+        run(stage)
+    if failed:
+        raise dg.Failure(
+            description=f"{cohort} is trained and measured, but without these sessions:\n"
+            + "\n".join(f"{key}: {message}" for key, message in failed.items()),
+            allow_retries=False,
+        )
+
+
+@dg.job(
+    partitions_def=partitions.cohorts,
+    description="One subject to the end, or with partition `all` every subject to the joint model:"
+    " prepares the sessions that are left, embeds their images, trains, measures, reports. Has its"
+    " GPU for all of that time.",
+)
+def subject() -> None:
+    """One cohort from the bucket to the report."""
+    every_stage()
+
+
+jobs = [session, embed, train, report, subject]

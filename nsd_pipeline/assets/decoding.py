@@ -28,9 +28,11 @@ from nsd_pipeline.assets.cohort import (
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
+from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.events import assign_validation, check_split
-from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft
 
 TRIALS_FILE = "trials.parquet"
@@ -72,10 +74,12 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
         dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_cohorts),
         dg.AssetDep("stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts),
     ],
+    pool=GPU_POOL,
+    automation_condition=CARRY_ON_AFTER_EMBEDDING,
 )
 @fails_plainly
 def fmri_mlp(
-    context: dg.AssetExecutionContext, config: FmriMlpConfig, store: StoreResource
+    context: dg.AssetExecutionContext, config: FmriMlpConfig, store: StoreResource, gpu: GpuResource
 ) -> None:
     """The model: from a trial's betas to the embedding of the image that was seen.
 
@@ -103,13 +107,15 @@ def fmri_mlp(
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
         data = read_data(artifacts, cohort, trials[trials["split"] != "test"], zscore=config.zscore)
-        result = decoding.train(
-            config.training(),
-            data.split("train"),
-            data.split("val"),
-            checkpoint=artifacts.scratch(plan.key) / "checkpoint",
-            on_epoch=lambda epoch: context.log.info(_in_words(epoch)),
-        )
+        with gpu.lease() as device:
+            result = decoding.train(
+                config.training(),
+                data.split("train"),
+                data.split("val"),
+                device=device,
+                checkpoint=artifacts.scratch(plan.key) / "checkpoint",
+                on_epoch=lambda epoch: context.log.info(_in_words(epoch)),
+            )
         decoding.save_model(draft.folder, result.model, config.training())
         result.history.to_parquet(draft.folder / HISTORY_FILE, index=False)
         write_figure(
@@ -140,10 +146,15 @@ def fmri_mlp(
     code_version="1",
     partitions_def=partitions.cohorts,
     deps=[fmri_mlp],
+    pool=GPU_POOL,
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def retrieval_metrics(
-    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
+    context: dg.AssetExecutionContext,
+    source: SourceResource,
+    store: StoreResource,
+    gpu: GpuResource,
 ) -> None:
     """How often the image that was seen is found among all test images, beside chance.
 
@@ -169,8 +180,10 @@ def retrieval_metrics(
             trials[trials["split"] == "test"],
             zscore=bool(trained.config["zscore"]),
         )
-        model = decoding.load_model(folder)
-        y_pred, y_true = decoding.predict(model, data), data.y_true()
+        with gpu.lease() as device:
+            model = decoding.load_model(folder).to(device or "cpu")
+            y_pred, y_true = decoding.predict(model, data), data.y_true()
+            sensitivity = decoding.input_sensitivity(model, data)
         images = data.trials["image_id"].tolist()
         subjects = data.trials["subject"].tolist()
         metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)
@@ -199,7 +212,7 @@ def retrieval_metrics(
                 ]
             ),
             "what_the_model_looks_at": report.surface_map(
-                decoding.input_sensitivity(model, data),
+                sensitivity,
                 "What the model looks at",
                 "sensitivity (a.u.)",
             ),

@@ -1,6 +1,7 @@
 """What a vision model makes of the images."""
 
 import os
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import dagster as dg
@@ -19,6 +20,7 @@ from nsd_pipeline.assets.artifacts import (
     materialize_artifacts,
     require,
 )
+from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.download.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.embeddings import (
     ImageEncoder,
@@ -28,8 +30,9 @@ from nsd_pipeline.embeddings import (
     write_embeddings,
 )
 from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
+from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft, Store
 
 EMBEDDINGS_FILE = "embeddings.parquet"
@@ -89,6 +92,8 @@ def open_images(store: Store, source: SourceResource, stimulus_set: str) -> Imag
     partitions_def=partitions.stimulus_sets,
     backfill_policy=ONE_RUN,
     deps=["stimuli"],
+    pool=GPU_POOL,
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def stimulus_embeddings(
@@ -96,6 +101,7 @@ def stimulus_embeddings(
     config: EncoderConfig,
     source: SourceResource,
     store: StoreResource,
+    gpu: GpuResource,
 ) -> None:
     """Embedding of every image at hand: one hidden state of DINOv2-giant, mean over its tokens.
 
@@ -104,10 +110,12 @@ def stimulus_embeddings(
     artifacts = store.open()
     identity = encoder_identity(**config.settings())
     encoders: list[ImageEncoder] = []
+    held = ExitStack()
 
     def encoder() -> ImageEncoder:
         if not encoders:
-            encoders.append(ImageEncoder(**config.settings()))
+            device = held.enter_context(gpu.lease())
+            encoders.append(ImageEncoder(**config.settings(), device=device))
         return encoders[0]
 
     def recipe(partition: str) -> Recipe:
@@ -143,7 +151,8 @@ def stimulus_embeddings(
             "encoder": settings,
         }
 
-    materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+    with held:
+        materialize_artifacts(context, artifacts, recipe=recipe, make=make)
 
 
 def _embedded_before(

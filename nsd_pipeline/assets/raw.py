@@ -18,6 +18,7 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.assets.tables import images_seen
+from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.download import betas as betas_download
 from nsd_pipeline.download import design as design_download
 from nsd_pipeline.download import stimuli as stimuli_download
@@ -153,6 +154,7 @@ def betas(
     partitions_def=partitions.stimulus_sets,
     backfill_policy=ONE_RUN,
     deps=[dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets)],
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def stimuli(

@@ -18,6 +18,7 @@ from nsd_pipeline.assets.artifacts import (
     write_figure,
 )
 from nsd_pipeline.assets.decoding import METRICS_FILE
+from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.manifest import Manifest
@@ -49,6 +50,7 @@ _FIGURES = {
         dg.AssetDep("retrieval_metrics", partition_mapping=dg.AllPartitionMapping()),
         dg.AssetDep("fmri_mlp", partition_mapping=dg.AllPartitionMapping()),
     ],
+    automation_condition=CARRY_ON,
 )
 @fails_plainly
 def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> None:

@@ -16,10 +16,10 @@ from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.decoding import METRICS_FILE
 from nsd_pipeline.assets.report import PAGE_FILE
 from nsd_pipeline.definitions import defs
-from nsd_pipeline.demo.pipeline import run_stage, stages
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
 from nsd_pipeline.report import metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.stages import run_stage, stages
 from nsd_pipeline.storage.store import Store
 
 _SHOWN = ("top1_acc", "top5_acc", "top10_acc", "top1_acc_instance-agg", "median_retrieval_rank")
@@ -44,7 +44,7 @@ def main() -> None:
             click.echo(f"[{number}/{len(planned)}] {stage.title}")
             started = time.perf_counter()
             try:
-                outcome = run_stage(defs, instance, stage)
+                outcome = run_stage(defs.get_repository_def(), instance, stage)
             except dg.Failure as failure:
                 raise click.ClickException(str(failure.description)) from failure
             said = ", ".join(dict.fromkeys(outcome.values()))

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Final
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
@@ -121,7 +121,12 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's worker is still at it, and if not, how it ended."""
+        """Whether the run's worker is still at it, and if not, how it ended.
+
+        A run that was started in a shell is none of a launcher's: its process may well be alive.
+        """
+        if not self._was_launched(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
         ended = self.how_ended(run)
         if ended is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -143,6 +148,13 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
         """Stop looking after runs; the runs go on."""
         self._disposed = True
         self._wake.set()
+
+    def _was_launched(self, run: DagsterRun) -> bool:
+        if run.tags.get(LAUNCHED_TAG) == run.run_id:
+            return True
+        # The launcher may have died before it could set its tags.
+        sent = self._instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_STARTING)
+        return bool(sent)
 
     def watch(self) -> None:
         """See to it that runs which are starting or being canceled are looked after."""

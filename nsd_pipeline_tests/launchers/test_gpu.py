@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dagster import DagsterRunStatus
+from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
 
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, needs_gpu
 from nsd_pipeline.launchers.devices import Device
@@ -227,3 +227,14 @@ def test_without_a_queue_a_busy_gpu_is_an_error(make_home: MakeHome) -> None:
         home.instance.launch_run(run, NO_WORKSPACE)
     os.close(descriptor)
     assert home.status(run) == DagsterRunStatus.FAILURE
+
+
+def test_a_run_that_was_started_in_a_shell_is_left_alone(make_home: MakeHome) -> None:
+    home = make_home(settings(run_monitoring={"enabled": True}))
+    run = home.submit("cpu_job")
+    # What `dagster asset materialize` does: no launcher, and a process that nobody else knows.
+    home.instance.report_dagster_event(
+        DagsterEvent(DagsterEventType.RUN_START.value, "cpu_job"), run_id=run
+    )
+    assert home.monitor() == []
+    assert home.status(run) == DagsterRunStatus.STARTED

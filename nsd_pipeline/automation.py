@@ -1,0 +1,50 @@
+"""How changes carry on by themselves: from sessions to images, embeddings, models, metrics, report.
+
+The conditions do something only while the sensor ``carry_on`` runs, which is off by default.
+"""
+
+import dagster as dg
+
+CARRY_ON: dg.AutomationCondition[dg.AssetKey] = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("something upstream is new, and nothing upstream is under way")
+"""Like ``eager``, but content with the sessions that are there: most of NSD's may never be.
+
+Runs that wait in the queue count as under way, so that a backfill of forty sessions leads to one
+training at its end. A session that failed is not waited for.
+"""
+
+CARRY_ON_AFTER_EMBEDDING: dg.AutomationCondition[dg.AssetKey] = (
+    dg.AutomationCondition.any_deps_updated()
+    .allow(dg.AssetSelection.assets("stimulus_embeddings"))
+    .since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("embeddings are new, and nothing upstream is under way")
+"""A new session reaches a model through the embeddings of its images, which come after it.
+
+They are brought up to date, and recorded, for every new session, also if it has no new image.
+"""
+
+
+def carry_on_sensor(*, running: bool) -> dg.AutomationConditionSensorDefinition:
+    """Sensor that acts on the conditions.
+
+    Parameters
+    ----------
+    running
+        Whether it runs unless somebody turns it off in the web UI, or the other way round.
+    """
+    return dg.AutomationConditionSensorDefinition(
+        "carry_on",
+        target=dg.AssetSelection.groups("raw", "embeddings", "decoding", "report"),
+        default_status=(
+            dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+        ),
+        description="When sessions are new: embed their images, train and measure the models of"
+        " the cohorts that they belong to, write the report.",
+        # A run per cohort, each with a GPU of its own, instead of a backfill around them.
+        emit_backfills=False,
+    )

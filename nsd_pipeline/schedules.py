@@ -1,0 +1,204 @@
+"""Backfills by the clock: a schedule per subject that prepares what is left of its sessions.
+
+All are off until turned on, in the web UI or by ``NSD_BACKFILL_SUBJECTS``. The sensor ``carry_on``
+does the rest: embeddings, models, metrics.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Self
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets.backlog import find_backlog, ranges
+from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
+from nsd_pipeline.resources import SourceResource, StoreResource
+
+_PREFIX = "NSD_BACKFILL_"
+_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_sessions(text: str) -> tuple[int, ...]:
+    """Session numbers of a list such as ``1-10,15``, in order; ``all`` stands for 1 to 40.
+
+    Raises
+    ------
+    ValueError
+        If it is not such a list.
+    """
+    if text.strip() == "all":
+        return tuple(range(1, max(N_SESSIONS.values()) + 1))
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = _SPAN.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not 1 <= first <= last:
+            raise ValueError(f"{part!r} is neither a session such as 7, nor a span such as 1-10")
+        numbers |= set(range(first, last + 1))
+    return tuple(sorted(numbers))
+
+
+def sessions_of(subject: str, sessions: str) -> list[str]:
+    """Session keys of those sessions of a list that a subject has."""
+    wanted = parse_sessions(sessions)
+    return [session_key(subject, number) for number in wanted if number <= N_SESSIONS[subject]]
+
+
+class BackfillSettings(BaseModel):
+    """Which sessions are backfilled when; each is read from ``NSD_BACKFILL_<NAME>``.
+
+    Parameters
+    ----------
+    subjects
+        Subjects, separated by commas, whose schedules (and the sensor ``carry_on``) run unless
+        somebody turns them off in the web UI.
+    sessions
+        Which sessions, such as ``1-10,15``.
+    cron
+        When.
+    timezone
+        In which time zone that is meant.
+    sessions_per_run
+        Consecutive sessions that one run prepares. One that fails holds up the others of its run
+        until the next tick; more than 1 saves the start of a process, or the wait for a cluster.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subjects: str = ""
+    sessions: str = "all"
+    cron: str = "0 1 * * *"
+    timezone: str = "UTC"
+    sessions_per_run: int = Field(default=1, ge=1)
+
+    @field_validator("subjects")
+    @classmethod
+    def _check_subjects(cls, text: str) -> str:
+        unknown = [name for name in text.replace(" ", "").split(",") if name not in (*SUBJECTS, "")]
+        if unknown:
+            raise ValueError(f"NSD has no {unknown[0]}; subjects are {', '.join(SUBJECTS)}")
+        return text
+
+    @field_validator("sessions")
+    @classmethod
+    def _check_sessions(cls, text: str) -> str:
+        parse_sessions(text)
+        return text
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings from environment variables.
+
+        Raises
+        ------
+        NsdError
+            If a variable does not have such a value.
+        """
+        given = {
+            name: value
+            for name in cls.model_fields
+            if (value := environment.get(_PREFIX + name.upper())) is not None
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = _PREFIX + str(first["loc"][0]).upper()
+            raise NsdError(
+                f"{variable}={first['input']!r}: {first['msg']}.",
+                next_step=f"correct {variable} or unset it.",
+            ) from error
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Subjects whose schedules run by default."""
+        return tuple(filter(None, self.subjects.replace(" ", "").split(",")))
+
+
+def backfill_schedule(subject: str, settings: BackfillSettings) -> dg.ScheduleDefinition:
+    """Schedule that prepares what is missing or stale of one subject's sessions.
+
+    A tick looks at the store and at the source, and launches a run for every session (or stretch of
+    sessions) that is left. A session that fails does not stop the others; the next tick finds it
+    still missing, and launches it alone. Sessions that another run is preparing are left to it.
+    """
+
+    @dg.schedule(
+        name=f"backfill_{subject}",
+        job_name="session",
+        cron_schedule=settings.cron,
+        execution_timezone=settings.timezone,
+        default_status=(
+            dg.DefaultScheduleStatus.RUNNING
+            if subject in settings.running
+            else dg.DefaultScheduleStatus.STOPPED
+        ),
+        description=f"Prepares the sessions of {subject} ({settings.sessions}) that are missing or"
+        f" stale, {settings.sessions_per_run} a run. Set {_PREFIX}SESSIONS, {_PREFIX}CRON,"
+        f" {_PREFIX}TIMEZONE or {_PREFIX}SESSIONS_PER_RUN to change that.",
+    )
+    def backfill(
+        context: dg.ScheduleEvaluationContext, source: SourceResource, store: StoreResource
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        backlog = find_backlog(
+            source.open(),
+            store.open(),
+            sessions_of(subject, settings.sessions),
+            code_versions(context.repository_def),
+        )
+        under_way = _under_way(context.instance)
+        to_do = [session for session in backlog.to_do if session not in under_way]
+        message = f"{subject}: {backlog}" + (f", {len(under_way)} under way" if under_way else "")
+        context.log.info(message)
+        if not to_do:
+            return dg.SkipReason(message)
+        tick = context.scheduled_execution_time
+        return [
+            _request(first, last, f"{tick:%Y-%m-%dT%H:%M}:{first}")
+            for first, last in ranges(to_do, settings.sessions_per_run)
+        ]
+
+    return backfill
+
+
+def code_versions(repository: dg.RepositoryDefinition) -> dict[str, str]:
+    """Version of the code of every asset, by its name."""
+    graph = repository.asset_graph
+    return {
+        key.to_user_string(): graph.get(key).code_version or "1"
+        for key in graph.materializable_asset_keys
+    }
+
+
+def _request(first: str, last: str, run_key: str) -> dg.RunRequest:
+    if first == last:
+        return dg.RunRequest(run_key, partition_key=first)
+    span = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+    return dg.RunRequest(run_key, tags=span)
+
+
+def _under_way(instance: dg.DagsterInstance) -> set[str]:
+    """Sessions that a run which has not ended, or not begun, is for."""
+    found: set[str] = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        first = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_START_TAG)
+        last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG) or first
+        if first in partitions.SESSIONS and last in partitions.SESSIONS:
+            start, stop = map(partitions.SESSIONS.index, (first, last))
+            found |= set(partitions.SESSIONS[start : stop + 1])
+    return found
+
+
+def backfill_schedules(settings: BackfillSettings) -> list[dg.ScheduleDefinition]:
+    """Build a schedule for each of the eight subjects."""
+    return [backfill_schedule(subject, settings) for subject in SUBJECTS]
