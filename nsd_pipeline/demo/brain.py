@@ -3,8 +3,8 @@
 A few patches of visual cortex respond linearly to the features of :mod:`.features`. Neighbouring
 vertices prefer similar features, and a hemisphere prefers the opposite side of the visual field.
 What subjects have in common is larger than what is their own. Everything else is noise: smooth
-over the cortex, different from trial to trial, with an offset and a gain to every session. Volumes
-and time series of the same trials start from the same responses.
+over the cortex, different from trial to trial, with an offset and a gain to every session. Surface
+and volume files of a session are two pictures of the same responses.
 """
 
 from dataclasses import dataclass
