@@ -28,6 +28,14 @@ class TrainingConfig(BaseModel):
             "which is the reference's [1536]."
         ),
     )
+    time_weights: Literal["reference", "mean"] = Field(
+        default="reference",
+        description=(
+            "How the map over time starts: as the reference draws it, or as a plain mean. With one "
+            "time point it is a single number, which seed 0 draws as -0.007: a short training "
+            "never recovers from that."
+        ),
+    )
     norm_kind: Literal["x", "y", "xy", "none"] = Field(
         default="y",
         description=(

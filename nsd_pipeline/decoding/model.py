@@ -207,6 +207,14 @@ def build_model(
     NsdError
         If the head would not end with the embedding's width.
     """
+    model = _build(config, n_vertices, n_times, n_outputs)
+    if config.time_weights == "mean":
+        nn.init.constant_(model.out_time_agg.weight, 1 / n_times)
+        nn.init.zeros_(model.out_time_agg.bias)
+    return model
+
+
+def _build(config: TrainingConfig, n_vertices: int, n_times: int, n_outputs: int) -> Decoder:
     if config.model == "FmriLinear":
         return FmriLinear(n_vertices, n_outputs, n_times)
     head_sizes = [n_outputs] if config.head_sizes is None else config.head_sizes

@@ -91,3 +91,21 @@ def test_a_head_of_the_wrong_width_is_refused():
     ]
     with pytest.raises(NsdError, match="image embeddings have 9 values"):
         build_model(config, n_vertices=5, n_times=1, n_outputs=9)
+
+
+@pytest.mark.parametrize("model", ["FmriMlp", "FmriLinear"])
+@pytest.mark.parametrize("n_times", [1, 4])
+def test_time_can_start_as_a_mean_and_draws_nothing_else_differently(
+    model: str, n_times: int
+) -> None:
+    states = {}
+    for start in ("reference", "mean"):
+        torch.manual_seed(0)
+        config = TrainingConfig(model=model, time_weights=start, hidden=4)
+        built = build_model(config, n_vertices=5, n_times=n_times, n_outputs=3)
+        states[start] = built.state_dict()
+    over_time = {"out_time_agg.weight", "out_time_agg.bias"}
+    for name, value in states["reference"].items():
+        assert torch.equal(value, states["mean"][name]) == (name not in over_time)
+    assert (states["mean"]["out_time_agg.weight"] == 1 / n_times).all()
+    assert (states["mean"]["out_time_agg.bias"] == 0).all()
