@@ -20,12 +20,17 @@ CARRY_ON_AFTER_EMBEDDING: dg.AutomationCondition[dg.AssetKey] = (
     dg.AutomationCondition.any_deps_updated()
     .allow(dg.AssetSelection.assets("stimulus_embeddings"))
     .since_last_handled()
+    & dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
+        dg.AssetSelection.assets("fsaverage5_betas")
+    )
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
-).with_label("embeddings are new, and nothing upstream is under way")
-"""A new session reaches a model through the embeddings of its images, which come after it.
+).with_label("embeddings are new, sessions are there, and nothing upstream is under way")
+"""For models: a new session reaches them through the embeddings of its images, which come later.
 
-They are brought up to date, and recorded, for every new session, also if it has no new image.
+Embeddings are brought up to date, and recorded, for every new session, also if it has no new image.
+The shared images concern every cohort that has a session; one whose embeddings did not change is
+found to be up to date.
 """
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
@@ -16,6 +17,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nsd_pipeline import partitions
@@ -93,6 +95,22 @@ class BackfillSettings(BaseModel):
     @classmethod
     def _check_sessions(cls, text: str) -> str:
         parse_sessions(text)
+        return text
+
+    @field_validator("cron")
+    @classmethod
+    def _check_cron(cls, text: str) -> str:
+        if not is_valid_cron_string(text):
+            raise ValueError("it is not a cron expression such as 0 1 * * *")
+        return text
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, text: str) -> str:
+        try:
+            ZoneInfo(text)
+        except (ValueError, ZoneInfoNotFoundError) as error:
+            raise ValueError("there is no such time zone; write it like Europe/Berlin") from error
         return text
 
     @classmethod
