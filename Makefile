@@ -30,9 +30,12 @@ lock: # new versions of everything, within pyproject's ranges
 	build/lock/bin/pip install --quiet --upgrade pip
 	build/lock/bin/pip install --quiet torch==2.13.0 .
 	build/lock/bin/pip freeze --exclude nsd_pipeline | sed 's/+cpu$$//' > requirements.lock
+	build/lock/bin/pip install --quiet '.[cluster]'
+	build/lock/bin/pip freeze --exclude nsd_pipeline | sed 's/+cpu$$//' \
+		| grep -vxFf requirements.lock > requirements-cluster.lock
 	build/lock/bin/pip install --quiet --group dev
 	build/lock/bin/pip freeze --exclude nsd_pipeline | sed 's/+cpu$$//' \
-		| grep -vxFf requirements.lock > requirements-dev.lock
+		| grep -vxFf requirements.lock -f requirements-cluster.lock > requirements-dev.lock
 	rm -rf build/lock
 
 clean: # everything that was generated, downloaded or computed
@@ -45,8 +48,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-dev.lock
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-cluster.lock requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock \
+		-r requirements-cluster.lock -r requirements-dev.lock
 	touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml

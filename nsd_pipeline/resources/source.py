@@ -1,10 +1,15 @@
 """Where NSD's files are read from."""
 
+import os
+
 import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline.storage.source import Source, open_source
 from nsd_pipeline.storage.terms import require_acceptance
+
+ENDPOINT = os.environ.get("NSD_SOURCE_ENDPOINT")
+"""Server of the source where boto3's variables name another one, which has the artifacts."""
 
 
 class SourceResource(dg.ConfigurableResource[Source]):
@@ -16,8 +21,9 @@ class SourceResource(dg.ConfigurableResource[Source]):
     )
     region: str = Field(default="us-east-2", description="AWS region of the bucket")
     endpoint_url: str | None = Field(
-        default=None,
-        description="another S3 endpoint; AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL work as well",
+        default=ENDPOINT,
+        description="S3 server that has the bucket; the default is NSD_SOURCE_ENDPOINT's, else"
+        " boto3's own (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS itself)",
     )
     max_concurrency: int = Field(
         default=32, ge=1, le=256, description="requests in flight at the same time"

@@ -97,7 +97,8 @@ def byte_store(client: "S3Client", bucket: str, **options: Any) -> "S3Store":
     host = f"{bucket}.{endpoint.netloc}" if by_host else endpoint.netloc
     return S3Store(
         bucket,
-        endpoint=f"{endpoint.scheme}://{host}{endpoint.path.rstrip('/')}",
+        # By this name, because as plain `endpoint` obstore lets AWS_ENDPOINT_URL_S3 undo it.
+        aws_endpoint_url_s3=f"{endpoint.scheme}://{host}{endpoint.path.rstrip('/')}",
         region=client.meta.region_name,
         virtual_hosted_style_request=by_host,
         client_options=_http_options(endpoint.scheme == "http"),
