@@ -3,9 +3,11 @@
 The conditions do something only while the sensor ``carry_on`` runs, which is off by default.
 """
 
+from typing import Any
+
 import dagster as dg
 
-CARRY_ON: dg.AutomationCondition[dg.AssetKey] = (
+CARRY_ON: dg.AutomationCondition[Any] = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
@@ -16,7 +18,7 @@ Runs that wait in the queue count as under way, so that a backfill of forty sess
 training at its end. A session that failed is not waited for.
 """
 
-CARRY_ON_AFTER_EMBEDDING: dg.AutomationCondition[dg.AssetKey] = (
+CARRY_ON_AFTER_EMBEDDING: dg.AutomationCondition[Any] = (
     dg.AutomationCondition.any_deps_updated()
     .allow(dg.AssetSelection.assets("stimulus_embeddings"))
     .since_last_handled()

@@ -21,6 +21,8 @@ subjects to the joint model. Unlike Dagster's asset backfill, which drops everyt
 failed partition, it trains on the sessions that could be prepared.
 """
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -136,4 +138,4 @@ def subject() -> None:
     every_stage()
 
 
-jobs = [session, embed, train, report, subject]
+jobs: list[Any] = [session, embed, train, report, subject]

@@ -24,7 +24,7 @@ from nsd_pipeline.storage.store import Store
 
 _SHOWN = ("top1_acc", "top5_acc", "top10_acc", "top1_acc_instance-agg", "median_retrieval_rank")
 
-_SETTINGS = {"fmri_mlp": {"time_weights": "mean"}}
+SETTINGS = {"fmri_mlp": {"time_weights": "mean"}}
 """A few hundred steps are too few to recover from the reference's first draw at seed 0."""
 
 
@@ -47,7 +47,7 @@ def main() -> None:
             click.echo(f"[{number}/{len(planned)}] {stage.title}")
             started = time.perf_counter()
             try:
-                outcome = run_stage(defs.get_repository_def(), instance, stage, config=_SETTINGS)
+                outcome = run_stage(defs.get_repository_def(), instance, stage, config=SETTINGS)
             except dg.Failure as failure:
                 raise click.ClickException(str(failure.description)) from failure
             said = ", ".join(dict.fromkeys(outcome.values()))
