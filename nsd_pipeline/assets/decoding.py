@@ -183,7 +183,7 @@ def retrieval_metrics(
         with gpu.lease() as device:
             model = decoding.load_model(folder).to(device or "cpu")
             y_pred, y_true = decoding.predict(model, data), data.y_true()
-            sensitivity = decoding.input_sensitivity(model, data)
+            contributions = decoding.vertex_contributions(model, data)
         images = data.trials["image_id"].tolist()
         subjects = data.trials["subject"].tolist()
         metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)
@@ -211,10 +211,12 @@ def retrieval_metrics(
                     for example in report.gallery_examples(among_all, top)
                 ]
             ),
-            "what_the_model_looks_at": report.surface_map(
-                sensitivity,
-                "What the model looks at",
-                "sensitivity (a.u.)",
+            "where_the_model_finds_it": report.surface_map(
+                contributions,
+                "Where the model finds it",
+                "contribution",
+                cmap="RdBu_r",
+                symmetric=True,
             ),
         }
         for name, png in figures.items():

@@ -34,9 +34,9 @@ _FIGURES = {
         "Test trials from the best to the worst, evenly spaced.",
         True,
     ),
-    "what_the_model_looks_at": (
-        "What the model looks at",
-        "How much a vertex moves the score of the image that was seen.",
+    "where_the_model_finds_it": (
+        "Where the model finds it",
+        "What each vertex adds to the score of the image that was seen, mean over test trials.",
         False,
     ),
 }

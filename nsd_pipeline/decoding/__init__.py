@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nsd_pipeline.decoding.chance import chance_levels
     from nsd_pipeline.decoding.config import TrainingConfig
+    from nsd_pipeline.decoding.contributions import vertex_contributions
     from nsd_pipeline.decoding.data import Batches, TrialData, assemble_trials
     from nsd_pipeline.decoding.loss import TEMPERATURE_START, clip_loss, clip_scores
     from nsd_pipeline.decoding.metrics import BatchMetrics, retrieval_metrics
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from nsd_pipeline.decoding.persistence import load_model, save_model
     from nsd_pipeline.decoding.prediction import predict
     from nsd_pipeline.decoding.ranks import top_images, trial_ranks
-    from nsd_pipeline.decoding.sensitivity import input_sensitivity
     from nsd_pipeline.decoding.training import TrainingResult, train
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "model": ["Decoder", "FmriLinear", "FmriMlp", "build_model", "n_parameters"],
     "persistence": ["load_model", "save_model"],
     "prediction": ["predict"],
-    "sensitivity": ["input_sensitivity"],
+    "contributions": ["vertex_contributions"],
     "ranks": ["top_images", "trial_ranks"],
     "training": ["TrainingResult", "train"],
 }
@@ -53,7 +53,6 @@ __all__ = [
     "chance_levels",
     "clip_loss",
     "clip_scores",
-    "input_sensitivity",
     "load_model",
     "n_parameters",
     "predict",
@@ -62,6 +61,7 @@ __all__ = [
     "top_images",
     "train",
     "trial_ranks",
+    "vertex_contributions",
 ]
 
 

@@ -1,0 +1,49 @@
+"""Where on the cortex a model finds what it retrieves by."""
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nsd_pipeline.decoding.data import Batches
+from nsd_pipeline.decoding.model import Decoder
+
+_BATCH: Final = 64
+
+
+def vertex_contributions(model: Decoder, data: Batches) -> NDArray[np.float32]:
+    """What each vertex adds to the score of the image that was seen, to first order.
+
+    The score is the one retrieval sorts by: the dot product of the estimate and the image's
+    embedding scaled to unit length. Its derivative by a vertex, times the vertex's response, is
+    averaged over trials: noise that the model has fitted adds as often as it takes away, so what
+    remains is where responses to new images are of use.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        N trials, for instance the test set.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
+    """
+    device = next(model.parameters()).device
+    gather = data.gather(device, _BATCH)
+    added = torch.zeros(data.n_vertices, dtype=torch.float64)
+    responds = torch.zeros(data.n_vertices, dtype=torch.bool)
+    for start in range(0, data.n_trials, _BATCH):
+        fmri, targets = gather(torch.arange(start, min(start + _BATCH, data.n_trials)))
+        fmri = fmri.detach().clone().requires_grad_()
+        scores = (model(fmri) * torch.nn.functional.normalize(targets, dim=1)).sum()
+        (gradient,) = torch.autograd.grad(scores, fmri)
+        values = fmri.detach()
+        added += (gradient * values).sum(dim=(0, 2)).double().cpu()
+        responds |= (values != 0).any(dim=2).any(dim=0).cpu()
+    contributions: NDArray[np.float32] = (added / data.n_trials).float().numpy()
+    contributions[~responds.numpy()] = np.nan
+    return contributions
