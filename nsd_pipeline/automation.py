@@ -5,6 +5,8 @@ The conditions do something only while the sensor ``carry_on`` runs, which is of
 
 import dagster as dg
 
+from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
+
 CARRY_ON: dg.AutomationCondition[dg.AssetKey] = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()
     & ~dg.AutomationCondition.any_deps_in_progress()
@@ -47,4 +49,5 @@ def carry_on_sensor(*, running: bool) -> dg.AutomationConditionSensorDefinition:
         " the cohorts that they belong to, write the report.",
         # A run per cohort, each with a GPU of its own, instead of a backfill around them.
         emit_backfills=False,
+        run_tags=KUBERNETES_GPU,
     )
