@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
+
 CARRY_ON: dg.AutomationCondition[Any] = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()
     & ~dg.AutomationCondition.any_deps_in_progress()
@@ -54,4 +56,5 @@ def carry_on_sensor(*, running: bool) -> dg.AutomationConditionSensorDefinition:
         " the cohorts that they belong to, write the report.",
         # A run per cohort, each with a GPU of its own, instead of a backfill around them.
         emit_backfills=False,
+        run_tags=KUBERNETES_GPU,
     )

@@ -31,6 +31,7 @@ from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
 from nsd_pipeline.assets.decoding import FmriMlpConfig
 from nsd_pipeline.assets.embeddings import EncoderConfig
 from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.schedules import code_versions, sessions_of
 
@@ -48,6 +49,7 @@ embed = dg.define_asset_job(
     selection=dg.AssetSelection.assets("stimuli", "stimulus_embeddings"),
     description="Fetch and embed the images that the sessions at hand showed. To re-embed, choose"
     " another encoder in the config.",
+    tags=KUBERNETES_GPU,
 )
 
 train = dg.define_asset_job(
@@ -55,6 +57,7 @@ train = dg.define_asset_job(
     selection=dg.AssetSelection.assets("fmri_mlp", "retrieval_metrics"),
     description="Train a cohort's model on the sessions at hand and measure its retrieval. To"
     " re-train, choose other settings in the config.",
+    tags=KUBERNETES_GPU,
 )
 
 report = dg.define_asset_job(
@@ -132,6 +135,7 @@ def every_stage(
     description="One subject to the end, or with partition `all` every subject to the joint model:"
     " prepares the sessions that are left, embeds their images, trains, measures, reports. Has its"
     " GPU for all of that time.",
+    tags=KUBERNETES_GPU,
 )
 def subject() -> None:
     """One cohort from the bucket to the report."""
