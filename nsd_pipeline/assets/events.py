@@ -1,5 +1,7 @@
 """Which image was shown when, and where the recordings of it lie."""
 
+import functools
+
 import dagster as dg
 import pandas as pd
 from pydantic import Field
@@ -61,15 +63,15 @@ def events(context: dg.AssetExecutionContext, source: SourceResource, store: Sto
     """
     bucket, artifacts = source.open(), store.open()
     design_manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
-    folder = artifacts.folder(design_manifest.key)
-    design = read_experiment_design(folder / "nsd_expdesign.mat")
-    stimulus_info = read_stimulus_info(folder / "nsd_stim_info_merged.csv")
+    tables = artifacts.folder(design_manifest.key)
+    design = read_experiment_design(tables / "nsd_expdesign.mat")
+    stimulus_info = read_stimulus_info(tables / "nsd_stim_info_merged.csv")
     responses: dict[str, pd.DataFrame] = {}
     files: dict[str, dict[str, list[str]]] = {}
 
     def responses_of(subject: str) -> pd.DataFrame:
         if subject not in responses:
-            path = folder / responses_file(subject)
+            path = tables / responses_file(subject)
             if not path.exists():
                 raise MappingError(
                     f"{bucket.url} had no {layout.responses_key(subject)} when experiment_design"
@@ -92,10 +94,14 @@ def events(context: dg.AssetExecutionContext, source: SourceResource, store: Sto
             config={"files": files[partition]},
         )
 
+    @functools.cache
+    def folder(subject: str, space: layout.Space) -> set[str]:
+        return set(bucket.list(f"{layout.betas_folder(subject, space)}/"))
+
     def bucket_files(subject: str, session: int, space: layout.Space) -> list[str]:
         """A session's files in a space, none unless all of them are there."""
         wanted = layout.betas_keys(subject, session, space)
-        return list(wanted) if all(key in bucket.list(key) for key in wanted) else []
+        return list(wanted) if folder(subject, space).issuperset(wanted) else []
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:
         subject, session = layout.parse_session_key(partition)
