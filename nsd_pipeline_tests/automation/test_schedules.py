@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-import dagster._daemon  # noqa: F401 - the scheduler cannot be imported before it
+import dagster._daemon
 import pytest
 from dagster import DagsterRunStatus
 from dagster._core.remote_representation.code_location import CodeLocation
