@@ -209,7 +209,8 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
             case int():
                 shown[name] = dg.MetadataValue.int(fact)
             case float():
-                shown[name] = dg.MetadataValue.float(fact)
+                # The manifest has all digits; a table in the web UI is for reading.
+                shown[name] = dg.MetadataValue.float(float(f"{fact:.4g}"))
             case str():
                 shown[name] = dg.MetadataValue.text(fact)
             case [dict(), *_]:

@@ -12,7 +12,7 @@ from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
 
 SUBJECT = "subj01"
-N_SESSIONS = 22
+N_SESSIONS = 30
 N_TRIALS = 12
 
 

@@ -1,0 +1,46 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from nsd_pipeline import stages
+from nsd_pipeline.definitions import build_defs
+from nsd_pipeline_tests.automation.webserver import Webserver, dagster_dev
+from nsd_pipeline_tests.pipeline import SmallNsd
+
+SUBJECT = "subj01"
+
+
+@pytest.fixture(scope="package")
+def webserver(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
+    """The web UI with a history: one of the subject's two sessions, its model, its metrics."""
+    folder = tmp_path_factory.mktemp("webserver")
+    (folder / "home").mkdir()
+    artifacts = str(folder / "artifacts")
+    repository = build_defs(str(small_nsd.folder), artifacts).get_repository_def()
+    config = {
+        "stimulus_embeddings": {"model": str(small_nsd.encoder)},
+        "fmri_mlp": {"n_epochs": 2, "hidden": 8},
+    }
+    with dg.DagsterInstance.local_temp(str(folder / "home")) as instance:
+        for stage in (
+            stages.DESIGN,
+            *stages.prepare([f"{SUBJECT}_ses01"], at_most=1),
+            *stages.embed((SUBJECT,)),
+            *stages.decode((SUBJECT,)),
+        ):
+            stages.run_stage(repository, instance, stage, config=config)
+    environment = {
+        "NSD_SOURCE": str(small_nsd.folder),
+        "NSD_STORAGE": artifacts,
+        "NSD_ENCODER": str(small_nsd.encoder),
+        "NSD_BACKFILL_CRON": "* * * * *",
+        "NSD_GPU_LOCKS": str(folder / "locks"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": os.environ.get("TMPDIR", str(Path("/tmp"))),
+    }
+    with dagster_dev(folder / "home", environment) as server:
+        yield server

@@ -1,0 +1,128 @@
+"""What people do in the web UI, by the GraphQL that it speaks: backfill, terminate, schedule."""
+
+from typing import Any
+
+from nsd_pipeline_tests.automation.conftest import SUBJECT
+from nsd_pipeline_tests.automation.webserver import REPOSITORY, Webserver, until
+
+SESSION_1, SESSION_2 = f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"
+
+
+def materialized(server: Webserver, asset: str) -> list[str]:
+    """Partitions of an asset that the web UI shows in green."""
+    answer = server.ask(
+        """query ($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) {
+            ... on AssetNode { assetPartitionStatuses {
+                ... on DefaultPartitionStatuses { materializedPartitions } } } } }""",
+        path=[asset],
+    )
+    return answer["assetPartitionStatuses"]["materializedPartitions"]
+
+
+def launch(server: Webserver, job: str, partition: str, config: dict[str, Any]) -> str:
+    answer = server.ask(
+        """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+            __typename ... on LaunchRunSuccess { run { runId } }
+            ... on PythonError { message }
+            ... on RunConfigValidationInvalid { errors { message } } } }""",
+        params={
+            "selector": {**REPOSITORY, "jobName": job},
+            "runConfigData": config,
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+        },
+    )
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return answer["run"]["runId"]
+
+
+def test_a_backfill_makes_the_partitions_that_were_asked_for(webserver: Webserver) -> None:
+    assert materialized(webserver, "fsaverage5_betas") == [SESSION_1]
+    assets = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
+    backfill = webserver.ask(
+        """mutation ($params: LaunchBackfillParams!) {
+            launchPartitionBackfill(backfillParams: $params) {
+                __typename ... on LaunchBackfillSuccess { backfillId } } }""",
+        params={
+            "assetSelection": [{"path": [asset]} for asset in assets],
+            "partitionNames": [SESSION_1, SESSION_2],
+        },
+    )["backfillId"]
+    until(
+        lambda: (
+            webserver.ask(
+                """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
+                    ... on PartitionBackfill { status } } }""",
+                id=backfill,
+            )["status"]
+            == "COMPLETED_SUCCESS"
+        ),
+        "the backfill has ended",
+    )
+    for asset in assets:
+        assert materialized(webserver, asset) == [SESSION_1, SESSION_2]
+
+
+def test_a_run_is_terminated_and_executed_again(webserver: Webserver) -> None:
+    endless = {
+        "ops": {"fmri_mlp": {"config": {"n_epochs": 100_000, "hidden": 8, "patience": None}}}
+    }
+    run = launch(webserver, "train", SUBJECT, endless)
+    webserver.wait(run, "STARTED")
+    until(lambda: "epoch 1" in messages(webserver, run), "the training is under way")
+    answer = webserver.ask(
+        """mutation ($id: String!) { terminateRun(runId: $id) {
+            __typename ... on TerminateRunFailure { message } } }""",
+        id=run,
+    )
+    assert answer["__typename"] == "TerminateRunSuccess", answer
+    webserver.wait(run, "CANCELED")
+
+    session = launch(webserver, "session", SESSION_1, {})
+    webserver.wait(session, "SUCCESS")
+    again = webserver.ask(
+        """mutation ($params: ReexecutionParams!) {
+            launchRunReexecution(reexecutionParams: $params) {
+                __typename ... on LaunchRunSuccess { run { runId } } } }""",
+        params={"parentRunId": session, "strategy": "ALL_STEPS"},
+    )["run"]["runId"]
+    webserver.wait(again, "SUCCESS")
+    assert f"betas {SESSION_1}: up to date, nothing was redone." in messages(webserver, again)
+
+
+def messages(server: Webserver, run_id: str) -> str:
+    events = server.ask(
+        """query ($id: ID!) { logsForRun(runId: $id) {
+            ... on EventConnection { events { ... on MessageEvent { message } } } } }""",
+        id=run_id,
+    )["events"]
+    return "\n".join(event["message"] for event in events)
+
+
+def test_a_schedule_that_was_turned_on_ticks(webserver: Webserver) -> None:
+    selector = {**REPOSITORY, "scheduleName": f"backfill_{SUBJECT}"}
+    state = webserver.ask(
+        """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
+            ... on Schedule { scheduleState { status } } } }""",
+        selector=selector,
+    )["scheduleState"]["status"]
+    assert state == "STOPPED"
+    webserver.ask(
+        """mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+            __typename } }""",
+        selector=selector,
+    )
+
+    def ticks() -> list[dict[str, Any]]:
+        return webserver.ask(
+            """query ($selector: ScheduleSelector!) {
+                scheduleOrError(scheduleSelector: $selector) { ... on Schedule {
+                    scheduleState { ticks { status skipReason runIds error { message } } } } } }""",
+            selector=selector,
+        )["scheduleState"]["ticks"]
+
+    tick = until(
+        lambda: next((each for each in ticks() if each["status"] != "STARTED"), None), "a tick"
+    )
+    assert tick["error"] is None
+    assert tick["status"] == "SKIPPED"
+    assert tick["skipReason"] == f"{SUBJECT}: 2 up to date, 38 not on the source"
