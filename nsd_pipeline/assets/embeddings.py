@@ -64,8 +64,10 @@ class EncoderConfig(dg.Config):
         description="what follows: all that the model's own processor does (DINOv2 then sees"
         " 224 x 224, as in the reference), or its normalisation only (it sees image_size)",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="what the network computes in"
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description="what the network computes in; auto is bfloat16 where the hardware multiplies"
+        " it, float32 elsewhere",
     )
     batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
 

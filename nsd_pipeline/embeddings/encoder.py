@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 TokenAggregation = Literal["mean", "cls"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "auto"]
 
 DEFAULT_MODEL: Final = "facebook/dinov2-giant"
 DEFAULT_LAYERS: Final = 0.6667
@@ -32,12 +32,15 @@ def encoder_identity(
     revision: str | None = None,
     processor: Processor = "model",
     dtype: Dtype = "float32",
+    device: str | None = None,
 ) -> dict[str, str | float | int]:
-    """Say what decides an encoder's embeddings, without loading it (nor torch).
+    """Say what decides an encoder's embeddings, without loading it.
+
+    Loads torch only to find out what ``dtype="auto"`` comes to on this machine.
 
     Parameters
     ----------
-    model, layers, token_aggregation, image_size, revision, processor, dtype
+    model, layers, token_aggregation, image_size, revision, processor, dtype, device
         As for `ImageEncoder`.
 
     Returns
@@ -73,8 +76,21 @@ def encoder_identity(
         "token_aggregation": token_aggregation,
         "image_size": int(image_size),
         "processor": processor,
-        "dtype": dtype,
+        "dtype": _fastest_dtype(device) if dtype == "auto" else dtype,
     }
+
+
+def _fastest_dtype(device: str | None) -> Literal["float32", "bfloat16"]:
+    """bfloat16 where the hardware multiplies it; elsewhere it is emulated, slower than float32."""
+    import torch
+
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type == "cuda":
+        native = torch.cuda.get_device_capability(where) >= (8, 0)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return "bfloat16" if native else "float32"
 
 
 class ImageEncoder:
@@ -103,7 +119,9 @@ class ImageEncoder:
         network sees 224 x 224 whatever ``image_size`` is. ``"normalize"``: only its normalisation,
         so that the network sees ``image_size`` x ``image_size`` and its positions are interpolated.
     dtype
-        What the network computes in; pooling and embeddings are float32 either way.
+        What the network computes in; pooling and embeddings are float32 either way. ``"auto"`` is
+        bfloat16 where the hardware multiplies it (NVIDIA's GPUs from Ampere on, CPUs with AMX-BF16
+        or AVX512-BF16) and float32 elsewhere. `settings` say which it was.
     device
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``None`` is a GPU if there is one.
 
@@ -140,6 +158,7 @@ class ImageEncoder:
             revision=revision,
             processor=processor,
             dtype=dtype,
+            device=device,
         )
         import torch
 
@@ -148,7 +167,7 @@ class ImageEncoder:
         folder = fetch_model(model, revision)
         self._preprocessing = read_preprocessing(folder, image_size=image_size, processor=processor)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._dtype = getattr(torch, dtype)
+        self._dtype = getattr(torch, str(identity["dtype"]))
         self._aggregation = token_aggregation
         self._backbone = load_backbone(
             folder,

