@@ -24,9 +24,10 @@ from nsd_pipeline.surface import summarise, write_session
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SESSION = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import dagster as dg
+from nsd_pipeline_tests.memory import peak_bytes
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline
 with dg.DagsterInstance.ephemeral() as instance:
     graph = Pipeline("s3://natural-scenes-dataset", Path(sys.argv[1]), Path(), instance)
@@ -35,17 +36,18 @@ with dg.DagsterInstance.ephemeral() as instance:
 print(json.dumps({
     "n_bytes": facts["betas"]["bytes fetched"],
     "trials": facts["fsaverage5_betas"]["n_trials"],
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": peak_bytes(),
     "failed_checks": graph.failed_checks,
 }))
 """
 
 # 40 sessions of 750 trials; all read the same group, which costs the reader no less.
 SUBJECT = """
-import json, resource, sys
+import json, sys
 import numpy as np, pandas as pd, zarr
 from nsd_pipeline import decoding
 from nsd_pipeline.surface import read_betas
+from nsd_pipeline_tests.memory import peak_bytes
 group = zarr.open_group(sys.argv[1], mode="r")
 rng = np.random.default_rng(0)
 trials = pd.DataFrame({
@@ -62,7 +64,7 @@ config = decoding.TrainingConfig(n_epochs=1)
 result = decoding.train(config, data.split("train"), data.split("val"))
 print(json.dumps({
     "data_bytes": data.betas.nbytes,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": peak_bytes(),
     "epochs": len(result.history),
 }))
 """

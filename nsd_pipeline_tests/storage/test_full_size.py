@@ -22,9 +22,10 @@ KEYS: Final = ("lh.betas_session01.mgh", "rh.betas_session01.mgh")
 RANGES: Final = [(HEADER + frame * FRAME, PART) for frame in range(N_FRAMES)]
 
 FETCH = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from nsd_pipeline.storage import fetch, open_source
+from nsd_pipeline_tests.memory import peak_bytes
 url, folder, ranges, keys = json.loads(sys.argv[1])
 source = open_source("s3://nsd", endpoint_url=url)
 reports = [fetch(source, source.describe(key), ranges or [(0, source.describe(key).n_bytes)],
@@ -34,7 +35,7 @@ print(json.dumps({
     "n_requests": sum(report.n_requests for report in reports),
     "resumed_bytes": sum(report.resumed_bytes for report in reports),
     "seconds": sum(report.seconds for report in reports),
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": peak_bytes(),
 }))
 """
 
