@@ -17,30 +17,10 @@ from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials, by_sess
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.surface.series import SeriesLayout
 
 ReadSeries = Callable[[str, int, Floats], object]
 """From a subject, a session, and an array (samples, V) to fill with the session's time series."""
-
-
-@dataclass(frozen=True)
-class SeriesLayout:
-    """How a session's runs lie in its time series.
-
-    Attributes
-    ----------
-    tr
-        Seconds from one sample to the next.
-    runs
-        For each run (1-based), its first sample (0-based) and its number of samples.
-    """
-
-    tr: float
-    runs: Mapping[int, tuple[int, int]]
-
-    @property
-    def n_samples(self) -> int:
-        """Samples of all runs."""
-        return sum(n for _, n in self.runs.values())
 
 
 class Windows(NamedTuple):

@@ -19,8 +19,8 @@ from nsd_pipeline.decoding import (
     train,
 )
 from nsd_pipeline.decoding.gather import _OnDevice, _Streamed, gather_trials
-from nsd_pipeline.decoding.windows import SeriesLayout
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
+from nsd_pipeline.surface import SeriesLayout
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, D = 12, 6
@@ -29,7 +29,7 @@ EMBEDDINGS = np.random.default_rng(5).standard_normal((40, D)).astype(np.float32
 
 
 def layout(tr: float = 1.6, n: int = 60) -> SeriesLayout:
-    return SeriesLayout(tr, {1: (0, n), 2: (n, n)})
+    return SeriesLayout.of_runs(tr, {1: n, 2: n})
 
 
 def make_trials(*sessions: int, n: int = 20) -> pd.DataFrame:
