@@ -19,8 +19,9 @@ from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.surface.series import SeriesLayout
 
-ReadSeries = Callable[[str, int, Floats], object]
-"""From a subject, a session, and an array (samples, V) to fill with the session's time series."""
+ReadSeries = Callable[[str, int, Integers, Floats], object]
+"""From a subject, a session, numbers of samples (n,) of the session's time series in ascending
+order, and an array (n, V) to fill with these samples."""
 
 
 class Windows(NamedTuple):
@@ -145,7 +146,6 @@ def place_windows(
 def assemble_windows(
     trials: pd.DataFrame,
     n_times: int,
-    layouts: Mapping[tuple[str, int], SeriesLayout],
     n_vertices: int,
     read_series: ReadSeries,
     image_ids: Integers,
@@ -159,12 +159,11 @@ def assemble_windows(
         What :func:`place_windows` kept, or some of it. Sessions keep their order of appearance.
     n_times
         Samples of a window.
-    layouts
-        Layout of the time series of every subject and session.
     n_vertices
         Vertices V.
     read_series
-        Called once a session with its own slice of the array of all series, which it fills.
+        Called once a session with the samples that some window needs and its own slice of the array
+        of all series, which it fills.
     image_ids, embeddings
         Which images (n,) there are embeddings (n, D) of.
 
@@ -180,13 +179,15 @@ def assemble_windows(
     sessions = by_session(trials)
     ordered = pd.concat(sessions.values(), ignore_index=True)
     target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
-    n_samples = [layouts[key].n_samples for key in sessions]
-    series = np.empty((sum(n_samples), n_vertices), dtype=np.float32)
-    first, begin = [], 0
-    for (key, group), n in zip(sessions.items(), n_samples, strict=True):
-        read_series(*key, series[begin : begin + n])
-        first.append(begin + group["sample"].to_numpy(np.int64))
-        begin += n
+    begins = [group["sample"].to_numpy(np.int64) for group in sessions.values()]
+    # What lies between windows is left out; windows stay whole, as all their samples are taken.
+    samples = [np.unique(each[:, None] + np.arange(n_times)) for each in begins]
+    series = np.empty((sum(map(len, samples)), n_vertices), dtype=np.float32)
+    first, row = [], 0
+    for key, begin, wanted in zip(sessions, begins, samples, strict=True):
+        read_series(*key, wanted, series[row : row + len(wanted)])
+        first.append(row + np.searchsorted(wanted, begin))
+        row += len(wanted)
     return WindowData(
         series=series,
         first=np.concatenate(first),

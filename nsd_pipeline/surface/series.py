@@ -139,7 +139,10 @@ def series_layout(group: "zarr.Group") -> SeriesLayout:
 
 
 def read_series(
-    group: "zarr.Group", *, out: NDArray[np.float32] | None = None
+    group: "zarr.Group",
+    *,
+    samples: NDArray[np.int64] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Read one session's time series, ready for a model: finite everywhere.
 
@@ -147,6 +150,8 @@ def read_series(
     ----------
     group
         A group that `write_series` made.
+    samples
+        Which samples to read, ascending; all of them if None.
     out : array of shape (R, V), float32
         Where to read to, for instance a slice of an array for many sessions. Beyond it, no more
         than one chunk is held in memory.
@@ -171,22 +176,30 @@ def read_series(
     # Zarr reads a chunk that is not there as NaN, which would become plausible zeros.
     if series.nchunks_initialized != series.nchunks:
         raise _damaged(group, f"have {series.nchunks_initialized} of {series.nchunks} chunks")
+    wanted = np.arange(series.shape[0]) if samples is None else samples
+    shape = (len(wanted), series.shape[1])
     if out is None:
-        out = np.empty(series.shape, np.float32)
-    if out.shape != series.shape or out.dtype != np.float32:
+        out = np.empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32:
         raise ValueError(
-            f"`out` is {out.dtype} of shape {out.shape}; this series needs float32 of shape "
-            f"{series.shape}."
+            f"`out` is {out.dtype} of shape {out.shape}; these samples need float32 of shape "
+            f"{shape}."
         )
-    step = series.chunks[0]
-    for start in range(0, len(out), step):
-        chunk = out[start : start + step]
+    step, done = series.chunks[0], 0
+    for start in range(0, series.shape[0], step):
+        stop = min(start + step, series.shape[0])
+        rows = wanted[(wanted >= start) & (wanted < stop)] - start
+        if not len(rows):
+            continue
+        chunk = out[done : done + len(rows)]
+        done += len(rows)
+        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), "f4")
         try:
-            series.get_basic_selection(
-                slice(start, start + len(chunk)), out=NDBuffer.from_ndarray_like(chunk)
-            )
+            series.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
         except ValueError as error:
             raise _damaged(group, f"have a damaged chunk at sample {start} ({error})") from error
+        if whole is not chunk:
+            np.take(whole, rows, axis=0, out=chunk)
         missing = ~np.isfinite(chunk)
         if missing.any():
             chunk[missing] = 0.0

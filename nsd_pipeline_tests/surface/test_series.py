@@ -28,6 +28,8 @@ def test_there_and_back(series, tmp_path: Path) -> None:
     out = np.full((200, 8), 9, np.float32)
     read_series(group, out=out[10:177])
     np.testing.assert_array_equal(out[10:177], np.nan_to_num(series))
+    some = np.r_[3, 70:80, 150:166]
+    np.testing.assert_array_equal(read_series(group, samples=some), np.nan_to_num(series[some]))
     assert (out[:10] == 9).all()
     assert (out[177:] == 9).all()
 
