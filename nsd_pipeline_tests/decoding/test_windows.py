@@ -13,10 +13,10 @@ from nsd_pipeline.decoding import (
     TrainingConfig,
     assemble_windows,
     build_model,
-    input_sensitivity,
     place_windows,
     predict,
     train,
+    vertex_contributions,
 )
 from nsd_pipeline.decoding.gather import _OnDevice, _Streamed, gather_trials
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
@@ -154,7 +154,7 @@ def test_a_model_of_four_time_points_learns_from_windows(placed):
     assert result.model.settings["n_repetition_times"] == 4
     assert result.best_score > 3 * 5 / 16 / 2  # half again above the chance of top 5 among 16
     assert predict(result.model, data).shape == (data.n_trials, D)
-    assert input_sensitivity(result.model, data).shape == (V,)
+    assert vertex_contributions(result.model, data).shape == (V,)
 
 
 @pytest.mark.parametrize(("tr", "n_times"), [(1.6, 4), (4 / 3, 5), (1.0, 7)])
