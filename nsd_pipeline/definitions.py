@@ -1,14 +1,16 @@
 """The whole graph.
 
-    raw            experiment_design    betas             stimuli
-                          |               |                  |
-    events         events -> fsaverage_events                |
-                                    |     |                  |
-    surface                  fsaverage5_betas                |
-    embeddings                      |            stimulus_embeddings
-                                    |                  |
-    decoding                       fmri_mlp -> retrieval_metrics
-    report                                  decoding_report
+    raw            experiment_design    betas      bold            stimuli
+                          |               |          |                |
+    events         events -> fsaverage_events   bold_events           |
+                                    |     |          |                |
+    surface                  fsaverage5_betas  fsaverage5_series      |
+    embeddings                      |                |     stimulus_embeddings
+                                    |                |          |
+    decoding                     fmri_mlp (betas, or neuralbench) -> retrieval_metrics
+    report                                                     decoding_report
+
+A model is trained on betas or on windows of time series (``bold``); the rest is shared.
 
 ``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
 models by cohort; see ``partitions``.
@@ -18,7 +20,7 @@ import os
 
 import dagster as dg
 
-from nsd_pipeline.assets import decoding, embeddings, events, raw, report, surface
+from nsd_pipeline.assets import bold, decoding, embeddings, events, raw, report, series, surface
 from nsd_pipeline.automation import carry_on_sensor
 from nsd_pipeline.checks import checks
 from nsd_pipeline.jobs import jobs
@@ -38,7 +40,9 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     """
     backfill = BackfillSettings.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([raw, events, surface, embeddings, decoding, report]),
+        assets=dg.load_assets_from_modules(
+            [raw, bold, events, surface, series, embeddings, decoding, report]
+        ),
         asset_checks=checks,
         jobs=jobs,
         schedules=backfill_schedules(backfill),

@@ -1,12 +1,14 @@
 """What people ask for by name.
 
-Four jobs are asset jobs, one for each way in which the graph is cut; a backfill of any of them, by
+Five jobs are asset jobs, one for each way in which the graph is cut; a backfill of any of them, by
 a range of its partitions, is started on its page in the web UI:
 
 ======== =============== ===========================================================
 job      partition       makes
 ======== =============== ===========================================================
 session  session         one session: from the bucket to fsaverage5 betas
+bold_    session         one session for the preset neuralbench: from recordings to
+session                  time series on fsaverage5
 embed    stimulus set    the images that the sessions at hand showed, and embeddings;
                          with another encoder in its config: re-embed
 train    cohort          a cohort's model and its metrics; with other settings in its
@@ -42,6 +44,16 @@ session = dg.define_asset_job(
     "session",
     selection=dg.AssetSelection.assets("experiment_design", *SESSION_ASSETS),
     description="One session, from the bucket to fsaverage5 betas.",
+)
+
+bold_session = dg.define_asset_job(
+    "bold_session",
+    selection=dg.AssetSelection.assets(
+        "experiment_design",
+        *("events", "fsaverage_events", "bold", "bold_events", "fsaverage5_series"),
+    ),
+    description="One session for the preset neuralbench: from recordings to time series on"
+    " fsaverage5.",
 )
 
 embed = dg.define_asset_job(
@@ -142,4 +154,4 @@ def subject() -> None:
     every_stage()
 
 
-jobs: list[Any] = [session, embed, train, report, subject]
+jobs: list[Any] = [session, bold_session, embed, train, report, subject]

@@ -25,6 +25,12 @@ def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
 
     folder = tmp_path_factory.mktemp("small_nsd")
     dataset = generate(
-        folder / "nsd", subjects=1, sessions=2, trials_per_run=3, signal=3.0, volumes=False
+        folder / "nsd",
+        subjects=1,
+        sessions=2,
+        trials_per_run=3,
+        signal=3.0,
+        volumes=False,
+        bold=True,
     )
     return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))

@@ -1,6 +1,6 @@
-"""What a cohort's model learns from, read from the store: trials, betas, embeddings."""
+"""What a cohort's model learns from, read from the store: trials, fMRI, embeddings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,13 @@ from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import require
 from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
+from nsd_pipeline.assets.presets import PRESETS, Preset
 from nsd_pipeline.assets.tables import read_sessions, sessions_with
-from nsd_pipeline.decoding.data import TrialData, assemble_trials
 from nsd_pipeline.embeddings import read_embeddings
 from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
+from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import read_betas
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,10 @@ class Cohort:
     ----------
     name
         Partition of the cohort: a subject, or ``all``.
+    preset
+        Which data the model is trained on.
     sessions
-        Sessions whose betas and events are complete, in order.
+        Sessions whose fMRI and events are complete, in order.
     stimulus_sets
         Stimulus sets that these sessions showed images of.
     inputs
@@ -39,12 +40,13 @@ class Cohort:
     """
 
     name: str
+    preset: Preset
     sessions: list[str]
     stimulus_sets: list[str]
     inputs: Mapping[str, str]
 
 
-def find_cohort(store: Store, name: str) -> Cohort:
+def find_cohort(store: Store, name: str, preset: Preset) -> Cohort:
     """Find what there is of a cohort.
 
     Raises
@@ -52,17 +54,19 @@ def find_cohort(store: Store, name: str) -> Cohort:
     NotEnoughDataError
         If no session of it has been prepared.
     ArtifactError
-        If embeddings of its images are missing, or betas without their events.
+        If embeddings of its images are missing, or there is fMRI without its events.
     """
     subjects = partitions.subjects_of_cohort(name)
-    sessions = sessions_with(store, "fsaverage5_betas.zarr", subjects)
+    sessions = sessions_with(store, preset.fmri_folder, subjects)
     if not sessions:
         raise NotEnoughDataError(
-            f"No session of {' or '.join(subjects)} has betas on fsaverage5 in {store.url}.",
+            f"No session of {' or '.join(subjects)} has {preset.what} on fsaverage5 in"
+            f" {store.url}.",
             next_step="run `dagster asset materialize -m nsd_pipeline.definitions --select"
-            f" fsaverage5_betas --partition {session_key(subjects[0], 1)}` and what it needs.",
+            f" {preset.fmri_asset} --partition {session_key(subjects[0], 1)}` and what it needs,"
+            " or choose another preset.",
         )
-    return _collect(store, name, sessions)
+    return _collect(store, name, preset, sessions)
 
 
 def trained_cohort(store: Store, model: Manifest) -> Cohort:
@@ -73,7 +77,8 @@ def trained_cohort(store: Store, model: Manifest) -> Cohort:
     ArtifactError
         If the images have been embedded by another encoder since.
     """
-    cohort = _collect(store, str(model.partition), model.metadata["sessions"])
+    preset = PRESETS[model.config["preset"]]
+    cohort = _collect(store, str(model.partition), preset, model.metadata["sessions"])
     if encoder_of(store, cohort) != model.metadata["encoder"]:
         raise ArtifactError(
             f"fmri_mlp of {cohort.name} was trained on embeddings of another encoder than the ones"
@@ -84,7 +89,7 @@ def trained_cohort(store: Store, model: Manifest) -> Cohort:
     return cohort
 
 
-def _collect(store: Store, name: str, sessions: list[str]) -> Cohort:
+def _collect(store: Store, name: str, preset: Preset, sessions: list[str]) -> Cohort:
     stimulus_sets = [
         stimulus_set
         for stimulus_set in partitions.STIMULUS_SETS
@@ -95,8 +100,8 @@ def _collect(store: Store, name: str, sessions: list[str]) -> Cohort:
         (asset, key(session), session)
         for session in sessions
         for asset, key in (
-            ("fsaverage5_betas", keys.fsaverage5_betas),
-            ("fsaverage_events", keys.fsaverage_events),
+            (preset.fmri_asset, preset.fmri_key),
+            (preset.events_asset, preset.events_key),
         )
     ] + [
         ("stimulus_embeddings", keys.stimulus_embeddings(stimulus_set), stimulus_set)
@@ -106,7 +111,7 @@ def _collect(store: Store, name: str, sessions: list[str]) -> Cohort:
         key: require(store, key, asset=asset, partition=partition).fingerprint
         for asset, key, partition in wanted
     }
-    return Cohort(name, sessions, stimulus_sets, inputs)
+    return Cohort(name, preset, sessions, stimulus_sets, inputs)
 
 
 def encoder_of(store: Store, cohort: Cohort) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def encoder_of(store: Store, cohort: Cohort) -> dict[str, Any]:
 
 def read_trials(store: Store, cohort: Cohort) -> pd.DataFrame:
     """Image events of all of a cohort's sessions, in order."""
-    events = read_sessions(store, cohort.sessions)
+    events = read_sessions(store, cohort.sessions, cohort.preset.events_key)
     return events[events["type"] == "Image"].reset_index(drop=True)
 
 
@@ -154,27 +159,3 @@ def read_targets(store: Store, cohort: Cohort) -> tuple[NDArray[np.int64], NDArr
         ids.append(set_ids.astype(np.int64))
         embeddings.append(values)
     return np.concatenate(ids), np.concatenate(embeddings)
-
-
-def read_data(store: Store, cohort: Cohort, trials: pd.DataFrame, *, zscore: bool) -> TrialData:
-    """Betas and targets of some of a cohort's trials, each in memory once."""
-    image_ids, embeddings = read_targets(store, cohort)
-    return assemble_trials(
-        trials,
-        2 * FSAVERAGE5_VERTICES,
-        _session_reader(store, zscore=zscore),
-        image_ids,
-        embeddings,
-    )
-
-
-def _session_reader(
-    store: Store, *, zscore: bool
-) -> Callable[[str, int, NDArray[np.int64], NDArray[np.float32]], None]:
-    def read(
-        subject: str, session: int, trials: NDArray[np.int64], out: NDArray[np.float32]
-    ) -> None:
-        group = store.zarr(keys.fsaverage5_betas(session_key(subject, session)))
-        read_betas(group, trials=trials, zscore=zscore, out=out)
-
-    return read

@@ -23,11 +23,12 @@ from nsd_pipeline.assets.cohort import (
     Cohort,
     encoder_of,
     find_cohort,
-    read_data,
+    read_targets,
     read_trials,
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
+from nsd_pipeline.assets.presets import PRESETS, PresetName
 from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.events import assign_validation, check_split
@@ -47,8 +48,20 @@ _HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank")
 class FmriMlpConfig(TrainingConfig, dg.Config):
     """How a model is trained: the reference's settings, and what it is trained on."""
 
+    preset: PresetName = Field(
+        default="betas",
+        description="the task: betas (a value a trial), or neuralbench, the reference's windows of"
+        " time series. Everything else has the reference's settings in both",
+    )
     zscore: bool = Field(
-        default=True, description="z-score each vertex within session, as the reference does"
+        default=True,
+        description="z-score betas of each vertex within session; time series always are, by run",
+    )
+    window_start: float = Field(
+        default=2.0, description="neuralbench: seconds from an image's onset to its window"
+    )
+    window_duration: float = Field(
+        default=7.0, gt=0, description="neuralbench: seconds that a window lasts"
     )
     validation_by: Literal["timeline", "image_id"] = Field(
         default="timeline",
@@ -72,6 +85,8 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
     deps=[
         dg.AssetDep("fsaverage5_betas", partition_mapping=partitions.sessions_to_cohorts),
         dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_cohorts),
+        dg.AssetDep("fsaverage5_series", partition_mapping=partitions.sessions_to_cohorts),
+        dg.AssetDep("bold_events", partition_mapping=partitions.sessions_to_cohorts),
         dg.AssetDep("stimulus_embeddings", partition_mapping=partitions.stimulus_sets_to_cohorts),
     ],
     pool=GPU_POOL,
@@ -81,7 +96,7 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
 def fmri_mlp(
     context: dg.AssetExecutionContext, config: FmriMlpConfig, store: StoreResource, gpu: GpuResource
 ) -> None:
-    """The model: from a trial's betas to the embedding of the image that was seen.
+    """The model: from a trial's fMRI to the embedding of the image that was seen.
 
     Trained with a CLIP loss on every session that is at hand; the shared images are kept for the
     test. A training that is interrupted goes on where it was.
@@ -90,7 +105,7 @@ def fmri_mlp(
     cohorts: dict[str, Cohort] = {}
 
     def recipe(partition: str) -> Recipe:
-        cohort = find_cohort(artifacts, partition)
+        cohort = find_cohort(artifacts, partition, PRESETS[config.preset])
         cohorts[partition] = cohort
         return Recipe(
             keys.fmri_mlp(partition), inputs=cohort.inputs, config=config.model_dump(mode="json")
@@ -98,15 +113,18 @@ def fmri_mlp(
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
         cohort = cohorts[partition]
+        chosen = cohort.preset.choose(artifacts, read_trials(artifacts, cohort), config)
         trials = assign_validation(
-            read_trials(artifacts, cohort),
+            chosen.trials,
             by=config.validation_by,
             ratio=config.validation_ratio,
             seed=config.data_seed,
         )
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
-        data = read_data(artifacts, cohort, trials[trials["split"] != "test"], zscore=config.zscore)
+        data = cohort.preset.read(
+            artifacts, trials[trials["split"] != "test"], config, *read_targets(artifacts, cohort)
+        )
         with gpu.lease() as device:
             result = decoding.train(
                 config.training(),
@@ -125,9 +143,11 @@ def fmri_mlp(
         )
         best = result.history.loc[result.history["epoch"] == result.best_epoch].iloc[0]
         return {
+            "preset": config.preset,
             "sessions": cohort.sessions,
             "encoder": encoder_of(artifacts, cohort),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
+            **chosen.facts,
             "vertices": data.n_vertices,
             "parameters": decoding.n_parameters(result.model),
             "epochs": len(result.history),
@@ -174,11 +194,11 @@ def retrieval_metrics(
         folder = artifacts.folder(trained.key)
         cohort = trained_cohort(artifacts, trained)
         trials = pd.read_parquet(folder / TRIALS_FILE)
-        data = read_data(
+        data = cohort.preset.read(
             artifacts,
-            cohort,
             trials[trials["split"] == "test"],
-            zscore=bool(trained.config["zscore"]),
+            FmriMlpConfig(**trained.config),
+            *read_targets(artifacts, cohort),
         )
         with gpu.lease() as device:
             model = decoding.load_model(folder).to(device or "cpu")

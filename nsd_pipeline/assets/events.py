@@ -36,7 +36,7 @@ from nsd_pipeline.storage.store import Draft
 
 EVENTS_FILE = "events.parquet"
 
-_COLUMN_SCHEMA = {
+COLUMN_SCHEMA = {
     "dagster/column_schema": dg.TableSchema(
         [
             dg.TableColumn(column.name, column.dtype, description=column.description)
@@ -53,7 +53,7 @@ _COLUMN_SCHEMA = {
     partitions_def=partitions.sessions,
     backfill_policy=ONE_RUN,
     deps=["experiment_design"],
-    metadata=_COLUMN_SCHEMA,
+    metadata=COLUMN_SCHEMA,
 )
 @fails_plainly
 def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
@@ -134,7 +134,7 @@ class EventFilter(dg.Config):
     partitions_def=partitions.sessions,
     backfill_policy=ONE_RUN,
     deps=[events],
-    metadata=_COLUMN_SCHEMA,
+    metadata=COLUMN_SCHEMA,
 )
 @fails_plainly
 def fsaverage_events(

@@ -37,6 +37,21 @@ def fsaverage5_betas(session_key: str) -> str:
     return session_artifact("fsaverage5_betas.zarr", session_key)
 
 
+def bold(session_key: str) -> str:
+    """Key of the list of a session's runs of BOLD, with the runs where they were downloaded."""
+    return session_artifact("bold", session_key)
+
+
+def bold_events(session_key: str) -> str:
+    """Key of a session's event table for its runs of BOLD, every space."""
+    return session_artifact("bold_events", session_key)
+
+
+def fsaverage5_series(session_key: str) -> str:
+    """Key of a session's Zarr group of time series."""
+    return session_artifact("fsaverage5_series.zarr", session_key)
+
+
 def stimuli(stimulus_set: str) -> str:
     """Key of a stimulus set's index of images."""
     return f"stimuli/{stimulus_set}/index"

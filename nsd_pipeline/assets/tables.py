@@ -1,5 +1,7 @@
 """Event tables of many sessions, read back from the store."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,13 +19,12 @@ def sessions_with(store: Store, asset: str, subjects: tuple[str, ...]) -> list[s
     )
 
 
-def read_sessions(store: Store, sessions: list[str]) -> pd.DataFrame:
-    """Filtered events of several sessions, one after the other."""
+def read_sessions(
+    store: Store, sessions: list[str], key: Callable[[str], str] = keys.fsaverage_events
+) -> pd.DataFrame:
+    """Events of several sessions, one after the other: the filtered ones, or those of a key."""
     return pd.concat(
-        [
-            read_events(store.folder(keys.fsaverage_events(session)) / "events.parquet")
-            for session in sessions
-        ],
+        [read_events(store.folder(key(session)) / "events.parquet") for session in sessions],
         ignore_index=True,
     )
 

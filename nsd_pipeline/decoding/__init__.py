@@ -1,4 +1,4 @@
-"""Decoding: from surface betas to the embedding of the image that was seen.
+"""Decoding: from surface fMRI to the embedding of the image that was seen.
 
 The model, its loss, training it, predicting with it, and how well its predictions retrieve images.
 Nothing here reads NSD's files or knows where artifacts lie: arrays and tables come in and go out.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nsd_pipeline.decoding.prediction import predict
     from nsd_pipeline.decoding.ranks import top_images, trial_ranks
     from nsd_pipeline.decoding.training import TrainingResult, train
+    from nsd_pipeline.decoding.windows import WindowData, assemble_windows, place_windows
 
 _HOMES = {
     "chance": ["chance_levels"],
@@ -35,6 +36,7 @@ _HOMES = {
     "contributions": ["vertex_contributions"],
     "ranks": ["top_images", "trial_ranks"],
     "training": ["TrainingResult", "train"],
+    "windows": ["WindowData", "assemble_windows", "place_windows"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -48,13 +50,16 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TrialData",
+    "WindowData",
     "assemble_trials",
+    "assemble_windows",
     "build_model",
     "chance_levels",
     "clip_loss",
     "clip_scores",
     "load_model",
     "n_parameters",
+    "place_windows",
     "predict",
     "retrieval_metrics",
     "save_model",

@@ -1,13 +1,15 @@
 """The trials a model learns from, held once.
 
-A cohort's betas are one float32 array (trial, vertex), allocated once and filled session by
-session in place; splits are rows of it. Targets are one row an image, not one a trial. The whole
-dataset is 17 GB on fsaverage5, so a second copy is the difference between fitting and not.
+A cohort's fMRI is one float32 array, allocated once and filled session by session in place; a trial
+is one row of it (betas) or some that follow each other (a window of a time series), and a split is
+some of the trials. Targets are one row an image, not one a trial. The whole dataset is 17 GB of
+betas or 59 GB of time series on fsaverage5, so a second copy is the difference between fitting and
+not.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -40,12 +42,7 @@ _SPLIT_ADVICE: Final = {
 
 
 class Batches(Protocol):
-    """What training and prediction need from data: how much there is, and any batch of it.
-
-    :class:`TrialData` has one time point for each trial. Windows of a time series are another kind:
-    one series array, a first sample for each trial and a common length, and a ``gather`` that
-    copies B windows.
-    """
+    """What training and prediction need from data: how much there is, and any batch of it."""
 
     @property
     def n_trials(self) -> int:
@@ -72,16 +69,12 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TrialData:
-    """Trials with one beta for each vertex.
+@dataclass(frozen=True, kw_only=True)
+class LabelledTrials:
+    """Trials and the images they showed; where their fMRI lies is up to the two kinds of trials.
 
     Attributes
     ----------
-    betas
-        Responses (R, V), float32 and contiguous, z-scored within session; shared between splits.
-    rows
-        Row (N,) of ``betas`` of each trial.
     targets
         Embeddings (n_images, D), float32 and contiguous; shared between splits.
     target_index
@@ -90,49 +83,61 @@ class TrialData:
         One row a trial (N): at least ``subject``, ``image_id`` and, to be split, ``split``.
     """
 
-    betas: Floats
-    rows: Integers
     targets: Floats
     target_index: Integers
     trials: pd.DataFrame
 
     def __post_init__(self) -> None:
-        for name, array in (("betas", self.betas), ("targets", self.targets)):
+        for name, array in (("fMRI", self.values), ("targets", self.targets)):
             if array.ndim != 2 or array.dtype != np.float32 or not array.flags.c_contiguous:
                 raise ValueError(f"{name} is not a contiguous two-dimensional float32 array")
-        if not len(self.rows) == len(self.target_index) == len(self.trials):
-            raise ValueError("rows, target_index and trials differ in length")
+        if not len(self.first_rows) == len(self.target_index) == len(self.trials):
+            raise ValueError("rows of fMRI, target_index and trials differ in length")
+
+    @property
+    def values(self) -> Floats:
+        """All fMRI (R, V), of which a trial is ``n_times`` rows."""
+        raise NotImplementedError
+
+    @property
+    def first_rows(self) -> Integers:
+        """Row (N,) of ``values`` at which each trial begins."""
+        raise NotImplementedError
+
+    @property
+    def n_times(self) -> int:
+        """Time points T of a trial."""
+        raise NotImplementedError
 
     @property
     def n_trials(self) -> int:
         """Number of trials."""
-        return len(self.rows)
+        return len(self.trials)
 
     @property
     def n_vertices(self) -> int:
-        """Vertices V of the betas."""
-        return int(self.betas.shape[1])
-
-    @property
-    def n_times(self) -> int:
-        """Time points: a beta is one."""
-        return 1
+        """Vertices V of the fMRI."""
+        return int(self.values.shape[1])
 
     @property
     def n_outputs(self) -> int:
         """Width D of the targets."""
         return int(self.targets.shape[1])
 
-    def select(self, mask: NDArray[np.bool_]) -> "TrialData":
+    def select(self, mask: NDArray[np.bool_]) -> Self:
         """Trials for which ``mask`` (N,) holds, over the same arrays."""
         return replace(
             self,
-            rows=self.rows[mask],
             target_index=self.target_index[mask],
             trials=self.trials[mask].reset_index(drop=True),
+            **self._rows_of(mask),
         )
 
-    def split(self, name: str) -> "TrialData":
+    def _rows_of(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """The attributes that say where the trials for which ``mask`` holds lie."""
+        raise NotImplementedError
+
+    def split(self, name: str) -> Self:
         """Trials of the split ``"train"``, ``"val"`` or ``"test"``, over the same arrays.
 
         Raises
@@ -160,6 +165,40 @@ class TrialData:
         from nsd_pipeline.decoding.gather import gather_trials
 
         return gather_trials(self, device, batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialData(LabelledTrials):
+    """Trials with one beta for each vertex.
+
+    Attributes
+    ----------
+    betas
+        Responses (R, V), float32 and contiguous, z-scored within session; shared between splits.
+    rows
+        Row (N,) of ``betas`` of each trial.
+    """
+
+    betas: Floats
+    rows: Integers
+
+    @property
+    def values(self) -> Floats:
+        """The betas (R, V)."""
+        return self.betas
+
+    @property
+    def first_rows(self) -> Integers:
+        """Row (N,) of each trial."""
+        return self.rows
+
+    @property
+    def n_times(self) -> int:
+        """Time points: a beta is one."""
+        return 1
+
+    def _rows_of(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        return {"rows": self.rows[mask]}
 
 
 def assemble_trials(
@@ -192,19 +231,9 @@ def assemble_trials(
     ArtifactError
         If an image has no embedding.
     """
-    if trials.empty:
-        raise NotEnoughDataError(
-            "There are no trials to learn from.", next_step="materialize a session of this cohort."
-        )
-    by_session = trials.groupby(["subject", "session"], sort=False)
-    sessions = {
-        cast("tuple[str, int]", key): group.sort_values("trial", kind="stable")
-        for key, group in by_session
-    }
-    for key, group in sessions.items():
-        _check_trials(key, group["trial"].to_numpy(dtype=np.int64))
+    sessions = by_session(trials)
     ordered = pd.concat(sessions.values(), ignore_index=True)
-    target_index = _rows_of(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
+    target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
 
     betas = np.empty((len(ordered), n_vertices), dtype=np.float32)
     start = 0
@@ -221,6 +250,29 @@ def assemble_trials(
     )
 
 
+def by_session(trials: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
+    """Trials of each subject and session, in order of appearance, and by number within a session.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    MappingError
+        If a session lists a trial twice.
+    """
+    if trials.empty:
+        raise NotEnoughDataError(
+            "There are no trials to learn from.", next_step="materialize a session of this cohort."
+        )
+    sessions = {
+        cast("tuple[str, int]", key): group.sort_values("trial", kind="stable")
+        for key, group in trials.groupby(["subject", "session"], sort=False)
+    }
+    for key, group in sessions.items():
+        _check_trials(key, group["trial"].to_numpy(dtype=np.int64))
+    return sessions
+
+
 def _check_trials(session: tuple[str, int], numbers: Integers) -> None:
     """Two events for one trial would pair a beta with two images."""
     twice = numbers[1:][np.diff(numbers) == 0]
@@ -231,7 +283,14 @@ def _check_trials(session: tuple[str, int], numbers: Integers) -> None:
         )
 
 
-def _rows_of(wanted: Integers, image_ids: Integers) -> Integers:
+def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
+    """Place of each wanted image among ``image_ids``, which may be in any order.
+
+    Raises
+    ------
+    ArtifactError
+        If an image is not among them: it has no embedding.
+    """
     order = np.argsort(image_ids, kind="stable")
     place = np.searchsorted(image_ids, wanted, sorter=order)
     rows: Integers = order[np.minimum(place, len(order) - 1)] if len(order) else place

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
+from nsd_pipeline.demo.bold import DERIVATIVES, RAW
 from nsd_pipeline.nsd.errors import NsdError
 
 
@@ -35,6 +36,12 @@ from nsd_pipeline.nsd.errors import NsdError
     show_default=True,
     help="Write first sessions in func1pt8mm too.",
 )
+@click.option(
+    "--bold/--no-bold",
+    default=False,
+    show_default=True,
+    help="Write time series too: a raw BIDS tree and derivatives on fsaverage5.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 def main(
     folder: Path,
@@ -43,6 +50,7 @@ def main(
     trials_per_run: int,
     signal: float,
     volumes: bool,
+    bold: bool,
     seed: int,
 ) -> None:
     """Write a small dataset in NSD's layout to FOLDER/nsd, and an encoder to FOLDER/tiny_dinov2."""
@@ -54,6 +62,7 @@ def main(
             trials_per_run=trials_per_run,
             signal=signal,
             volumes=volumes,
+            bold=bold,
             seed=seed,
         )
     except ValueError as error:
@@ -69,6 +78,11 @@ def main(
         f"Use it:  export NSD_SOURCE={dataset.folder.absolute()}\n"
         f"Encoder: {encoder.absolute()}"
     )
+    if bold:
+        click.echo(
+            f"Time series:  export NSD_BIDS_DERIVATIVES={(dataset.folder / DERIVATIVES).absolute()}"
+            f" NSD_BIDS_RAW={(dataset.folder / RAW).absolute()}"
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nsd_pipeline.demo import behaviour
 from nsd_pipeline.demo.betas import write_surface_betas, write_volume_betas
+from nsd_pipeline.demo.bold import write_events, write_surface_runs
 from nsd_pipeline.demo.brain import Brain
 from nsd_pipeline.demo.design import make_design, shown_images, write_design, write_stimulus_info
 from nsd_pipeline.demo.features import image_features, standardise
@@ -83,6 +84,7 @@ def generate(
     trials_per_run: int = 9,
     signal: float = 1.0,
     volumes: bool = True,
+    bold: bool = False,
     seed: int = 0,
 ) -> DemoDataset:
     """Generate a small dataset in NSD's exact layout.
@@ -102,6 +104,8 @@ def generate(
         How strongly the brain responds to what an image shows; 0 for not at all.
     volumes
         Whether to write every subject's first session in ``func1pt8mm`` too.
+    bold
+        Whether to write time series too: a raw BIDS tree and derivatives on fsaverage5.
     seed
         Seed of everything random.
 
@@ -124,6 +128,7 @@ def generate(
         trials_per_run=trials_per_run,
         signal=signal,
         volumes=volumes,
+        bold=bold,
         seed=seed,
     )
     folder = Path(folder)
@@ -232,7 +237,8 @@ def _write_betas(
             for hemisphere in HEMISPHERES
         ]
         for session in range(1, n_sessions + 1):
-            shown = features.loc[design.trials(subject, session)["image_id"]].to_numpy()
+            trials = design.trials(subject, session)
+            shown = features.loc[trials["image_id"]].to_numpy()
             keys = betas_keys(subject, session, "fsaverage")
             tasks += [
                 partial(_write_hemisphere, _file(folder, key), brain, shown, session)
@@ -241,6 +247,9 @@ def _write_betas(
             if session == 1 and settings.volumes:
                 (key,) = betas_keys(subject, session, "func1pt8mm")
                 tasks.append(partial(_write_volumes, _file(folder, key), brains, shown, session))
+            if settings.bold:
+                write_events(folder, trials, settings.seed)
+                tasks += [partial(_write_runs, folder, brain, trials, shown) for brain in brains]
     _run_all(tasks)
 
 
@@ -253,6 +262,13 @@ def _write_volumes(
 ) -> None:
     responses = np.hstack([brain.responses(shown, session) for brain in brains])
     write_volume_betas(path, brains[0].subject, responses, brains[0].rng(session, 3))
+
+
+def _write_runs(
+    folder: Path, brain: Brain, trials: pd.DataFrame, shown: NDArray[np.float32]
+) -> None:
+    responses = brain.responses(shown, int(trials["session"].iloc[0]))
+    write_surface_runs(folder, brain, trials, responses)
 
 
 def _run_all(tasks: Iterable[Callable[[], None]]) -> None:

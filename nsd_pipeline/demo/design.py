@@ -30,6 +30,8 @@ SHARED_PART: Final = 0.2
 _MEAN_REPETITIONS: Final = 2
 _FIRST_SLOT, _LAST_SLOT = 3, N_SLOTS - 5
 """A run starts and ends with nothing to see."""
+_SLOTS_PER_TRIAL: Final = 2
+"""Slots that there are for a trial where time series are to be short."""
 
 
 def make_design(settings: DemoSettings) -> ExperimentDesign:
@@ -140,6 +142,8 @@ def _pattern(settings: DemoSettings, rng: np.random.Generator) -> NDArray[np.boo
     pattern = np.zeros((N_DESIGN_SESSIONS, N_RUNS, N_SLOTS), dtype=bool)
     for index in np.ndindex(counts.shape):
         first, last = (_FIRST_SLOT, _LAST_SLOT) if counts[index] <= 63 else (0, N_SLOTS)
+        if settings.bold and index[0] < settings.sessions:
+            last = min(last, first + _SLOTS_PER_TRIAL * settings.trials_per_run)
         slots = rng.choice(np.arange(first, last), counts[index], replace=False)
         pattern[index][slots] = True
     return pattern

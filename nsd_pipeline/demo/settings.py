@@ -31,6 +31,9 @@ class DemoSettings(BaseModel):
         that stand out of the noise in visual cortex.
     volumes
         Whether to write every subject's first session in ``func1pt8mm`` as well.
+    bold
+        Whether to write time series as well: a raw BIDS tree and derivatives. Trials then come
+        early in their runs, so that runs can be short.
     seed
         Seed of everything random.
     generator
@@ -44,6 +47,7 @@ class DemoSettings(BaseModel):
     trials_per_run: int = Field(default=9, ge=2, le=63)
     signal: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     volumes: bool = True
+    bold: bool = False
     seed: int = Field(default=0, ge=0)
     generator: int = 1
 

@@ -1,9 +1,11 @@
 """Event tables: what happened in a session, which of it is kept, and what is trained on.
 
 An event table has one row per event. An ``Fmri`` row says where a recording lies (one per space on
-the bucket), an ``Image`` row says when which image was shown. Nothing here reads the bucket.
+the bucket; for time series, one per run and space), an ``Image`` row says when which image was
+shown. Nothing here reads the bucket.
 """
 
+from nsd_pipeline.events.bold import build_bold_events, sole_recordings
 from nsd_pipeline.events.build import build_events
 from nsd_pipeline.events.query import DEFAULT_QUERY, filter_events
 from nsd_pipeline.events.recordings import sole_recording
@@ -16,11 +18,13 @@ __all__ = [
     "EVENT_COLUMNS",
     "EventColumn",
     "assign_validation",
+    "build_bold_events",
     "build_events",
     "check_split",
     "filter_events",
     "read_events",
     "sole_recording",
+    "sole_recordings",
     "window",
     "write_events",
 ]

@@ -36,10 +36,14 @@ EVENT_COLUMNS: Final[tuple[EventColumn, ...]] = (
     EventColumn("type", "string", "'Fmri' (a recording) or 'Image' (one image shown)"),
     EventColumn("subject", "string", "'subj01' to 'subj08'"),
     EventColumn("session", "Int64", "1-based scan session of the subject"),
-    EventColumn("run", "Int64", "1-based task run within the session; null for Fmri"),
+    EventColumn(
+        "run", "Int64", "1-based task run within the session; null for betas, which are of all"
+    ),
     EventColumn("timeline", "string", "one run of one session: 'subj01_ses01_run01'"),
     EventColumn("trial", "Int64", "0-based trial within the session = frame of its beta files"),
-    EventColumn("start", "Float64", "image onset in seconds after the run's first volume"),
+    EventColumn(
+        "start", "Float64", "image onset in seconds after the run's first volume; 0 for runs"
+    ),
     EventColumn("duration", "Float64", "seconds for which the image was shown"),
     EventColumn("space", "string", "space of the recording, such as 'fsaverage'; null for Image"),
     EventColumn(

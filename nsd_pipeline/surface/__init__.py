@@ -1,4 +1,4 @@
-"""The cortical surface: decimation, projection of volumes, cleaning, and one session's betas.
+"""The cortical surface: decimation, projection, cleaning, a session's betas or time series.
 
 Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left hemisphere first.
 """
@@ -8,11 +8,13 @@ from nsd_pipeline.surface.decimate import downsample
 from nsd_pipeline.surface.interpolation import interpolate
 from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
 from nsd_pipeline.surface.projection import project_volume
+from nsd_pipeline.surface.series import SeriesLayout, read_series, series_layout, write_series
 from nsd_pipeline.surface.session import SessionStatistics, read_betas, summarise, write_session
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
     "FsaverageOperator",
+    "SeriesLayout",
     "SessionStatistics",
     "clean",
     "downsample",
@@ -20,7 +22,10 @@ __all__ = [
     "project_volume",
     "read_betas",
     "read_operator",
+    "read_series",
+    "series_layout",
     "summarise",
     "transform_keys",
+    "write_series",
     "write_session",
 ]

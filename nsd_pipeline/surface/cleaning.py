@@ -11,7 +11,13 @@ from nsd_pipeline.nsd.errors import NotEnoughDataError
 _BLOCK_BYTES: Final = 2**18
 
 
-def clean(data: NDArray[Any], tr: float) -> NDArray[np.float32]:
+def clean(
+    data: NDArray[Any],
+    tr: float,
+    *,
+    confounds: NDArray[np.floating[Any]] | None = None,
+    high_pass: float | None = None,
+) -> NDArray[np.float32]:
     """Remove each vertex's mean and linear trend and scale it to unit variance.
 
     Equal to ``nilearn.signal.clean(data.T, detrend=True, standardize="zscore_sample", t_r=tr).T``,
@@ -23,8 +29,13 @@ def clean(data: NDArray[Any], tr: float) -> NDArray[np.float32]:
     data : array of shape (V, T)
         Time series of one run, in any unit.
     tr
-        Seconds from one sample to the next. Neither step depends on it, since the reference
-        filters nothing; it is checked, as nilearn does.
+        Seconds from one sample to the next. Only ``high_pass`` depends on it; it is checked in any
+        case, as nilearn does.
+    confounds : array of shape (T, C), optional
+        Signals whose share in each vertex is removed after detrending. The reference removes none.
+    high_pass
+        Slower fluctuations than this frequency, in Hz, are removed by nilearn's Butterworth filter.
+        The reference keeps them.
 
     Returns
     -------
@@ -35,7 +46,8 @@ def clean(data: NDArray[Any], tr: float) -> NDArray[np.float32]:
     Raises
     ------
     ValueError
-        If ``data`` is not two-dimensional or ``tr`` is not positive.
+        If ``data`` is not two-dimensional, ``tr`` is not positive, or ``confounds`` are of another
+        number of samples or not finite.
     NotEnoughDataError
         If there are fewer than three samples: a line then fits whatever they are.
     """
@@ -49,6 +61,8 @@ def clean(data: NDArray[Any], tr: float) -> NDArray[np.float32]:
             f"A run of {n_samples} samples is too short to be detrended.",
             next_step="pass at least three samples; time runs along the second axis.",
         )
+    if confounds is not None or high_pass is not None:
+        return _clean_by_nilearn(data, tr, confounds, high_pass)
     line = np.arange(n_samples) - (n_samples - 1) / 2
     trend = np.stack([np.full(n_samples, n_samples**-0.5), line / np.linalg.norm(line)])
     cleaned = np.empty(data.shape, np.float32)
@@ -64,4 +78,31 @@ def clean(data: NDArray[Any], tr: float) -> NDArray[np.float32]:
         block[flat] = 0.0
         std[flat] = 1.0
         np.divide(block, std[:, None], out=cleaned[start : start + n_block], casting="same_kind")
+    return cleaned
+
+
+def _clean_by_nilearn(
+    data: NDArray[Any],
+    tr: float,
+    confounds: NDArray[np.floating[Any]] | None,
+    high_pass: float | None,
+) -> NDArray[np.float32]:
+    """Do the same with nilearn's own function, vertices with missing samples left out."""
+    from nilearn.signal import clean as nilearn_clean
+
+    if confounds is not None and not (
+        len(confounds) == data.shape[1] and np.isfinite(confounds).all()
+    ):
+        raise ValueError(f"Confounds need a finite value for each of {data.shape[1]} samples.")
+    finite = np.isfinite(data).all(axis=1)
+    cleaned = np.full(data.shape, np.nan, np.float32)
+    if finite.any():
+        cleaned[finite] = nilearn_clean(
+            data[finite].T.astype(np.float64),
+            detrend=True,
+            standardize="zscore_sample",
+            confounds=confounds,
+            high_pass=high_pass,
+            t_r=tr,
+        ).T
     return cleaned

@@ -36,7 +36,7 @@ def make_cohort(*, signal: float, n_trials: int = 400, seed: int = 1) -> TrialDa
         }
     )
     betas = (betas / betas.std(axis=0)).astype(np.float32)
-    return TrialData(betas, number, targets, image, trials)
+    return TrialData(betas=betas, rows=number, targets=targets, target_index=image, trials=trials)
 
 
 @pytest.fixture(scope="session")

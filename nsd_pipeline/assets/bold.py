@@ -1,0 +1,202 @@
+"""Recordings instead of betas: a session's runs of BOLD, and when images came on in them.
+
+What `betas`, `events` and `fsaverage5_betas` are to the betas task, `bold`, `bold_events` and
+`fsaverage5_series` are to the windowed one. Everything before and after is shared.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
+from nsd_pipeline.assets.events import COLUMN_SCHEMA, EVENTS_FILE
+from nsd_pipeline.download.timeseries import (
+    TimeseriesObject,
+    download_timeseries,
+    inspect_timeseries,
+)
+from nsd_pipeline.events import (
+    build_bold_events,
+    read_events,
+    write_events,
+)
+from nsd_pipeline.nsd import bids, layout
+from nsd_pipeline.nsd.bold import BoldRun, Onsets, read_runs, write_runs
+from nsd_pipeline.nsd.design import read_experiment_design
+from nsd_pipeline.nsd.timeseries import TimeseriesSpace, design_onsets
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.store import Draft
+
+DERIVATIVES, RAW = (os.environ.get(name, "") for name in ("NSD_BIDS_DERIVATIVES", "NSD_BIDS_RAW"))
+
+
+class BoldConfig(dg.Config):
+    """Where recordings come from."""
+
+    derivatives: str = Field(
+        default=DERIVATIVES,
+        description="folder that deepprep or fMRIPrep wrote; empty for NSD's prepared time series,"
+        " from the source. The default is NSD_BIDS_DERIVATIVES's",
+    )
+    raw: str = Field(
+        default=RAW,
+        description="raw BIDS tree (nsddata_rawdata), which has the events; only with derivatives."
+        " The default is NSD_BIDS_RAW's",
+    )
+    space: Literal["func1pt8mm", "func1mm"] = Field(
+        default="func1pt8mm",
+        description="which of NSD's prepared time series (TR 4/3 s, or 1 s); not with derivatives",
+    )
+
+
+@dg.asset(
+    group_name="raw",
+    kinds={"s3"},
+    code_version="1",
+    partitions_def=partitions.sessions,
+    backfill_policy=ONE_RUN,
+    deps=["experiment_design"],
+)
+@fails_plainly
+def bold(
+    context: dg.AssetExecutionContext,
+    config: BoldConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """A session's runs of BOLD: NSD's prepared time series, or a BIDS derivatives folder.
+
+    `runs.json` lists each run in each space. Files on a bucket are downloaded; a mirror and
+    derivatives are read in place.
+    """
+    bucket, artifacts = source.open(), store.open()
+    manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
+    design = read_experiment_design(artifacts.folder(manifest.key) / "nsd_expdesign.mat")
+    derived: dict[str, list[BoldRun]] = {}
+    prepared: dict[str, list[TimeseriesObject]] = {}
+    space: TimeseriesSpace = config.space
+
+    def recipe(partition: str) -> Recipe:
+        subject, session = layout.parse_session_key(partition)
+        runs = design.trials(subject, session)["run"].unique().tolist()
+        if config.derivatives:
+            found = bids.find_runs(
+                Path(config.derivatives), Path(config.raw), subject, session, runs
+            )
+            derived[partition] = found
+            return Recipe(
+                keys.bold(partition),
+                inputs=_versions(found),
+                config={"source": "bids", "runs": [each.model_dump() for each in found]},
+            )
+        objects = inspect_timeseries(bucket, subject, session, space, runs)
+        prepared[partition] = objects
+        files = [info for each in objects for info in (each.volumes, each.design)]
+        in_place = all(bucket.local_path(info.key) is not None for info in files)
+        return Recipe(
+            keys.bold(partition),
+            inputs={info.key: info.etag for info in files},
+            config={"source": "nsd", "space": space, "in_place": in_place},
+            expected_bytes=0 if in_place else sum(info.n_bytes for info in files),
+        )
+
+    def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
+        facts: dict[str, object] = {}
+        if partition in derived:
+            runs = derived[partition]
+        else:
+            scratch = artifacts.scratch(plan.key)
+            runs, report = download_timeseries(
+                bucket,
+                prepared[partition],
+                space,
+                draft.folder,
+                scratch,
+                max_concurrency=source.max_concurrency,
+            )
+            shutil.rmtree(scratch, ignore_errors=True)
+            facts = {"bytes fetched": report.n_bytes, "seconds": report.seconds}
+        write_runs(draft.folder, runs)
+        return {
+            "runs": len({each.run for each in runs}),
+            "spaces": sorted({each.space for each in runs}),
+            "source": plan.config["source"],
+        } | facts
+
+    materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+def _versions(runs: list[BoldRun]) -> dict[str, str]:
+    """Size and modification time of every file that runs in a local folder consist of."""
+    named = (
+        [*each.files, each.onsets, *(name for name in (each.mask, each.confounds) if name)]
+        for each in runs
+    )
+    paths = sorted({name for names in named for name in names})
+    status = {name: Path(name).stat() for name in paths}
+    return {name: f"{each.st_size}-{each.st_mtime_ns}" for name, each in status.items()}
+
+
+@dg.asset(
+    group_name="events",
+    kinds={"parquet"},
+    code_version="1",
+    partitions_def=partitions.sessions,
+    backfill_policy=ONE_RUN,
+    deps=[bold, "events"],
+    metadata=COLUMN_SCHEMA,
+)
+@fails_plainly
+def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None:
+    """The session's trials with their onsets in the runs, and a row for each run and space.
+
+    The images that the recordings' own events name are checked against the experiment design.
+    """
+    artifacts = store.open()
+
+    def recipe(partition: str) -> Recipe:
+        return Recipe(
+            keys.bold_events(partition),
+            inputs={
+                name: require(
+                    artifacts, key(partition), asset=name, partition=partition
+                ).fingerprint
+                for name, key in (("bold", keys.bold), ("events", keys.events))
+            },
+        )
+
+    def make(partition: str, _: Recipe, draft: Draft) -> Facts:
+        folder = artifacts.folder(keys.bold(partition))
+
+        def onsets(recording: BoldRun) -> Onsets:
+            path = folder / recording.onsets
+            if recording.onsets_kind == "design":
+                return design_onsets(path, recording.tr or 0.0)
+            return bids.event_onsets(path)
+
+        trials = read_events(artifacts.folder(keys.events(partition)) / EVENTS_FILE)
+        runs = read_runs(folder)
+        table = build_bold_events(trials, runs, onsets)
+        write_events(draft.folder / EVENTS_FILE, table)
+        images = table[table["type"] == "Image"]
+        return {
+            "dagster/partition_row_count": len(table),
+            "trials": len(images),
+            "recordings": len(table) - len(images),
+            "spaces": sorted({each.space for each in runs}),
+        }
+
+    materialize_artifacts(context, artifacts, recipe=recipe, make=make)

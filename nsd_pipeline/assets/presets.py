@@ -1,0 +1,164 @@
+"""The two tasks that a model can be trained on, and how their data are read from the store.
+
+A preset is which data there are: one beta a trial, or a window of the time series that follows an
+image. Split, target, model, loss, optimisation and metrics are the same code with the same defaults
+for both. ``neuralbench`` with its defaults is the configuration that the reference publishes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, Protocol
+
+import pandas as pd
+
+from nsd_pipeline.assets import keys
+from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials, assemble_trials
+from nsd_pipeline.decoding.windows import Windows, assemble_windows, place_windows
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
+from nsd_pipeline.storage.store import Store
+from nsd_pipeline.surface import read_betas, read_series, series_layout
+
+PresetName = Literal["betas", "neuralbench"]
+
+_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
+
+
+class DataOptions(Protocol):
+    """What a model's configuration says about its data.
+
+    Attributes
+    ----------
+    zscore
+        Whether betas are z-scored within session.
+    window_start, window_duration
+        Seconds from an image's onset to the window, and its length.
+    """
+
+    zscore: bool
+    window_start: float
+    window_duration: float
+
+
+class Chosen(NamedTuple):
+    """The trials that have fMRI, and facts about the choice."""
+
+    trials: pd.DataFrame
+    facts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Preset(ABC):
+    """Which fMRI a model is trained on.
+
+    Parameters
+    ----------
+    what
+        What it is, in the plural, for messages.
+    fmri_asset, events_asset
+        The assets, cut by session, that have it and its trials.
+    fmri_folder
+        Folder of the store that has the fMRI of all sessions.
+    fmri_key, events_key
+        From a session to the keys of the artifacts.
+    """
+
+    what: str
+    fmri_asset: str
+    fmri_folder: str
+    fmri_key: Callable[[str], str]
+    events_asset: str
+    events_key: Callable[[str], str]
+
+    @abstractmethod
+    def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:
+        """Leave out trials without fMRI."""
+
+    @abstractmethod
+    def read(
+        self,
+        store: Store,
+        trials: pd.DataFrame,
+        options: DataOptions,
+        image_ids: Integers,
+        embeddings: Floats,
+    ) -> LabelledTrials:
+        """Put fMRI and targets of trials that were chosen into memory, each once."""
+
+
+class _Betas(Preset):
+    def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:  # noqa: ARG002
+        return Chosen(trials, {})
+
+    def read(
+        self,
+        store: Store,
+        trials: pd.DataFrame,
+        options: DataOptions,
+        image_ids: Integers,
+        embeddings: Floats,
+    ) -> LabelledTrials:
+        def read_session(subject: str, session: int, numbers: Integers, out: Floats) -> None:
+            group = store.zarr(self.fmri_key(session_key(subject, session)))
+            read_betas(group, trials=numbers, zscore=options.zscore, out=out)
+
+        return assemble_trials(trials, _VERTICES, read_session, image_ids, embeddings)
+
+
+class _Windows(Preset):
+    def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:
+        windows = self._place(store, trials, options)
+        facts = {
+            "time points": windows.n_times,
+            "trials dropped (window beyond the run)": windows.n_dropped,
+        }
+        return Chosen(windows.trials, facts)
+
+    def read(
+        self,
+        store: Store,
+        trials: pd.DataFrame,
+        options: DataOptions,
+        image_ids: Integers,
+        embeddings: Floats,
+    ) -> LabelledTrials:
+        def read_session(subject: str, session: int, samples: Integers, out: Floats) -> None:
+            group = store.zarr(self.fmri_key(session_key(subject, session)))
+            read_series(group, samples=samples, out=out)
+
+        windows = self._place(store, trials, options)
+        return assemble_windows(
+            windows.trials, windows.n_times, _VERTICES, read_session, image_ids, embeddings
+        )
+
+    def _place(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Windows:
+        sessions = trials[["subject", "session"]].drop_duplicates()
+        layouts = {
+            (subject, int(session)): series_layout(
+                store.zarr(self.fmri_key(session_key(subject, session)))
+            )
+            for subject, session in sessions.itertuples(index=False)
+        }
+        return place_windows(
+            trials, layouts, start=options.window_start, duration=options.window_duration
+        )
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    "betas": _Betas(
+        what="betas",
+        fmri_asset="fsaverage5_betas",
+        fmri_folder="fsaverage5_betas.zarr",
+        fmri_key=keys.fsaverage5_betas,
+        events_asset="fsaverage_events",
+        events_key=keys.fsaverage_events,
+    ),
+    "neuralbench": _Windows(
+        what="time series",
+        fmri_asset="fsaverage5_series",
+        fmri_folder="fsaverage5_series.zarr",
+        fmri_key=keys.fsaverage5_series,
+        events_asset="bold_events",
+        events_key=keys.bold_events,
+    ),
+}

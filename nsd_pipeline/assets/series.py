@@ -1,0 +1,159 @@
+"""What the cortex did over time: one session's runs on the fsaverage5 surface."""
+
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.artifacts import (
+    ONE_RUN,
+    Facts,
+    Recipe,
+    fails_plainly,
+    materialize_artifacts,
+    require,
+)
+from nsd_pipeline.assets.events import EVENTS_FILE
+from nsd_pipeline.events import filter_events, read_events, sole_recordings
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.bold import agree_on_tr, read_runs
+from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.nsd.timeseries import TimeseriesSpace
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft
+from nsd_pipeline.surface import (
+    FsaverageOperator,
+    SeriesLayout,
+    read_operator,
+    transform_keys,
+    write_series,
+)
+from nsd_pipeline.surface.bold import Treatment, load_run
+
+DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
+"""The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""
+
+
+class SeriesConfig(dg.Config):
+    """Which recordings are used, and what is done to them."""
+
+    query: str = Field(
+        default=DEFAULT_QUERY,
+        description="pandas query over the event columns, which leaves one space a run",
+    )
+    confounds: list[str] = Field(
+        default=[],
+        description="columns of the confounds to regress out, patterns like trans_* included;"
+        " the reference uses none",
+    )
+    high_pass: float | None = Field(
+        default=None, gt=0, description="remove fluctuations slower than so many Hz"
+    )
+    fwhm: float | None = Field(
+        default=None, gt=0, description="smooth volumes with a Gaussian of so many mm first"
+    )
+
+
+@dg.asset(
+    group_name="surface",
+    kinds={"zarr"},
+    code_version="1",
+    partitions_def=partitions.sessions,
+    backfill_policy=ONE_RUN,
+    deps=["bold", "bold_events"],
+)
+@fails_plainly
+def fsaverage5_series(
+    context: dg.AssetExecutionContext,
+    config: SeriesConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """A session's time series on fsaverage5: Zarr group of (sample, vertex), run after run.
+
+    Each run is detrended and z-scored on its own; repetition time and where runs begin are among
+    the attributes. Windows are not stored: a model slices the series.
+    """
+    bucket, artifacts = source.open(), store.open()
+    treatment = Treatment(config.confounds, config.high_pass, config.fwhm)
+
+    @cache
+    def operator(subject: str, space: str, shape: tuple[int, int, int]) -> FsaverageOperator:
+        return _read_operator(bucket, subject, space, shape)
+
+    def recipe(partition: str) -> Recipe:
+        upstream = {
+            name: require(artifacts, key(partition), asset=name, partition=partition)
+            for name, key in (("bold", keys.bold), ("bold_events", keys.bold_events))
+        }
+        return Recipe(
+            keys.fsaverage5_series(partition),
+            inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
+            config=config.model_dump(),
+        )
+
+    def make(partition: str, _: Recipe, draft: Draft) -> Facts:
+        subject, session = layout.parse_session_key(partition)
+        events = filter_events(
+            read_events(artifacts.folder(keys.bold_events(partition)) / EVENTS_FILE), config.query
+        )
+        spaces = sole_recordings(events, partition)
+        folder = artifacts.folder(keys.bold(partition))
+        recordings = {(each.run, each.space): each for each in read_runs(folder)}
+        last_onset = events[events["type"] == "Image"].groupby("run")["start"].max()
+        parts, stated = [], []
+        for run, space in spaces.items():
+            find_operator = partial(operator, subject, space)
+            series, tr = load_run(recordings[run, space], folder, find_operator, treatment)
+            if (onset := float(last_onset[run])) >= len(series) * tr:
+                raise InvalidFileError(
+                    f"{folder / recordings[run, space].files[0]} ends after {len(series) * tr:.1f}"
+                    f" s, but an image of run {run} came on at {onset:.1f} s.",
+                    next_step="check that the recording is complete, and that events and recording"
+                    " are of the same run.",
+                )
+            parts.append(series)
+            stated.append((f"run {run} of {partition}", tr))
+            context.log.info(
+                f"{partition}: run {run} of {len(spaces)} ({space}), {len(series)} samples"
+            )
+        repetition_time = agree_on_tr(stated) or 0.0
+        layout_of_runs = SeriesLayout.of_runs(
+            repetition_time, {run: len(part) for run, part in zip(spaces, parts, strict=True)}
+        )
+        data = np.concatenate(parts)
+        space = ", ".join(dict.fromkeys(spaces.values()))
+        attributes = {"subject": subject, "session": session, "source_space": space}
+        write_series(draft.folder, data, layout_of_runs, attributes | config.model_dump())
+        return {
+            "space": space,
+            "tr": repetition_time,
+            "runs": len(spaces),
+            "samples": len(data),
+            "nan_share": float(np.isnan(data).all(axis=0).mean()),
+        }
+
+    materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+def _read_operator(
+    bucket: Source, subject: str, space: str, shape: tuple[int, int, int]
+) -> FsaverageOperator:
+    """A subject's operator from NSD's transforms, wherever the source has them."""
+    source_space: TimeseriesSpace = "func1mm" if space == "func1mm" else "func1pt8mm"
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = {}
+        for key in transform_keys(subject, source_space):
+            path = bucket.local_path(key)
+            if path is None:
+                info = bucket.describe(key)
+                path = Path(scratch) / Path(key).name
+                path.write_bytes(bucket.read(key, 0, info.n_bytes, etag=info.etag))
+            paths[key] = path
+        return read_operator(paths, subject, source_space, shape)

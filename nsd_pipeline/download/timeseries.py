@@ -1,0 +1,151 @@
+"""One session's prepared time series: the volumes and the design file of each task run.
+
+Files are compressed, so there is no fetching a part of one: a session is 2 to 3 GB in
+``func1pt8mm``. A local mirror is read in place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsd_pipeline.download.betas import DownloadReport
+from nsd_pipeline.nsd.bold import BoldRun
+from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.nsd.timeseries import (
+    TR,
+    TimeseriesSpace,
+    design_key,
+    read_design,
+    timeseries_key,
+)
+from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.transfer import fetch
+
+_BLOCK = 16 * 2**20
+"""Bytes per request: what a lost connection costs at most."""
+
+
+@dataclass(frozen=True)
+class TimeseriesObject:
+    """One run's files on the source.
+
+    Parameters
+    ----------
+    run
+        1-based task run.
+    volumes, design
+        Key, size and ETag of the volumes and of the design file.
+    """
+
+    run: int
+    volumes: ObjectInfo
+    design: ObjectInfo
+
+
+def inspect_timeseries(
+    source: Source, subject: str, session: int, space: TimeseriesSpace, runs: Sequence[int]
+) -> list[TimeseriesObject]:
+    """Find the files of a session's task runs.
+
+    Raises
+    ------
+    SourceError
+        If the source lacks a run.
+    """
+    keys = {
+        run: [key(subject, session, run, space) for key in (timeseries_key, design_key)]
+        for run in runs
+    }
+    missing = [
+        run for run, wanted in keys.items() if any(key not in source.list(key) for key in wanted)
+    ]
+    if missing:
+        first = next(key for key in keys[missing[0]] if key not in source.list(key))
+        raise SourceError(
+            f"{source.url} lacks the {space} time series of run {', '.join(map(str, missing))} of"
+            f" {session_key(subject, session)} (of {len(runs)} runs); the first file missing is"
+            f" {first}.",
+            next_step="add the missing files to the mirror, or set NSD_SOURCE to a source that has"
+            " them.",
+        )
+    return [
+        TimeseriesObject(run, *(source.describe(key) for key in wanted))
+        for run, wanted in keys.items()
+    ]
+
+
+def download_timeseries(
+    source: Source,
+    objects: Sequence[TimeseriesObject],
+    space: TimeseriesSpace,
+    folder: Path,
+    scratch: Path,
+    *,
+    max_concurrency: int,
+) -> tuple[list[BoldRun], DownloadReport]:
+    """Fetch a session's runs into a folder, or find them on a local mirror.
+
+    Parameters
+    ----------
+    source
+        Where NSD's files are read.
+    objects
+        What :func:`inspect_timeseries` found.
+    space
+        Space of the volumes.
+    folder
+        Receives the files.
+    scratch
+        Keeps what has arrived if this process dies, for the next attempt.
+    max_concurrency
+        Requests in flight at the same time.
+
+    Raises
+    ------
+    InvalidFileError
+        If a design file is no such file.
+    """
+    runs, n_bytes, n_requests, seconds, resumed = [], 0, 0, 0.0, 0
+    for found in objects:
+        paths = []
+        for info in (found.volumes, found.design):
+            path = source.local_path(info.key)
+            if path is None:
+                arrived = scratch / Path(info.key).name
+                report = fetch(
+                    source,
+                    info,
+                    [
+                        (start, min(_BLOCK, info.n_bytes - start))
+                        for start in range(0, info.n_bytes, _BLOCK)
+                    ],
+                    arrived,
+                    max_concurrency=max_concurrency,
+                    progress=arrived.name,
+                )
+                path = arrived.rename(folder / arrived.name)
+                n_bytes += report.n_bytes
+                n_requests += report.n_requests
+                seconds += report.seconds
+                resumed += report.resumed_bytes
+            paths.append(path)
+        volumes, design = paths
+        runs.append(
+            BoldRun(
+                run=found.run,
+                space=space,
+                kind="native",
+                files=(_name(volumes, folder),),
+                onsets=_name(design, folder),
+                onsets_kind="design",
+                tr=TR[space],
+                n_samples=len(read_design(design)),
+            )
+        )
+    return runs, DownloadReport(n_bytes, n_requests, seconds, resumed)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Relative to the folder where the file lies in it."""
+    return path.name if path.parent == folder else str(path)

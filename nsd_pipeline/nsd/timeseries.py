@@ -1,0 +1,85 @@
+"""NSD's prepared time series: ``nsddata_timeseries`` on the bucket.
+
+The authors resampled every run in time (to 4/3 s in ``func1pt8mm``, to 1 s in ``func1mm``) and
+space, and wrote beside it which image came on with which volume. Their design has a row fewer than
+the run has volumes: the last volume belongs to no trial and is left out.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.bold import Onsets
+from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.nsd.layout import N_IMAGES
+
+TimeseriesSpace = Literal["func1pt8mm", "func1mm"]
+
+TR: Final[dict[str, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
+"""Seconds from one volume to the next. Trials start every 4 s, so the design files must have an
+onset on every third or fourth volume, which is checked; headers are not relied upon."""
+
+_RESTING_SESSIONS: Final = {"subj01": range(21, 39), "subj05": range(21, 39)}
+_OTHERS_RESTING_SESSIONS: Final = range(21, 31)
+
+
+def file_run(subject: str, session: int, run: int) -> int:
+    """Number that a task run (1 to 12) has in file names.
+
+    Sessions 21 to 38 of subjects 1 and 5, and 21 to 30 of the others, have 14 runs, of which the
+    first and the last are rest.
+    """
+    resting = _RESTING_SESSIONS.get(subject, _OTHERS_RESTING_SESSIONS)
+    return run + 1 if session in resting else run
+
+
+def timeseries_key(subject: str, session: int, run: int, space: TimeseriesSpace) -> str:
+    """Key of the volumes of a task run."""
+    number = file_run(subject, session, run)
+    return (
+        f"nsddata_timeseries/ppdata/{subject}/{space}/timeseries/"
+        f"timeseries_session{session:02d}_run{number:02d}.nii.gz"
+    )
+
+
+def design_key(subject: str, session: int, run: int, space: TimeseriesSpace) -> str:
+    """Key of the file that says with which volume of a task run an image came on."""
+    number = file_run(subject, session, run)
+    return (
+        f"nsddata_timeseries/ppdata/{subject}/{space}/design/"
+        f"design_session{session:02d}_run{number:02d}.tsv"
+    )
+
+
+def read_design(path: Path) -> NDArray[np.int64]:
+    """Image number (counted from 1) that came on with each volume, 0 for none.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is not one such number a line.
+    """
+    next_step = "download it again."
+    try:
+        values = np.loadtxt(path, dtype=np.float64, ndmin=1)
+    except FileNotFoundError as error:
+        raise InvalidFileError(f"There is no {path}.", next_step=next_step) from error
+    except ValueError as error:
+        raise InvalidFileError(
+            f"{path} is not one whole number a line: {error}.", next_step=next_step
+        ) from error
+    whole = (values >= 0) & (values <= N_IMAGES) & (values == np.round(values))
+    if values.ndim != 1 or not len(values) or not whole.all():
+        raise InvalidFileError(
+            f"{path} must have one whole number from 0 to {N_IMAGES} a line.", next_step=next_step
+        )
+    return values.astype(np.int64)
+
+
+def design_onsets(path: Path, tr: float) -> Onsets:
+    """When images were shown in a run, from its design file."""
+    design = read_design(path)
+    volumes = np.flatnonzero(design)
+    return Onsets(volumes.astype(np.float64) * tr, design[volumes])

@@ -1,0 +1,103 @@
+"""The windowed task from recordings to the report, and bad recordings in one message each.
+
+Recordings are the demo's: BIDS derivatives on fsaverage5 with a repetition time of 1.6 s.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import zarr
+from nilearn.signal import clean
+
+from nsd_pipeline.assets.decoding import FmriMlpConfig
+from nsd_pipeline.demo.bold import DERIVATIVES, RAW
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+
+BOLD_ASSETS = ("events", "bold", "bold_events", "fsaverage5_series")
+FSAVERAGE5 = {"query": "type != 'Fmri' or space == 'fsaverage5'"}
+FIRST, LAST = "subj01_ses01", "subj01_ses02"
+SURFACE = "_space-fsaverage5_bold.func.gii"
+FUNC = f"{DERIVATIVES}/sub-01/ses-nsd01/func/sub-01_ses-nsd01_task-nsdcore_run-"
+
+
+def config(folder: Path, **series: object) -> dict[str, dict]:
+    return {
+        "bold": {"derivatives": str(folder / DERIVATIVES), "raw": str(folder / RAW)},
+        "fsaverage5_series": FSAVERAGE5 | series,
+    }
+
+
+def test_every_stage_on_windows(pipeline: Callable[..., Pipeline], small_nsd: SmallNsd) -> None:
+    graph = pipeline()
+    graph.run("experiment_design")
+    session_facts = graph.run(
+        *BOLD_ASSETS, "fsaverage_events", first=FIRST, last=LAST, config=config(small_nsd.folder)
+    )
+    assert session_facts["fsaverage5_series"]["tr"] == 1.6
+    assert graph.failed_checks == []
+
+    # Each run is detrended and z-scored on its own, hemispheres side by side.
+    group = zarr.open_group(graph.artifacts / "fsaverage5_series.zarr/subj01/ses01", mode="r")
+    run = group.attrs["runs"][3]
+    files = [f"{small_nsd.folder}/{FUNC}04_hemi-{side}{SURFACE}" for side in "LR"]
+    recorded = [np.stack([each.data for each in nibabel.load(file).darrays]) for file in files]
+    expected = clean(
+        np.concatenate(recorded, axis=1), detrend=True, standardize="zscore_sample", t_r=1.6
+    )
+    first = run["first_sample"]
+    cleaned = group["series"][first : first + run["n_samples"]]
+    np.testing.assert_allclose(cleaned, expected, atol=1e-3)
+
+    # Onsets are the recording's own, not those of the design.
+    events = pd.read_parquet(graph.artifacts / "bold_events/subj01/ses01/events.parquet")
+    raw = pd.read_csv(
+        small_nsd.folder / f"{RAW}/{FUNC.removeprefix(DERIVATIVES + '/')}04_events.tsv", sep="\t"
+    )
+    trials = events[(events["type"] == "Image") & (events["run"] == 4)]
+    np.testing.assert_allclose(trials["start"], raw["onset"])
+    np.testing.assert_array_equal(trials["image_id"] + 1, raw["73k_id"])
+    assert set(events.loc[events["type"] == "Fmri", "space"]) == {"fsaverage5"}
+
+    graph.run_images("shared", "subj01")
+    quick = {"preset": "neuralbench", "n_epochs": 2, "hidden": 8}
+    facts = graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config={"fmri_mlp": quick})
+    # Two epochs of a tiny model promise nothing, and the subject has more sessions in NSD.
+    assert set(graph.failed_checks) <= {
+        "retrieval_metrics:above_chance",
+        "fmri_mlp:missing_sessions",
+    }
+    model = facts["fmri_mlp"]
+    assert model["preset"] == "neuralbench"
+    assert model["time points"] == 4
+    assert model["trials dropped (window beyond the run)"] == 0
+    settings = json.loads((graph.artifacts / "fmri_mlp/subj01/config.json").read_text())["settings"]
+    assert settings["n_repetition_times"] == 4
+    manifest = graph.store.manifest("fmri_mlp/subj01")
+    assert manifest.config["preset"] == "neuralbench"
+    assert "fsaverage5_series.zarr/subj01/ses02" in manifest.inputs
+    graph.run("decoding_report")
+    assert "neuralbench" in (graph.artifacts / "decoding_report/report.html").read_text()
+
+    # Nothing is redone, and no window was stored anywhere.
+    again = graph.run(*BOLD_ASSETS, first=FIRST, last=LAST, config=config(small_nsd.folder))
+    again |= graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config={"fmri_mlp": quick})
+    assert {each["status"] for each in again.values()} == {"up to date, nothing was redone"}
+    assert graph.leftovers() == []
+
+
+def test_the_preset_s_defaults_are_the_reference_s() -> None:
+    chosen = FmriMlpConfig(preset="neuralbench")
+    assert chosen.model_dump() == FmriMlpConfig().model_dump() | {"preset": "neuralbench"}
+    expected = {
+        "preset": "neuralbench", "zscore": True, "window_start": 2.0, "window_duration": 7.0,
+        "validation_by": "timeline", "validation_ratio": 0.2, "model": "FmriMlp", "hidden": 128,
+        "n_blocks": 2, "norm_kind": "y", "symmetric": False,
+        "learning_rate": 1e-4, "weight_decay": 0.05, "warmup_fraction": 0.1,
+        "gradient_clip_norm": 1.0, "batch_size": 64, "n_epochs": 40, "patience": 5, "seed": 0,
+        "data_seed": 33,
+    }  # fmt: skip
+    assert expected.items() <= chosen.model_dump().items()
