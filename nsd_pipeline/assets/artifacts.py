@@ -224,7 +224,7 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
             picture = base64.b64encode((folder / name).read_bytes()).decode()
             title = name.removeprefix(f"{FIGURES}/").removesuffix(".png").replace("_", " ")
             shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
-    shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.key}")
+    shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.location}")
     shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
     shown["bytes"] = dg.MetadataValue.int(manifest.n_bytes)
     return shown

@@ -1,6 +1,7 @@
 """What a cohort's model learns from, read from the store: trials, fMRI, embeddings."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,11 +108,32 @@ def _collect(store: Store, name: str, preset: Preset, sessions: list[str]) -> Co
         ("stimulus_embeddings", keys.stimulus_embeddings(stimulus_set), stimulus_set)
         for stimulus_set in stimulus_sets
     ]
-    inputs = {
-        key: require(store, key, asset=asset, partition=partition).fingerprint
-        for asset, key, partition in wanted
-    }
+    # On S3 each is two requests, and all subjects' sessions are 284 of two kinds.
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        found = threads.map(
+            lambda each: require(store, each[1], asset=each[0], partition=each[2]).fingerprint,
+            wanted,
+        )
+        inputs = {key: fingerprint for (_, key, _), fingerprint in zip(wanted, found, strict=True)}
     return Cohort(name, preset, sessions, stimulus_sets, inputs)
+
+
+def check_unchanged(store: Store, cohort: Cohort) -> None:
+    """Make sure, once all of a cohort has been read, that it is still what its inputs say.
+
+    Raises
+    ------
+    ArtifactError
+        If another run has replaced one of its artifacts.
+    """
+    now = _collect(store, cohort.name, cohort.preset, cohort.sessions).inputs
+    replaced = [key for key in cohort.inputs if now[key] != cohort.inputs[key]]
+    if replaced:
+        others = f" and {len(replaced) - 1} more" if len(replaced) > 1 else ""
+        raise ArtifactError(
+            f"{store.url}/{replaced[0]}{others} was replaced while {cohort.name}'s data was read.",
+            next_step="run this step again; it will read the new version.",
+        )
 
 
 def encoder_of(store: Store, cohort: Cohort) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nsd_pipeline.assets.artifacts import (
 )
 from nsd_pipeline.assets.cohort import (
     Cohort,
+    check_unchanged,
     encoder_of,
     find_cohort,
     read_targets,
@@ -125,6 +126,7 @@ def fmri_mlp(
         data = cohort.preset.read(
             artifacts, trials[trials["split"] != "test"], config, *read_targets(artifacts, cohort)
         )
+        check_unchanged(artifacts, cohort)
         with gpu.lease() as device:
             result = decoding.train(
                 config.training(),

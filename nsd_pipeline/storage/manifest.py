@@ -59,6 +59,11 @@ class Manifest(BaseModel):
     version: str = ""
 
     @property
+    def location(self) -> str:
+        """Path of the folder with the files, below the store's root."""
+        return f"{self.key}/{self.version}".rstrip("/")
+
+    @property
     def n_bytes(self) -> int:
         """Size of all files in bytes."""
         return sum(record.bytes for record in self.files.values())

@@ -248,7 +248,7 @@ def _record(key: str) -> str:
 
 
 def _version_prefix(manifest: Manifest) -> str:
-    return f"{manifest.key}/{manifest.version}/"
+    return f"{manifest.location}/"
 
 
 def _version(content: bytes) -> str | None:

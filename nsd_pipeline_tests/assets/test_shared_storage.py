@@ -168,7 +168,8 @@ def test_a_machine_goes_on_where_another_was_killed(
     weights = load_file(store.folder("fmri_mlp/subj01") / "model.safetensors")
     assert weights["lin0.weight"].shape == (8, 20_484)
     metrics = said["train"]["retrieval_metrics"]
-    assert metrics["artifact"] == f"{STORAGE}/retrieval_metrics/subj01"
+    version = after["retrieval_metrics/subj01"]
+    assert metrics["artifact"] == f"{STORAGE}/retrieval_metrics/subj01/{version}"
     assert metrics["ranks"].startswith("![ranks](data:image/png;base64,")
     table = pd.read_parquet(store.folder("retrieval_metrics/subj01") / "metrics.parquet")
     assert table["value"].notna().any()
