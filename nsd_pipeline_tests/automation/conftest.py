@@ -1,6 +1,4 @@
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -40,7 +38,6 @@ def webserver(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> 
         "NSD_GPU_LOCKS": str(folder / "locks"),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
-        "TMPDIR": os.environ.get("TMPDIR", str(Path("/tmp"))),
     }
     with dagster_dev(folder / "home", environment) as server:
         yield server

@@ -36,8 +36,8 @@ def launch(server: Webserver, job: str, partition: str, config: dict[str, Any]) 
 
 
 def test_a_backfill_makes_the_partitions_that_were_asked_for(webserver: Webserver) -> None:
-    assert materialized(webserver, "fsaverage5_betas") == [SESSION_1]
-    assets = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
+    assets = ("betas", "events")
+    assert materialized(webserver, "betas") == [SESSION_1]
     backfill = webserver.ask(
         """mutation ($params: LaunchBackfillParams!) {
             launchPartitionBackfill(backfillParams: $params) {
@@ -63,12 +63,12 @@ def test_a_backfill_makes_the_partitions_that_were_asked_for(webserver: Webserve
 
 
 def test_a_run_is_terminated_and_executed_again(webserver: Webserver) -> None:
-    endless = {
-        "ops": {"fmri_mlp": {"config": {"n_epochs": 100_000, "hidden": 8, "patience": None}}}
-    }
-    run = launch(webserver, "train", SUBJECT, endless)
+    # As many epochs without progress as there are at all: it does not end by itself.
+    settings = {"n_epochs": 10_000, "patience": 10_000, "hidden": 8}
+    run = launch(webserver, "train", SUBJECT, {"ops": {"fmri_mlp": {"config": settings}}})
     webserver.wait(run, "STARTED")
-    until(lambda: "epoch 1" in messages(webserver, run), "the training is under way")
+    until(lambda: "epoch 1:" in messages(webserver, run), "the training is under way")
+    assert webserver.status(run) == "STARTED"
     answer = webserver.ask(
         """mutation ($id: String!) { terminateRun(runId: $id) {
             __typename ... on TerminateRunFailure { message } } }""",
@@ -98,7 +98,7 @@ def messages(server: Webserver, run_id: str) -> str:
     return "\n".join(event["message"] for event in events)
 
 
-def test_a_schedule_that_was_turned_on_ticks(webserver: Webserver) -> None:
+def test_a_schedule_that_was_turned_on_prepares_what_is_left(webserver: Webserver) -> None:
     selector = {**REPOSITORY, "scheduleName": f"backfill_{SUBJECT}"}
     state = webserver.ask(
         """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
@@ -124,5 +124,7 @@ def test_a_schedule_that_was_turned_on_ticks(webserver: Webserver) -> None:
         lambda: next((each for each in ticks() if each["status"] != "STARTED"), None), "a tick"
     )
     assert tick["error"] is None
-    assert tick["status"] == "SKIPPED"
-    assert tick["skipReason"] == f"{SUBJECT}: 2 up to date, 38 not on the source"
+    assert tick["status"] == "SUCCESS"
+    (run,) = tick["runIds"]
+    webserver.wait(run, "SUCCESS")
+    assert materialized(webserver, "fsaverage5_betas") == [SESSION_1, SESSION_2]
