@@ -65,7 +65,11 @@ def stale(pipeline: Pipeline) -> set[str]:
     materialized = [
         (key, partition)
         for key in graph.materializable_asset_keys
-        for partition in sorted(pipeline.instance.get_materialized_partitions(key)) or [None]
+        for partition in (
+            sorted(pipeline.instance.get_materialized_partitions(key))
+            if graph.get(key).is_partitioned
+            else [None]
+        )
     ]
     assert len(materialized) == 2 + 4 * 2 + 2 * 2 + 2
     return {
