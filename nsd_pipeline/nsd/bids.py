@@ -107,6 +107,15 @@ def find_runs(
     return found
 
 
+def has_session(derivatives: Path, subject: str, session: int) -> bool:
+    """Whether the derivatives have anything of a session."""
+    try:
+        _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+    except SourceError:
+        return False
+    return True
+
+
 def event_onsets(path: Path) -> Onsets:
     """When images were shown in a run, from its ``events.tsv``.
 
