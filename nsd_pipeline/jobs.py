@@ -30,8 +30,11 @@ from pydantic import Field
 
 from nsd_pipeline import partitions, stages
 from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
+from nsd_pipeline.assets.bold import BoldConfig, has_bold
 from nsd_pipeline.assets.decoding import FmriMlpConfig
 from nsd_pipeline.assets.embeddings import EncoderConfig
+from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.assets.series import SeriesConfig
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
 from nsd_pipeline.resources import SourceResource, StoreResource
@@ -48,10 +51,7 @@ session = dg.define_asset_job(
 
 bold_session = dg.define_asset_job(
     "bold_session",
-    selection=dg.AssetSelection.assets(
-        "experiment_design",
-        *("events", "fsaverage_events", "bold", "bold_events", "fsaverage5_series"),
-    ),
+    selection=dg.AssetSelection.assets("experiment_design", *PRESETS["neuralbench"].session_assets),
     description="One session for the preset neuralbench: from recordings to time series on"
     " fsaverage5.",
 )
@@ -86,7 +86,15 @@ class SubjectConfig(dg.Config):
         default="all", description="which sessions of each subject to prepare, such as 1-10,15"
     )
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="how images are embedded")
-    training: FmriMlpConfig = Field(default=FmriMlpConfig(), description="how the model is trained")
+    training: FmriMlpConfig = Field(
+        default=FmriMlpConfig(), description="how the model is trained, and on which preset's data"
+    )
+    bold: BoldConfig = Field(
+        default=BoldConfig(), description="where recordings come from, for the preset neuralbench"
+    )
+    series: SeriesConfig = Field(
+        default=SeriesConfig(), description="what is done to recordings, for the preset neuralbench"
+    )
 
 
 @dg.op(pool=GPU_POOL)
@@ -106,6 +114,8 @@ def every_stage(
     settings = {
         "stimulus_embeddings": config.encoder.model_dump(mode="json"),
         "fmri_mlp": config.training.model_dump(mode="json"),
+        "bold": config.bold.model_dump(mode="json"),
+        "fsaverage5_series": config.series.model_dump(mode="json"),
     }
 
     def run(stage: stages.Stage) -> None:
@@ -121,12 +131,10 @@ def every_stage(
 
     run(stages.DESIGN)
     wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
-    backlog = find_backlog(
-        source.open(), store.open(), wanted, code_versions(context.repository_def)
-    )
-    context.log.info(f"Sessions of {cohort}: {backlog}")
+    to_do = _sessions_to_do(context, config, source, store, wanted)
+    assets = PRESETS[config.training.preset].session_assets
     failed: dict[str, str] = {}
-    for stage in stages.prepare(backlog.to_do, at_most=1):
+    for stage in stages.prepare(to_do, at_most=1, assets=assets):
         try:
             run(stage)
         except Exception as error:  # whatever it is, it is this session's alone
@@ -140,6 +148,26 @@ def every_stage(
             + "\n".join(f"{key}: {message}" for key, message in failed.items()),
             allow_retries=False,
         )
+
+
+def _sessions_to_do(
+    context: dg.OpExecutionContext,
+    config: SubjectConfig,
+    source: SourceResource,
+    store: StoreResource,
+    wanted: list[str],
+) -> list[str]:
+    """Sessions that are left of the wanted ones; recordings that are done are found to be so."""
+    if config.training.preset == "neuralbench":
+        bucket = source.open()
+        there = [key for key in wanted if has_bold(config.bold, bucket, key)]
+        context.log.info(f"Sessions with recordings: {len(there)} of {len(wanted)}.")
+        return there
+    backlog = find_backlog(
+        source.open(), store.open(), wanted, code_versions(context.repository_def)
+    )
+    context.log.info(f"Sessions of {context.partition_key}: {backlog}")
+    return backlog.to_do
 
 
 @dg.job(

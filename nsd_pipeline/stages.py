@@ -47,10 +47,12 @@ DESIGN = Stage(("experiment_design",))
 REPORT = Stage(("decoding_report",))
 
 
-def prepare(sessions: list[str], *, at_most: int) -> Iterator[Stage]:
+def prepare(
+    sessions: list[str], *, at_most: int, assets: tuple[str, ...] = SESSION_ASSETS
+) -> Iterator[Stage]:
     """Stages that prepare some sessions, given in order, so many at a time."""
     for first, last in ranges(sessions, at_most):
-        yield Stage(SESSION_ASSETS, first, last)
+        yield Stage(assets, first, last)
 
 
 def embed(subjects: tuple[str, ...]) -> Iterator[Stage]:
@@ -66,19 +68,23 @@ def decode(cohorts: tuple[str, ...]) -> Iterator[Stage]:
     yield REPORT
 
 
-def stages(sessions: list[str]) -> Iterator[Stage]:
+def stages(
+    sessions: list[str], session_assets: tuple[str, ...] = SESSION_ASSETS
+) -> Iterator[Stage]:
     """Everything there is to run for some sessions: every subject's model, and the joint one.
 
     Parameters
     ----------
     sessions
         Sessions at hand, ascending.
+    session_assets
+        What prepares a session; a preset's.
     """
     subjects = tuple(
         subject for subject in SUBJECTS if any(key.startswith(subject) for key in sessions)
     )
     yield DESIGN
-    yield from prepare(sessions, at_most=len(sessions))
+    yield from prepare(sessions, at_most=len(sessions), assets=session_assets)
     yield from embed(subjects)
     yield from decode((*subjects, partitions.ALL))
 

@@ -36,8 +36,9 @@ from nsd_pipeline.events import (
 from nsd_pipeline.nsd import bids, layout
 from nsd_pipeline.nsd.bold import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.timeseries import TimeseriesSpace, design_onsets
+from nsd_pipeline.nsd.timeseries import TimeseriesSpace, design_onsets, timeseries_key
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft
 
 DERIVATIVES, RAW = (os.environ.get(name, "") for name in ("NSD_BIDS_DERIVATIVES", "NSD_BIDS_RAW"))
@@ -60,6 +61,15 @@ class BoldConfig(dg.Config):
         default="func1pt8mm",
         description="which of NSD's prepared time series (TR 4/3 s, or 1 s); not with derivatives",
     )
+
+
+def has_bold(config: BoldConfig, bucket: Source, session_key: str) -> bool:
+    """Whether there is anything of a session where recordings come from."""
+    subject, session = layout.parse_session_key(session_key)
+    if config.derivatives:
+        return bids.has_session(Path(config.derivatives), subject, session)
+    first = timeseries_key(subject, session, 1, config.space)
+    return first in bucket.list(first)
 
 
 @dg.asset(

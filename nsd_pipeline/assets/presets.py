@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 import pandas as pd
 
 from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.backlog import SESSION_ASSETS
 from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials, assemble_trials
 from nsd_pipeline.decoding.windows import Windows, assemble_windows, place_windows
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
@@ -61,6 +62,8 @@ class Preset(ABC):
         Folder of the store that has the fMRI of all sessions.
     fmri_key, events_key
         From a session to the keys of the artifacts.
+    session_assets
+        All assets that prepare a session, in order.
     """
 
     what: str
@@ -69,6 +72,7 @@ class Preset(ABC):
     fmri_key: Callable[[str], str]
     events_asset: str
     events_key: Callable[[str], str]
+    session_assets: tuple[str, ...]
 
     @abstractmethod
     def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:
@@ -152,6 +156,7 @@ PRESETS: Final[dict[str, Preset]] = {
         fmri_key=keys.fsaverage5_betas,
         events_asset="fsaverage_events",
         events_key=keys.fsaverage_events,
+        session_assets=SESSION_ASSETS,
     ),
     "neuralbench": _Windows(
         what="time series",
@@ -160,5 +165,6 @@ PRESETS: Final[dict[str, Preset]] = {
         fmri_key=keys.fsaverage5_series,
         events_asset="bold_events",
         events_key=keys.bold_events,
+        session_assets=("events", "fsaverage_events", "bold", "bold_events", "fsaverage5_series"),
     ),
 }

@@ -107,6 +107,15 @@ def find_runs(
     return found
 
 
+def has_session(derivatives: Path, subject: str, session: int) -> bool:
+    """Whether the derivatives have anything of a session."""
+    try:
+        _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+    except SourceError:
+        return False
+    return True
+
+
 def event_onsets(path: Path) -> Onsets:
     """When images were shown in a run, from its ``events.tsv``.
 
@@ -184,21 +193,29 @@ def _recordings(files: Sequence[_File]) -> dict[tuple[int, str], list[Path]]:
 
 
 def _sidecar_tr(recording: Sequence[Path], events: Path, raw: Path) -> float | None:
-    """Repetition time by the sidecars of a recording and of its raw data, innermost first."""
-    stems = [path.name.removesuffix(".func.gii").removesuffix(".nii.gz") for path in recording]
-    bold = events.name.removesuffix("_events.tsv") + "_bold.json"
-    subject, session = (part for part in events.name.split("_")[:2])
-    sidecars = [
-        *(path.with_name(f"{stem}.json") for path, stem in zip(recording, stems, strict=True)),
-        events.with_name(bold),
-        events.parent.parent / f"{subject}_{session}_task-{TASK}_bold.json",
-        events.parent.parent.parent / f"{subject}_task-{TASK}_bold.json",
-        raw / f"task-{TASK}_bold.json",
+    """Repetition time by the sidecars of a recording and of its raw data."""
+    derived = [
+        path.with_name(path.name.removesuffix(".func.gii").removesuffix(".nii.gz") + ".json")
+        for path in recording
     ]
-    return agree_on_tr((str(path), _repetition_time(path)) for path in sidecars if path.exists())
+    session = events.parent.parent
+    run = events.name.removesuffix("_events.tsv")
+    # What BIDS calls inheritance: the innermost sidecar that says so counts.
+    inherited = (
+        events.with_name(f"{run}_bold.json"),
+        session / f"{session.parent.name}_{session.name}_task-{TASK}_bold.json",
+        session.parent / f"{session.parent.name}_task-{TASK}_bold.json",
+        raw / f"task-{TASK}_bold.json",
+    )
+    stated = [(str(path), _repetition_time(path)) for path in (*derived, *inherited)]
+    of_raw = [(name, tr) for name, tr in stated[len(derived) :] if tr is not None]
+    return agree_on_tr([*stated[: len(derived)], *of_raw[:1]])
 
 
 def _repetition_time(path: Path) -> float | None:
+    """Repetition time that a sidecar states, None if it is not there or does not."""
+    if not path.exists():
+        return None
     try:
         value = json.loads(path.read_text()).get("RepetitionTime")
         return None if value is None else float(value)

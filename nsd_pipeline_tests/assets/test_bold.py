@@ -10,11 +10,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas as pd
+import pytest
 import zarr
 from nilearn.signal import clean
 
 from nsd_pipeline.assets.decoding import FmriMlpConfig
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
+from nsd_pipeline_tests.assets.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
 BOLD_ASSETS = ("events", "bold", "bold_events", "fsaverage5_series")
@@ -101,3 +103,65 @@ def test_the_preset_s_defaults_are_the_reference_s() -> None:
         "data_seed": 33,
     }  # fmt: skip
     assert expected.items() <= chosen.model_dump().items()
+
+
+Break = Callable[[Path], None]
+
+
+def without_a_repetition_time(folder: Path) -> None:
+    (folder / RAW / "task-nsdcore_bold.json").unlink()
+
+
+def with_another_in_run_5(folder: Path) -> None:
+    """The sidecar of one run says 2 s."""
+    sidecar = RAW + "/" + FUNC.removeprefix(DERIVATIVES + "/") + "05_bold.json"
+    (folder / sidecar).write_text('{"RepetitionTime": 2.0}')
+
+
+def ending_early(folder: Path) -> None:
+    """The recording of run 1 breaks off after 10 samples, in both hemispheres."""
+    for side in "LR":
+        path = folder / f"{FUNC}01_hemi-{side}{SURFACE}"
+        image = nibabel.load(path)
+        path.unlink()
+        nibabel.save(nibabel.GiftiImage(darrays=image.darrays[:10]), path)
+
+
+def with_uneven_hemispheres(folder: Path) -> None:
+    path = folder / f"{FUNC}01_hemi-R{SURFACE}"
+    image = nibabel.load(path)
+    path.unlink()
+    nibabel.save(nibabel.GiftiImage(darrays=image.darrays[:-1]), path)
+
+
+def in_two_spaces(folder: Path) -> None:
+    for path in (folder / DERIVATIVES).rglob("*.func.gii"):
+        path.with_name(path.name.replace("fsaverage5", "fsaverage6")).hardlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (without_a_repetition_time, ["run-01_hemi-L", "nor a sidecar states a repetition time"]),
+        (with_another_in_run_5, ["run 1 of subj01_ses01 has 1.6 s", "run 5 of", "has 2 s"]),
+        (ending_early, ["run-01_hemi-L", "ends after 16.0 s", "an image of run 1 came on at"]),
+        (with_uneven_hemispheres, ["run-01_hemi-L", "samples, but", "run-01_hemi-R"]),
+        (in_two_spaces, ["one recording of run 1", "hold 2: fsaverage5, fsaverage6"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_bad_recordings(
+    small_nsd: SmallNsd,
+    pipeline: Callable[..., Pipeline],
+    tmp_path: Path,
+    damage: Break,
+    says: list[str],
+) -> None:
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    damage(mirror)
+    settings = config(mirror, query="type != 'Fmri' or space.str.startswith('fsaverage')")
+    graph = pipeline(mirror)
+    graph.run("experiment_design")
+    graph.run("events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]})
+    series = {"fsaverage5_series": settings["fsaverage5_series"]}
+    fails(graph, "fsaverage5_series", first=FIRST, says=[FIRST, *says], config=series)
