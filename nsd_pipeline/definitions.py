@@ -13,14 +13,25 @@
 A model is trained on betas or on windows of time series (``bold``); the rest is shared.
 
 ``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
-models by cohort; see ``partitions``.
+models by cohort; see ``partitions``. Betas from another space than fsaverage also need a subject's
+``fsaverage5_operator``.
 """
 
 import os
 
 import dagster as dg
 
-from nsd_pipeline.assets import bold, decoding, embeddings, events, raw, report, series, surface
+from nsd_pipeline.assets import (
+    bold,
+    decoding,
+    embeddings,
+    events,
+    operators,
+    raw,
+    report,
+    series,
+    surface,
+)
 from nsd_pipeline.automation import carry_on_sensor
 from nsd_pipeline.checks import checks
 from nsd_pipeline.jobs import jobs
@@ -41,7 +52,7 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     backfill = BackfillSettings.from_environment()
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [raw, bold, events, surface, series, embeddings, decoding, report]
+            [raw, bold, events, operators, surface, series, embeddings, decoding, report]
         ),
         asset_checks=checks,
         jobs=jobs,

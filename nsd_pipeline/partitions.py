@@ -3,12 +3,15 @@
 - a **session** is one scanning day of one subject (284 of them): ``subj01_ses07``;
 - a **stimulus set** is the images of one subject, or the 1,000 that all subjects share: the nine
   sets are disjoint, so that no image is embedded twice;
+- a **subject's space** is where betas of a subject may come from other than fsaverage and MNI,
+  with a map of its own to fsaverage5: ``subj01_func1pt8mm``;
 - a **cohort** is what one model is trained on: a subject, or all of them together.
 """
 
 import dagster as dg
 
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
+from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
 
 SHARED = "shared"
 """The stimulus set that every subject saw, and every model is tested on."""
@@ -23,12 +26,30 @@ SESSIONS = tuple(
 STIMULUS_SETS = (SHARED, *SUBJECTS)
 COHORTS = (*SUBJECTS, ALL)
 
+
+def subject_space(subject: str, space: str) -> str:
+    """Flat name of a subject's space: ``subj01_func1pt8mm``."""
+    return f"{subject}_{space}"
+
+
+SUBJECT_SPACES = tuple(
+    subject_space(subject, space) for subject in SUBJECTS for space in OPERATOR_SPACES
+)
+
 sessions = dg.StaticPartitionsDefinition(SESSIONS)
 stimulus_sets = dg.StaticPartitionsDefinition(STIMULUS_SETS)
+subject_spaces = dg.StaticPartitionsDefinition(SUBJECT_SPACES)
 cohorts = dg.StaticPartitionsDefinition(COHORTS)
 
 _subject_of = {key: key.split("_")[0] for key in SESSIONS}
 
+subject_spaces_to_sessions = dg.StaticPartitionMapping(
+    {
+        subject_space(subject, space): {key for key in SESSIONS if _subject_of[key] == subject}
+        for subject in SUBJECTS
+        for space in OPERATOR_SPACES
+    }
+)
 sessions_to_stimulus_sets = dg.StaticPartitionMapping(
     {session: {subject, SHARED} for session, subject in _subject_of.items()}
 )

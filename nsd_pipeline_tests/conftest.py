@@ -30,7 +30,7 @@ def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
         sessions=2,
         trials_per_run=3,
         signal=3.0,
-        volumes=False,
+        spaces=(),
         bold=True,
     )
     return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))

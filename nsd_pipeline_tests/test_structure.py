@@ -57,7 +57,7 @@ def test_domain_code_knows_no_dagster(folder: str) -> None:
 def test_definitions_are_valid() -> None:
     dg.Definitions.validate_loadable(defs)
     described = [spec for spec in defs.resolve_all_asset_specs() if spec.description]
-    assert len(described) == 13
+    assert len(described) == 14
 
 
 def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> None:

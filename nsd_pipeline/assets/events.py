@@ -30,6 +30,7 @@ from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.mapping import check_mapping
 from nsd_pipeline.nsd.responses import read_responses
+from nsd_pipeline.nsd.spaces import betas_files
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft
@@ -99,9 +100,11 @@ def events(context: dg.AssetExecutionContext, source: SourceResource, store: Sto
         return set(bucket.list(f"{layout.betas_folder(subject, space)}/"))
 
     def bucket_files(subject: str, session: int, space: layout.Space) -> list[str]:
-        """A session's files in a space, none unless all of them are there."""
-        wanted = layout.betas_keys(subject, session, space)
-        return list(wanted) if folder(subject, space).issuperset(wanted) else []
+        """A session's files in a space, in one format; none unless all of them are there."""
+        for wanted in betas_files(subject, session, space).values():
+            if folder(subject, space).issuperset(wanted):
+                return list(wanted)
+        return []
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:
         subject, session = layout.parse_session_key(partition)

@@ -32,6 +32,11 @@ def fsaverage_events(session_key: str) -> str:
     return session_artifact("fsaverage_events", session_key)
 
 
+def fsaverage5_operator(subject_space: str) -> str:
+    """Key of the operator from a subject's space to fsaverage5."""
+    return f"fsaverage5_operator/{subject_space.replace('_', '/')}"
+
+
 def fsaverage5_betas(session_key: str) -> str:
     """Key of a session's Zarr group: all sessions are groups below one folder."""
     return session_artifact("fsaverage5_betas.zarr", session_key)

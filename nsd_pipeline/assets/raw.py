@@ -1,6 +1,8 @@
 """What comes from NSD's bucket: the experiment design, the betas, the images that are needed."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 import dagster as dg
 import numpy as np
@@ -17,11 +19,14 @@ from nsd_pipeline.assets.artifacts import (
     materialize_artifacts,
     require,
 )
+from nsd_pipeline.assets.spaces import session_operator
 from nsd_pipeline.assets.tables import images_seen
 from nsd_pipeline.automation import CARRY_ON
-from nsd_pipeline.download import betas as betas_download
 from nsd_pipeline.download import design as design_download
 from nsd_pipeline.download import stimuli as stimuli_download
+from nsd_pipeline.download.betas import inspect_betas
+from nsd_pipeline.download.sessions import FsaverageDownload, SessionDownload, SpaceDownload
+from nsd_pipeline.download.volumes import FormatChoice, inspect_space
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.nsd.errors import NotEnoughDataError
@@ -70,20 +75,33 @@ def experiment_design(
 class BetasConfig(dg.Config):
     """What is fetched of a session's betas."""
 
+    space: layout.Space = Field(
+        default="fsaverage",
+        description="where the betas lie: fsaverage, func1pt8mm, func1mm, nativesurface or MNI"
+        " (betas_fithrf there); the events' query has to keep the same space",
+    )
+    file_format: FormatChoice = Field(
+        default="auto",
+        description="of func1pt8mm and func1mm: hdf5 (only the voxels that fsaverage5 needs),"
+        " nii.gz (whole files), or auto: hdf5 where the source has it",
+    )
     whole_file: bool = Field(
         default=False,
-        description="fetch all 163,842 vertices of a hemisphere (983 MB a session), not only"
-        " fsaverage5's 10,242 (61 MB)",
+        description="of fsaverage: fetch all 163,842 vertices of a hemisphere (983 MB a session),"
+        " not only fsaverage5's 10,242 (61 MB)",
     )
 
 
 @dg.asset(
     group_name="raw",
     kinds={"s3"},
-    code_version="1",
+    code_version="2",
     partitions_def=partitions.sessions,
     backfill_policy=ONE_RUN,
-    deps=[experiment_design],
+    deps=[
+        experiment_design,
+        dg.AssetDep("fsaverage5_operator", partition_mapping=partitions.subject_spaces_to_sessions),
+    ],
 )
 @fails_plainly
 def betas(
@@ -92,41 +110,50 @@ def betas(
     source: SourceResource,
     store: StoreResource,
 ) -> None:
-    """Single-trial betas (percent signal change) of a session on fsaverage, as MGH files.
+    """Single-trial betas of a session, as NSD has them: on fsaverage, or in a space by config.
 
-    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame, by concurrent
-    range requests bound to one version of the object. A local mirror is read in place.
+    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame (percent signal
+    change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by concurrent range
+    requests bound to one version of the object. A local mirror is read in place.
     """
     bucket, artifacts = source.open(), store.open()
     design_manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
     design = read_experiment_design(artifacts.folder(design_manifest.key) / "nsd_expdesign.mat")
-    found: dict[str, dict[layout.Hemisphere, betas_download.BetasObject]] = {}
+    found: dict[str, SessionDownload] = {}
 
-    def recipe(partition: str) -> Recipe:
+    def inspect(partition: str) -> SessionDownload:
         subject, session = layout.parse_session_key(partition)
         n_trials = design.n_trials(session)
-        objects = betas_download.inspect_betas(bucket, subject, session, n_trials=n_trials)
-        found[partition] = objects
-        fetched = 2 * n_trials * layout.FSAVERAGE5_VERTICES * 4
-        if config.whole_file:
-            fetched = sum(each.info.n_bytes for each in objects.values())
-        in_place = bucket.local_path(layout.EXPDESIGN_KEY) is not None
+        if config.space == "fsaverage":
+            hemispheres = inspect_betas(bucket, subject, session, n_trials=n_trials)
+            return FsaverageDownload(bucket, hemispheres, config.whole_file)
+        objects = inspect_space(
+            bucket,
+            subject,
+            session,
+            config.space,
+            file_format=config.file_format,
+            n_trials=n_trials,
+        )
+        download = SpaceDownload(bucket, objects, None)
+        if objects.file_format == "hdf5" and not download.in_place:
+            operator = session_operator(artifacts, subject, objects)
+            download = replace(download, voxels=operator.touched_voxels)
+        return download
+
+    def recipe(partition: str) -> Recipe:
+        download = found[partition] = inspect(partition)
         return Recipe(
             keys.betas(partition),
-            inputs={each.info.key: each.info.etag for each in objects.values()},
-            config={"whole_file": config.whole_file, "in_place": in_place},
-            expected_bytes=0 if in_place else fetched,
+            inputs={info.key: info.etag for info in download.objects},
+            config={"space": config.space, "in_place": download.in_place, **download.config},
+            expected_bytes=0 if download.in_place else download.fetched_bytes,
         )
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
-        objects = found[partition]
-        report = betas_download.download_betas(
-            bucket,
-            objects,
-            draft.folder,
-            artifacts.scratch(plan.key),
-            whole_file=config.whole_file,
-            max_concurrency=source.max_concurrency,
+        download = found[partition]
+        report = download.download(
+            draft.folder, artifacts.scratch(plan.key), max_concurrency=source.max_concurrency
         )
         rate = report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0
         context.log.info(
@@ -134,14 +161,15 @@ def betas(
             f" {report.seconds:.1f} s, {rate:.0f} MB/s"
         )
         return {
-            "trials": objects["lh"].header.n_frames,
-            "bytes on the source": sum(each.info.n_bytes for each in objects.values()),
+            "space": config.space,
+            "trials": download.n_trials,
+            "bytes on the source": sum(info.n_bytes for info in download.objects),
             "bytes fetched": report.n_bytes,
             "bytes resumed": report.resumed_bytes,
             "requests": report.n_requests,
             "seconds": report.seconds,
             "MB/s": rate,
-            "etags": {each.name: each.info.etag for each in objects.values()},
+            "etags": {PurePosixPath(info.key).name: info.etag for info in download.objects},
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)

@@ -14,9 +14,11 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
-from nsd_pipeline.download.betas import locate_betas
+from nsd_pipeline.assets.operators import require_operator
+from nsd_pipeline.assets.spaces import read_fsaverage5, spaces_disagree
 from nsd_pipeline.events import read_events, sole_recording
-from nsd_pipeline.nsd import layout, mgh
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import summarise, write_session
@@ -28,14 +30,20 @@ from nsd_pipeline.surface import summarise, write_session
     code_version="1",
     partitions_def=partitions.sessions,
     backfill_policy=ONE_RUN,
-    deps=["betas", "fsaverage_events"],
+    deps=[
+        "betas",
+        "fsaverage_events",
+        dg.AssetDep("fsaverage5_operator", partition_mapping=partitions.subject_spaces_to_sessions),
+    ],
 )
 @fails_plainly
 def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) -> None:
     """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
 
     Percent signal change as published, NaN kept, beside each vertex's mean and standard deviation
-    over the session: z-scores are computed when a model reads them.
+    over the session: z-scores are computed when a model reads them. Betas from another space than
+    fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own surfaces; the space is the
+    one that `betas` fetched and that the filtered events keep.
     """
     artifacts = store.open()
 
@@ -44,7 +52,11 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
             name: require(artifacts, key(partition), asset=name, partition=partition)
             for name, key in (("betas", keys.betas), ("fsaverage_events", keys.fsaverage_events))
         }
-        n_trials = int(upstream["betas"].metadata["trials"])
+        betas = upstream["betas"]
+        subject, _ = layout.parse_session_key(partition)
+        if (space := betas.config["space"]) in OPERATOR_SPACES:
+            upstream["fsaverage5_operator"] = require_operator(artifacts, subject, space)
+        n_trials = int(betas.metadata["trials"])
         return Recipe(
             keys.fsaverage5_betas(partition),
             inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
@@ -56,13 +68,9 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
         events = read_events(artifacts.folder(keys.fsaverage_events(partition)) / EVENTS_FILE)
         space = sole_recording(events, partition)
         downloaded = require(artifacts, keys.betas(partition), asset="betas", partition=partition)
-        n_trials = int(downloaded.metadata["trials"])
-        data = np.empty((n_trials, 2 * layout.FSAVERAGE5_VERTICES), np.float32)
-        halves = np.split(data, 2, axis=1)
-        for half, path in zip(
-            halves, locate_betas(artifacts.folder(downloaded.key)).values(), strict=True
-        ):
-            mgh.read_vertices(path, layout.FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)
+        if downloaded.config["space"] != space:
+            raise spaces_disagree(partition, downloaded.config["space"], space)
+        data = read_fsaverage5(artifacts, downloaded)
         statistics = summarise(data)
         write_session(
             draft.folder,
@@ -80,6 +88,7 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
             "mean of all vertices (percent signal change)": float(
                 statistics.mean[statistics.valid].mean()
             ),
+            "space": space,
             "median standard deviation (percent signal change)": float(np.median(zscore_scale)),
         }
 

@@ -6,7 +6,12 @@ import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
+from nsd_pipeline.demo.settings import DEFAULT_SPACES
 from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.nsd.layout import SPACES, Space
+from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
+
+_NONE = "none"
 
 
 @click.command()
@@ -31,10 +36,19 @@ from nsd_pipeline.nsd.errors import NsdError
     help="Strength of the brain's response to images; 0 for none.",
 )
 @click.option(
-    "--volumes/--no-volumes",
-    default=True,
+    "--space",
+    "spaces",
+    multiple=True,
+    type=click.Choice([*(space for space in SPACES if space != "fsaverage"), _NONE]),
+    default=DEFAULT_SPACES,
     show_default=True,
-    help="Write first sessions in func1pt8mm too.",
+    help=f"Write first sessions in this space too; may be repeated. '{_NONE}' for fsaverage alone.",
+)
+@click.option(
+    "--hdf5",
+    multiple=True,
+    type=click.Choice(FUNCTIONAL_SPACES),
+    help="Write this functional space as HDF5 beside NIfTI; may be repeated.",
 )
 @click.option(
     "--bold/--no-bold",
@@ -49,7 +63,8 @@ def main(
     sessions: int,
     trials_per_run: int,
     signal: float,
-    volumes: bool,
+    spaces: tuple[Space, ...],
+    hdf5: tuple[FunctionalSpace, ...],
     bold: bool,
     seed: int,
 ) -> None:
@@ -61,7 +76,8 @@ def main(
             sessions=sessions,
             trials_per_run=trials_per_run,
             signal=signal,
-            volumes=volumes,
+            spaces=tuple(space for space in spaces if space != _NONE),
+            hdf5=hdf5,
             bold=bold,
             seed=seed,
         )

@@ -138,6 +138,16 @@ class Brain:
         betas = gain * (mean + features @ self.tuning()) + SMOOTH_NOISE * smooth[1:]
         return np.asarray(betas, dtype=np.float32)
 
+    def betas(self, features: NDArray[np.float32], session: int) -> NDArray[np.float32]:
+        """Betas of a session's trials: :meth:`responses` with every vertex's own noise.
+
+        All spaces start from these, so that they hold the same noise.
+        """
+        betas = self.responses(features, session)
+        noise = self.rng(session, 4).standard_normal(betas.shape, np.float32)
+        betas += np.float32(WHITE_NOISE) * noise
+        return betas
+
     def invalid(self, session: int) -> NDArray[np.bool_]:
         """Vertices (10242,) that a session has no data for.
 

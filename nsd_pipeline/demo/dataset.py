@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nsd_pipeline.demo import behaviour
-from nsd_pipeline.demo.betas import write_surface_betas, write_volume_betas
+from nsd_pipeline.demo.betas import write_surface_betas
 from nsd_pipeline.demo.bold import write_events, write_surface_runs
 from nsd_pipeline.demo.brain import Brain
 from nsd_pipeline.demo.design import make_design, shown_images, write_design, write_stimulus_info
 from nsd_pipeline.demo.features import image_features, standardise
 from nsd_pipeline.demo.scenes import render
-from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.settings import DEFAULT_SPACES, DemoSettings
+from nsd_pipeline.demo.spaces import write_session_in, write_subject_transforms
 from nsd_pipeline.demo.stimuli import create_stimuli
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.nsd.errors import NsdError
@@ -31,9 +32,11 @@ from nsd_pipeline.nsd.layout import (
     HEMISPHERES,
     STIM_INFO_KEY,
     STIMULI_KEY,
+    Space,
     betas_keys,
     responses_key,
 )
+from nsd_pipeline.nsd.spaces import FunctionalSpace
 
 SETTINGS_FILE: Final = "demo.json"
 """The settings of a complete dataset; written last."""
@@ -83,7 +86,8 @@ def generate(
     sessions: int = 4,
     trials_per_run: int = 9,
     signal: float = 1.0,
-    volumes: bool = True,
+    spaces: tuple[Space, ...] = DEFAULT_SPACES,
+    hdf5: tuple[FunctionalSpace, ...] = (),
     bold: bool = False,
     seed: int = 0,
 ) -> DemoDataset:
@@ -102,8 +106,10 @@ def generate(
         Trials in runs of odd number; runs of even number have one less.
     signal
         How strongly the brain responds to what an image shows; 0 for not at all.
-    volumes
-        Whether to write every subject's first session in ``func1pt8mm`` too.
+    spaces
+        Spaces beside fsaverage that every subject's first session is written in too.
+    hdf5
+        Functional spaces among them that are written as HDF5 beside NIfTI.
     bold
         Whether to write time series too: a raw BIDS tree and derivatives on fsaverage5.
     seed
@@ -127,7 +133,8 @@ def generate(
         sessions=sessions,
         trials_per_run=trials_per_run,
         signal=signal,
-        volumes=volumes,
+        spaces=spaces,
+        hdf5=hdf5,
         bold=bold,
         seed=seed,
     )
@@ -156,7 +163,7 @@ def _is_complete(folder: Path, settings: DemoSettings) -> bool:
     """Whether the folder has this very dataset; fails if it has anything else."""
     path = folder / SETTINGS_FILE
     if path.exists():
-        found, wanted = json.loads(path.read_text()), settings.model_dump()
+        found, wanted = json.loads(path.read_text()), settings.model_dump(mode="json")
         differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
         if differ:
             changes = ", ".join(f"{k} {found.get(k)} instead of {wanted.get(k)}" for k in differ)
@@ -244,24 +251,31 @@ def _write_betas(
                 partial(_write_hemisphere, _file(folder, key), brain, shown, session)
                 for key, brain in zip(keys, brains, strict=True)
             ]
-            if session == 1 and settings.volumes:
-                (key,) = betas_keys(subject, session, "func1pt8mm")
-                tasks.append(partial(_write_volumes, _file(folder, key), brains, shown, session))
+            if session == 1:
+                tasks += [
+                    partial(
+                        write_session_in,
+                        space,
+                        folder,
+                        brains,
+                        shown,
+                        session,
+                        hdf5=space in settings.hdf5,
+                    )
+                    for space in settings.spaces
+                ]
             if settings.bold:
                 write_events(folder, trials, settings.seed)
                 tasks += [partial(_write_runs, folder, brain, trials, shown) for brain in brains]
+        if settings.spaces:
+            tasks.append(
+                partial(write_subject_transforms, folder, subject, settings.spaces, settings.seed)
+            )
     _run_all(tasks)
 
 
 def _write_hemisphere(path: Path, brain: Brain, shown: NDArray[np.float32], session: int) -> None:
-    write_surface_betas(path, brain, brain.responses(shown, session), session)
-
-
-def _write_volumes(
-    path: Path, brains: list[Brain], shown: NDArray[np.float32], session: int
-) -> None:
-    responses = np.hstack([brain.responses(shown, session) for brain in brains])
-    write_volume_betas(path, brains[0].subject, responses, brains[0].rng(session, 3))
+    write_surface_betas(path, brain, brain.betas(shown, session), session)
 
 
 def _write_runs(

@@ -4,7 +4,8 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, Space
+from nsd_pipeline.nsd.spaces import FunctionalSpace
 
 N_DESIGN_SESSIONS: Final = max(N_SESSIONS.values())
 N_DESIGN_TRIALS: Final = 30_000
@@ -13,6 +14,7 @@ N_RUNS: Final = 12
 """Task runs of a session."""
 N_SLOTS: Final = 75
 """Slots of 4 s in a run; each shows an image or nothing."""
+DEFAULT_SPACES: Final[tuple[Space, ...]] = ("func1pt8mm",)
 
 
 class DemoSettings(BaseModel):
@@ -29,8 +31,10 @@ class DemoSettings(BaseModel):
     signal
         How strongly the brain responds to what an image shows; 0 for not at all, 1 for responses
         that stand out of the noise in visual cortex.
-    volumes
-        Whether to write every subject's first session in ``func1pt8mm`` as well.
+    spaces
+        Spaces beside fsaverage that every subject's first session is written in as well.
+    hdf5
+        Functional spaces among them that are written as HDF5 beside NIfTI.
     bold
         Whether to write time series as well: a raw BIDS tree and derivatives. Trials then come
         early in their runs, so that runs can be short.
@@ -46,10 +50,19 @@ class DemoSettings(BaseModel):
     sessions: int = Field(default=4, ge=1, le=min(N_SESSIONS.values()))
     trials_per_run: int = Field(default=9, ge=2, le=63)
     signal: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    volumes: bool = True
+    spaces: tuple[Space, ...] = DEFAULT_SPACES
+    hdf5: tuple[FunctionalSpace, ...] = ()
     bold: bool = False
     seed: int = Field(default=0, ge=0)
-    generator: int = 1
+    generator: int = 2
+
+    @model_validator(mode="after")
+    def _check_spaces(self) -> Self:
+        if "fsaverage" in self.spaces:
+            raise ValueError("fsaverage is written anyway: name other spaces only")
+        if not set(self.hdf5) <= set(self.spaces):
+            raise ValueError(f"hdf5 names {self.hdf5}, but spaces only {self.spaces}")
+        return self
 
     @model_validator(mode="after")
     def _check_room(self) -> Self:

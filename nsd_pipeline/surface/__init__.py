@@ -7,7 +7,12 @@ from nsd_pipeline.surface.cleaning import clean
 from nsd_pipeline.surface.decimate import downsample
 from nsd_pipeline.surface.interpolation import interpolate
 from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
-from nsd_pipeline.surface.projection import project_volume
+from nsd_pipeline.surface.other_spaces import (
+    betas_from_nifti,
+    betas_from_vertices,
+    betas_from_voxels,
+)
+from nsd_pipeline.surface.projection import grid_operator, project_volume
 from nsd_pipeline.surface.series import SeriesLayout, read_series, series_layout, write_series
 from nsd_pipeline.surface.session import SessionStatistics, read_betas, summarise, write_session
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
@@ -16,8 +21,12 @@ __all__ = [
     "FsaverageOperator",
     "SeriesLayout",
     "SessionStatistics",
+    "betas_from_nifti",
+    "betas_from_vertices",
+    "betas_from_voxels",
     "clean",
     "downsample",
+    "grid_operator",
     "interpolate",
     "project_volume",
     "read_betas",

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.surface.meshes import Mesh, mesh_vertices
 from nsd_pipeline.surface.sampling import combine_axes, linear_weights
+from nsd_pipeline.surface.volume_operator import FsaverageOperator
 from nsd_pipeline.surface.voxels import compact, gather
 
 if TYPE_CHECKING:
@@ -74,6 +75,29 @@ def project_volume(
     return surface if volume.ndim == 4 else surface[:, 0]
 
 
+def grid_operator(
+    affine: ArrayLike,
+    shape: tuple[int, int, int],
+    valid: NDArray[np.bool_] | None = None,
+    mesh: Mesh = "fsaverage5",
+) -> FsaverageOperator:
+    """What `project_volume` does with volumes of one grid, as an operator.
+
+    Parameters
+    ----------
+    affine, mesh
+        As for `project_volume`.
+    shape
+        Voxels along each axis.
+    valid : array of shape (X, Y, Z), bool, optional
+        Voxels that hold data; the others are treated as `project_volume` treats NaN: samples that
+        look at them are left out of a vertex's mean.
+    """
+    projector = _projector(mesh, np.asarray(affine, np.float64).tobytes(), shape)
+    mean = projector.mean if valid is None else projector.mean_where(valid)
+    return FsaverageOperator(mean, projector.touched, shape)
+
+
 @dataclass(frozen=True, eq=False)
 class _Projector:
     """The linear map from the voxels of one grid to a surface.
@@ -110,6 +134,24 @@ class _Projector:
                 block[affected] = self._mean_of_finite(values, affected)
             surface[:, some] = block
         return surface
+
+    def mean_where(self, valid: NDArray[np.bool_]) -> "csr_array":
+        """The map to vertices when only some voxels of the grid (X, Y, Z) hold data."""
+        from scipy.sparse import csr_array
+
+        missing = (~valid.reshape(-1)[self.touched]).astype(np.float32)
+        pattern = csr_array(
+            (np.ones_like(self.samples.data), self.samples.indices, self.samples.indptr),
+            shape=self.samples.shape,
+        )
+        kept = np.flatnonzero(pattern @ missing == 0)
+        vertex = self.sample_vertex[kept]
+        share = 1 / np.bincount(vertex, minlength=self.mean.shape[0])[vertex]
+        average = csr_array(
+            (share.astype(np.float32), (vertex, np.arange(len(kept)))),
+            shape=(self.mean.shape[0], len(kept)),
+        )
+        return csr_array(average @ self.samples[kept])
 
     def _mean_of_finite(
         self, values: NDArray[np.float32], vertices: NDArray[np.bool_]

@@ -1,13 +1,15 @@
-"""From a subject's own functional volume to fsaverage5, as NSD's authors do it, as one product.
+"""From a subject's own space to fsaverage5, as NSD's authors do it, as one product.
 
 The authors' ``analysis_transformfsaverage`` interpolates a volume cubically at three depths of
 the cortex, averages the depths, and gives every fsaverage vertex the value of the nearest vertex
 of the subject's own surface. For one subject and source space that is a fixed linear map of
-voxels, so it is built once, kept as a sparse matrix, and applied to any number of volumes.
+voxels, so it is built once, kept as a sparse matrix, and applied to any number of volumes. Data
+on the subject's own surface take the last step only; the vertices of both hemispheres, left
+first, then count as the voxels of a volume with one axis.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from zipfile import BadZipFile
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.surface.sampling import is_inside, neighbours
+from nsd_pipeline.surface.sampling import Method, is_inside, neighbours
 from nsd_pipeline.surface.voxels import compact
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ class FsaverageOperator:
         The voxels that matter, as indices in C order into a volume of shape ``volume_shape``:
         ``volume.reshape(-1, T)[touched_voxels]``. In increasing order.
     volume_shape
-        Voxels along each axis of the source space.
+        Voxels along each axis of the source space; (V,) for a native surface with V vertices in
+        both hemispheres.
     """
 
     weights: "csr_array"
     touched_voxels: NDArray[np.int64]
-    volume_shape: tuple[int, int, int]
+    volume_shape: tuple[int, ...]
 
     @classmethod
     def from_coordinates(
@@ -53,8 +56,9 @@ class FsaverageOperator:
         layers: Mapping[Hemisphere, Sequence[NDArray[np.floating[Any]]]],
         white_to_fsaverage: Mapping[Hemisphere, NDArray[Any]],
         volume_shape: tuple[int, int, int],
+        method: Method = "cubic",
     ) -> Self:
-        """Build the operator of one subject and source space.
+        """Build the operator of one subject and functional space.
 
         Parameters
         ----------
@@ -66,6 +70,8 @@ class FsaverageOperator:
             fsaverage vertex: shape (163842,), of which fsaverage5 is the first 10,242.
         volume_shape
             Voxels along each axis of the source space.
+        method
+            How a volume is interpolated; the authors' way is ``cubic``.
 
         Raises
         ------
@@ -76,14 +82,16 @@ class FsaverageOperator:
 
         rows, voxels, weights = [], [], []
         for number, hemisphere in enumerate(HEMISPHERES):
-            nearest = _fsaverage5_index(white_to_fsaverage[hemisphere], layers[hemisphere])
+            nearest = _fsaverage5_index(
+                white_to_fsaverage[hemisphere], _common_length(layers[hemisphere])
+            )
             depths = [layer[nearest] for layer in layers[hemisphere]]
             # The mean over depths lets NaN through, so one depth outside is enough.
             sampled = np.flatnonzero(
                 np.logical_and.reduce([is_inside(points, volume_shape) for points in depths])
             )
             for points in depths:
-                depth_voxels, depth_weights = neighbours(points[sampled], volume_shape, "cubic")
+                depth_voxels, depth_weights = neighbours(points[sampled], volume_shape, method)
                 vertices = number * FSAVERAGE5_VERTICES + sampled
                 rows.append(np.repeat(vertices.astype(np.int32), depth_voxels.shape[1]))
                 voxels.append(depth_voxels.ravel())
@@ -94,6 +102,76 @@ class FsaverageOperator:
             shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
         ).tocsr()
         return cls(matrix.astype(np.float32), touched, volume_shape)
+
+    @classmethod
+    def from_native_surface(
+        cls,
+        white_to_fsaverage: Mapping[Hemisphere, NDArray[Any]],
+        n_vertices: Mapping[Hemisphere, int],
+    ) -> Self:
+        """Build the operator from one subject's own surface.
+
+        Parameters
+        ----------
+        white_to_fsaverage
+            As for `from_coordinates`.
+        n_vertices
+            Vertices of the subject's surface, per hemisphere.
+
+        Raises
+        ------
+        ValueError
+            If an index is not one of a vertex.
+        """
+        from scipy.sparse import csr_array
+
+        index = np.concatenate(
+            [
+                _fsaverage5_index(white_to_fsaverage[hemisphere], n_vertices[hemisphere]) + offset
+                for hemisphere, offset in zip(HEMISPHERES, (0, n_vertices["lh"]), strict=True)
+            ]
+        )
+        n_native = sum(n_vertices.values())
+        touched, columns = compact(index, n_native)
+        weights = csr_array(
+            (np.ones(len(index), np.float32), columns, np.arange(len(index) + 1)),
+            shape=(len(index), len(touched)),
+        )
+        return cls(weights, touched, (n_native,))
+
+    def masked(self, valid: NDArray[np.bool_]) -> Self:
+        """The operator of a session in which only some voxels hold data.
+
+        Parameters
+        ----------
+        valid : array of shape (n_voxels,) or (n,), bool
+            All voxels in C order, or only ``touched_voxels``.
+
+        Returns
+        -------
+        FsaverageOperator
+            One that makes a vertex NaN if any voxel that it looks at is not valid.
+
+        Raises
+        ------
+        ValueError
+            If the shape fits neither all voxels nor the touched ones.
+        """
+        from scipy.sparse import csr_array
+
+        lost = self._looks_at(~self._touched(valid))
+        count = np.diff(self.weights.indptr)
+        kept = np.repeat(~lost, count)
+        count[lost] = 0
+        weights = csr_array(
+            (
+                self.weights.data[kept],
+                self.weights.indices[kept],
+                np.concatenate([[0], np.cumsum(count)]),
+            ),
+            shape=self.weights.shape,
+        )
+        return replace(self, weights=weights)
 
     def apply(
         self, volumes: NDArray[Any], valid: NDArray[np.bool_] | None = None
@@ -122,16 +200,57 @@ class FsaverageOperator:
         """
         if volumes.ndim != 2:
             raise ValueError(f"Volumes have shape (voxels, volumes), not {volumes.shape}.")
-        invalid = np.diff(self.weights.indptr) == 0
         if valid is not None:
-            invalid |= self._looks_at(~self._touched(valid))
+            return self.masked(valid).apply(volumes)
         touched = self._touched(volumes)
         surface = np.empty((volumes.shape[1], self.weights.shape[0]), np.float32)
         for first in range(0, len(surface), _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
             surface[some] = (self.weights @ touched[:, some].astype(np.float32)).T
-        surface[:, invalid] = np.nan
+        surface[:, self._outside] = np.nan
         return surface
+
+    def apply_to_parts(
+        self, parts: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], n_volumes: int
+    ) -> NDArray[np.float32]:
+        """Map volumes that come a few voxels at a time, each voxel in all volumes.
+
+        Parameters
+        ----------
+        parts
+            Places (k,) in ``touched_voxels``, and the values (k, T) of these voxels. Together,
+            each touched voxel once, in any order.
+        n_volumes
+            T.
+
+        Returns
+        -------
+        array of shape (T, 20484), float32
+            As `apply` gives it.
+
+        Raises
+        ------
+        ValueError
+            If the parts are not all of the touched voxels.
+        """
+        by_voxel = self.weights.tocsc()
+        total = np.zeros((self.weights.shape[0], n_volumes), np.float32)
+        n_voxels = 0
+        for places, values in parts:
+            total += by_voxel[:, places].tocsr() @ values.astype(np.float32)
+            n_voxels += len(places)
+        if n_voxels != len(self.touched_voxels):
+            raise ValueError(
+                f"{n_voxels:,} voxels came where {len(self.touched_voxels):,} are looked at."
+            )
+        total[self._outside] = np.nan
+        return np.ascontiguousarray(total.T)
+
+    @property
+    def _outside(self) -> NDArray[np.bool_]:
+        """Which vertices look at no voxel: there is nothing to tell of them."""
+        outside: NDArray[np.bool_] = np.diff(self.weights.indptr) == 0
+        return outside
 
     def _looks_at(self, voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which vertices look at any of some touched voxels, with whatever weight."""
@@ -170,7 +289,7 @@ class FsaverageOperator:
         try:
             with np.load(path, allow_pickle=False) as file:
                 touched = file["touched_voxels"]
-                n_x, n_y, n_z = file["volume_shape"].tolist()
+                volume_shape = tuple(file["volume_shape"].tolist())
                 matrix = csr_array(
                     (file["data"], file["indices"], file["indptr"]),
                     shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
@@ -181,7 +300,7 @@ class FsaverageOperator:
                 f"{path} is not a readable volume-to-fsaverage5 operator: {error}.",
                 next_step="delete it and build it again from the subject's transforms.",
             ) from error
-        return cls(matrix, touched, (n_x, n_y, n_z))
+        return cls(matrix, touched, volume_shape)
 
     def _touched(self, data: NDArray[Any]) -> NDArray[Any]:
         """Cut data of all voxels down to the touched ones; leave data of the touched ones."""
@@ -196,17 +315,19 @@ class FsaverageOperator:
         )
 
 
-def _fsaverage5_index(
-    white_to_fsaverage: NDArray[Any], layers: Sequence[NDArray[np.floating[Any]]]
-) -> NDArray[np.intp]:
-    """0-based vertices of the subject's own surface, one for each fsaverage5 vertex."""
+def _common_length(layers: Sequence[NDArray[np.floating[Any]]]) -> int:
+    """Vertices of the subject's own surface, on which all depths agree."""
     shapes = {layer.shape for layer in layers}
     if len(shapes) != 1 or next(iter(shapes))[1:] != (3,):
         raise ValueError(f"Depths need one shape (vertices, 3) in common, not {sorted(shapes)}.")
-    n_vertices = len(layers[0])
+    return len(layers[0])
+
+
+def _fsaverage5_index(white_to_fsaverage: NDArray[Any], n_vertices: int) -> NDArray[np.int64]:
+    """0-based vertices of the subject's own surface, one for each fsaverage5 vertex."""
     index = np.asarray(white_to_fsaverage).ravel()[:FSAVERAGE5_VERTICES]
     if len(index) < FSAVERAGE5_VERTICES:
         raise ValueError(f"{len(index):,} indices do not cover fsaverage5's vertices.")
     if not ((index >= 1) & (index <= n_vertices) & (index == np.floor(index))).all():
         raise ValueError(f"An index is not a whole number from 1 to {n_vertices:,}.")
-    return index.astype(np.intp) - 1
+    return index.astype(np.int64) - 1

@@ -82,7 +82,7 @@ def served_session(
     s3rver: S3rver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Path]:
     """A session of 750 trials on a bucket; noise where fsaverage5 is, holes elsewhere."""
-    settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, volumes=False)
+    settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
     design = make_design(settings)
     mirror = tmp_path / "nsd"
     keys = betas_keys("subj01", 1, "fsaverage")

@@ -220,7 +220,7 @@ def test_an_interrupted_dataset_is_replaced_and_comes_out_the_same(
     dataset: DemoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "nsd"
-    size = {**SIZE, "volumes": False}
+    size = {**SIZE, "spaces": ()}
     with monkeypatch.context() as patch:
         patch.setattr("nsd_pipeline.demo.dataset._write_stimuli", _fail)
         with pytest.raises(KeyboardInterrupt):

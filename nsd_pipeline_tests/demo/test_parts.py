@@ -88,14 +88,14 @@ def test_the_encoder_tells_pictures_apart(encoder: Path) -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     arguments = [str(tmp_path), "--subjects", "1", "--sessions", "1", "--trials-per-run", "2"]
-    first = CliRunner().invoke(main, [*arguments, "--no-volumes"])
+    first = CliRunner().invoke(main, [*arguments, "--space", "none"])
     assert first.exit_code == 0, first.output
     assert f"NSD_SOURCE={tmp_path / 'nsd'}" in first.output
     assert (tmp_path / "nsd" / "demo.json").exists()
     assert (tmp_path / "tiny_dinov2" / "model.safetensors").exists()
     other = CliRunner().invoke(main, arguments)
     assert other.exit_code == 1
-    assert "volumes False instead of True" in other.output
+    assert "spaces [] instead of ['func1pt8mm']" in other.output
     wrong = CliRunner().invoke(main, [str(tmp_path / "x"), "--subjects", "9"])
     assert wrong.exit_code == 2
     assert "subjects" in wrong.output

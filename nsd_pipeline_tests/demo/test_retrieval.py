@@ -14,7 +14,7 @@ SESSIONS = ("subj01_ses01", "subj01_ses03")
 
 @pytest.mark.parametrize("signal", [1.0, 0.0])
 def test_retrieval_follows_the_signal(signal: float, tmp_path: Path) -> None:
-    dataset = generate(tmp_path / "nsd", subjects=1, sessions=3, signal=signal, volumes=False)
+    dataset = generate(tmp_path / "nsd", subjects=1, sessions=3, signal=signal, spaces=())
     encoder = write_tiny_encoder(tmp_path / "encoder")
     with dg.DagsterInstance.ephemeral() as instance:
         graph = Pipeline(str(dataset.folder), tmp_path / "artifacts", encoder, instance)

@@ -1,0 +1,142 @@
+"""The demo subjects' own spaces, and the transforms that lead from them to fsaverage.
+
+All subjects share the cortex of :mod:`.cortex`, so a functional volume differs only by its grid.
+A subject's own surface has the vertices of fsaverage5 and some between them, in an order of its
+own: what leads to fsaverage has to be followed, as in NSD.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.demo.betas import FUNC1PT8MM_SHAPES, VOXEL_SIZE, voxel_affine
+from nsd_pipeline.demo.cortex import Cortex, load_cortex
+from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, subject_number
+
+_MNI_SHAPE: Final = (182, 218, 182)
+_MNI_ORIGIN: Final = (-91, -126, -72)
+"""The first voxel's centre in mm, as NSD writes MNI volumes: axes to the right, front and top."""
+_DEPTHS: Final = (0.25, 0.5, 0.75)
+"""Where layers B1, B2 and B3 lie between white and pial surface."""
+_BETWEEN: Final = {"lh": 640, "rh": 510}
+"""Vertices that a native surface has beside those of fsaverage5."""
+_NO_VALUE: Final = 9999
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxels of a space.
+
+    Parameters
+    ----------
+    shape
+        Voxels along each axis.
+    size
+        Edge of a voxel in mm.
+    affine
+        (4, 4) from 0-based voxels to mm, MNI305.
+    """
+
+    shape: tuple[int, int, int]
+    size: float
+    affine: NDArray[np.float64]
+
+
+def grid(subject: str, space: str) -> Grid:
+    """Grid of a subject's volumes in ``func1pt8mm``, ``func1mm`` or ``MNI``."""
+    if space == "MNI":
+        affine = np.eye(4)
+        affine[:3, 3] = _MNI_ORIGIN
+        return Grid(_MNI_SHAPE, 1.0, affine)
+    shape, affine = FUNC1PT8MM_SHAPES[subject], voxel_affine(subject)
+    if space == "func1pt8mm":
+        return Grid(shape, VOXEL_SIZE, affine)
+    # The same field of view in finer voxels.
+    n_x, n_y, n_z = (int(n * VOXEL_SIZE) for n in shape)
+    fine = np.diag([1.0] * 4)
+    fine[:3, 3] = affine[:3, 3]
+    return Grid((n_x, n_y, n_z), 1.0, fine)
+
+
+@dataclass(frozen=True, eq=False)
+class NativeSurface:
+    """One hemisphere of a subject's own surface.
+
+    Parameters
+    ----------
+    cortex
+        The cortex that it is a mesh of.
+    fine
+        Vertex (V,) of the fine mesh that each of its vertices is.
+    """
+
+    cortex: Cortex
+    fine: NDArray[np.int64]
+
+    def values(self, coarse: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values (10242, ...) on fsaverage5 at its own vertices (V, ...)."""
+        return self.cortex.refine(coarse)[self.fine]
+
+    @property
+    def white_to_fsaverage(self) -> NDArray[np.int64]:
+        """1-based own vertex for each vertex of fsaverage (163842,)."""
+        # A vertex that is not here stands for one of those that it lies between.
+        here = np.arange(self.cortex.n_vertices)
+        for edges in self.cortex.parents:
+            here = np.concatenate([here, here[edges[:, 0]]])
+        own = np.empty(FSAVERAGE_VERTICES, np.int64)
+        own[self.fine] = np.arange(len(self.fine))
+        present = np.isin(np.arange(FSAVERAGE_VERTICES), self.fine)
+        return np.where(present, own, own[here]) + 1
+
+
+def native_surface(subject: str, hemisphere: Hemisphere, seed: int) -> NativeSurface:
+    """A hemisphere of a subject's own surface."""
+    cortex = load_cortex(hemisphere)
+    side = HEMISPHERES.index(hemisphere)
+    rng = np.random.default_rng([seed, 4, subject_number(subject), side])
+    n_vertices = cortex.n_vertices + _BETWEEN[hemisphere]
+    return NativeSurface(cortex, rng.permutation(n_vertices))
+
+
+def write_transforms(folder: Path, subject: str, spaces: tuple[str, ...], seed: int) -> None:
+    """Write NSD's transform files of a subject.
+
+    Parameters
+    ----------
+    folder
+        The subject's ``transforms``.
+    subject
+        Whose they are.
+    spaces
+        Functional spaces to write them for; ``white-to-fsaverage`` is always there.
+    seed
+        Seed of the dataset.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for hemisphere in HEMISPHERES:
+        surface = native_surface(subject, hemisphere, seed)
+        cortex = surface.cortex
+        _write(folder / f"{hemisphere}.white-to-fsaverage.mgz", surface.white_to_fsaverage)
+        _write(folder / f"{hemisphere}.fsaverage-to-white.mgz", surface.fine + 1)
+        for space in spaces:
+            voxels = grid(subject, space)
+            name = {"func1mm": "func1pt0", "func1pt8mm": "func1pt8"}[space]
+            for layer, depth in enumerate(_DEPTHS, 1):
+                points = surface.values(cortex.white + depth * (cortex.pial - cortex.white))
+                places = (points - voxels.affine[:3, 3]) / voxels.size + 1
+                outside = ((places < 1) | (places > voxels.shape)).any(axis=1)
+                places[outside] = _NO_VALUE
+                _write(folder / f"{hemisphere}.{name}-to-layerB{layer}.mgz", places)
+
+
+def _write(path: Path, values: NDArray[np.generic]) -> None:
+    """Write one or three values for each vertex, in MATLAB's order of axes."""
+    from nibabel.freesurfer import MGHImage
+
+    columns = 1 if values.ndim == 1 else values.shape[1]
+    data = values.astype(np.float32).reshape(len(values), 1, 1, columns)
+    MGHImage(data if columns > 1 else data[..., 0], np.eye(4)).to_filename(path)
