@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nsd_pipeline.bench.harness import Inputs, Row, Side, faster, less_memory
 from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
@@ -28,9 +29,10 @@ def _predictions(_folder: Path, quick: bool) -> Iterator[Inputs]:
 def _test_set(settings: Settings) -> tuple[Any, Any, list[int], list[str]]:
     """Predictions and targets (M, 1536), the image and one of eight subjects of each trial."""
     rng = np.random.default_rng(0)
-    n_trials, n_images = settings["n_trials"], settings["n_images"]
+    n_trials: int = settings["n_trials"]
+    n_images: int = settings["n_images"]
     again = rng.integers(0, n_images, n_trials - n_images)
-    images = rng.permutation(np.concatenate([np.arange(n_images), again]))
+    images: NDArray[np.int64] = rng.permutation(np.concatenate([np.arange(n_images), again]))
     targets = rng.standard_normal((n_images, 1536), np.float32)[images]
     estimates = targets + 15 * rng.standard_normal(targets.shape, np.float32)
     subjects = [f"subj{n:02d}" for n in rng.integers(1, 9, n_trials).tolist()]

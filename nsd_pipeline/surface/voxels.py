@@ -49,5 +49,10 @@ def gather(
     -------
     array of shape (n, T)
     """
-    taken: NDArray[Any] = volumes[np.unravel_index(voxels, volumes.shape[:3])]
-    return taken.astype(dtype, copy=False)
+    places = np.unravel_index(voxels, volumes.shape[:3])
+    if not volumes.flags.f_contiguous:
+        taken: NDArray[Any] = volumes[places]
+        return taken.astype(dtype, copy=False)
+    # Volume by volume, each of which fits into a cache; across volumes, every value is a miss.
+    by_volume = volumes.reshape(-1, volumes.shape[3], order="F").T
+    return by_volume.take(np.ravel_multi_index(places, volumes.shape[:3], order="F"), axis=1).T
