@@ -53,6 +53,11 @@ def gather(
     if not volumes.flags.f_contiguous:
         taken: NDArray[Any] = volumes[places]
         return taken.astype(dtype, copy=False)
-    # Volume by volume, each of which fits into a cache; across volumes, every value is a miss.
+    # Volume by volume and upwards, as they lie in memory: in C order nearly every value would have
+    # to be fetched by itself.
     by_volume = volumes.reshape(-1, volumes.shape[3], order="F").T
-    return by_volume.take(np.ravel_multi_index(places, volumes.shape[:3], order="F"), axis=1).T
+    positions = np.ravel_multi_index(places, volumes.shape[:3], order="F")
+    upwards = np.argsort(positions)
+    values = np.empty((len(voxels), volumes.shape[3]), dtype)
+    values[upwards] = by_volume.take(positions[upwards], axis=1).T
+    return values
