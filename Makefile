@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on a small generated dataset
 # make ui     the web UI on what the demo made
 # make test   the whole test suite
+# make bench  every stage against a named alternative: 10 minutes, 10 GB of disk, 14 GB of memory
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
-.PHONY: demo ui test lint lock clean
+.PHONY: demo ui test bench lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
@@ -24,6 +25,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m nsd_pipeline.bench
+	cp build/bench/benchmarks.md docs/benchmarks.md
 
 lock: # new versions of everything, within pyproject's ranges
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -1,6 +1,7 @@
 """Rows of the image encoder, at the shape of DINOv2-giant with random weights."""
 
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,18 +50,25 @@ def _encoder(folder: Path, quick: bool) -> Iterator[Inputs]:
 
 
 def _model(folder: Path, shape: dict[str, int]) -> Path:
-    """Write a random model of some shape as transformers saves it."""
+    """Write a random model of some shape, in a process that takes its memory with it."""
     if not (folder / "preprocessor_config.json").exists():
-        import torch
-        from transformers import Dinov2Config, Dinov2Model
-        from transformers.utils import logging
-
-        torch.manual_seed(0)
-        config = Dinov2Config(**shape, use_swiglu_ffn=True, image_size=518, patch_size=14)
-        logging.disable_progress_bar()
-        Dinov2Model(config).save_pretrained(folder, max_shard_size="50GB")
-        (folder / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR))
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=_write_model, args=(folder, shape))
+        process.start()
+        process.join()
     return folder
+
+
+def _write_model(folder: Path, shape: dict[str, int]) -> None:
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.utils import logging
+
+    torch.manual_seed(0)
+    config = Dinov2Config(**shape, use_swiglu_ffn=True, image_size=518, patch_size=14)
+    logging.disable_progress_bar()
+    Dinov2Model(config).save_pretrained(folder, max_shard_size="50GB")
+    (folder / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR))
 
 
 def _images(n_images: int) -> NDArray[np.uint8]:

@@ -208,8 +208,12 @@ def _projector(mesh: Mesh, affine: bytes, shape: tuple[int, int, int]) -> _Proje
     return _Projector(touched, mean, samples, sample_vertex)
 
 
+@lru_cache(maxsize=1)
 def _points_between_surfaces(mesh: Mesh) -> NDArray[np.float64]:
-    """Where vertices are sampled, in mm: (2 * V, 10, 3), from the pial to the white surface."""
+    """Where vertices are sampled, in mm: (2 * V, 10, 3), from the pial to the white surface.
+
+    The same for every grid, and half the time of preparing one.
+    """
     from nilearn.datasets import load_fsaverage
 
     surfaces = load_fsaverage(mesh)

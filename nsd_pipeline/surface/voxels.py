@@ -49,5 +49,15 @@ def gather(
     -------
     array of shape (n, T)
     """
-    taken: NDArray[Any] = volumes[np.unravel_index(voxels, volumes.shape[:3])]
-    return taken.astype(dtype, copy=False)
+    places = np.unravel_index(voxels, volumes.shape[:3])
+    if not volumes.flags.f_contiguous:
+        taken: NDArray[Any] = volumes[places]
+        return taken.astype(dtype, copy=False)
+    # Volume by volume and upwards, as they lie in memory: in C order nearly every value would have
+    # to be fetched by itself.
+    by_volume = volumes.reshape(-1, volumes.shape[3], order="F").T
+    positions = np.ravel_multi_index(places, volumes.shape[:3], order="F")
+    upwards = np.argsort(positions)
+    values = np.empty((len(voxels), volumes.shape[3]), dtype)
+    values[upwards] = by_volume.take(positions[upwards], axis=1).T
+    return values

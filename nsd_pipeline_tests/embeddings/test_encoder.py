@@ -275,3 +275,16 @@ def test_weights_that_are_needed_must_be_there(
     else:
         with pytest.raises(ModelError, match=lacking):
             encoder.encode(golden["images"])
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "bfloat16"), ({}, "float32")],
+)
+def test_auto_is_bfloat16_where_it_is_native_and_says_so(
+    capabilities: dict[str, bool], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    encoder = ImageEncoder(TINY_DINOV2, dtype="auto", device="cpu")
+    assert encoder.settings["dtype"] == dtype
+    assert encoder_identity(TINY_DINOV2, dtype="auto", device="cpu")["dtype"] == dtype

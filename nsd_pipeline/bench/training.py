@@ -1,0 +1,231 @@
+"""Rows of the training: epochs over betas and over windows of time series."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.bench import data
+from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, fact, faster
+from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+
+if TYPE_CHECKING:
+    from nsd_pipeline.decoding.data import Batches
+
+BATCH: Final = 64
+_N_VALIDATION: Final = 64
+_EPOCHS: Final = 2
+
+_FLOAT32: Final = "ours, float32"
+_LIGHTNING: Final = "DataLoader of trials, Lightning-style steps"
+_LOADING: Final = "share of an epoch spent on loading"
+
+
+@contextmanager
+def _epoch(_folder: Path, quick: bool, *, n_times: int, factor: float = 1) -> Iterator[Inputs]:
+    n_train = 256 if quick else round(factor * 2560)
+    yield Inputs(
+        {"n_train": n_train, "n_times": n_times, "n_vertices": 2048 if quick else data.N_VERTICES},
+        work=f"{n_train} trials of {n_times} time point{'s' * (n_times > 1)}, "
+        f"{_EPOCHS} epochs, batch {BATCH}",
+    )
+
+
+# --- what both sides learn from ----------------------------------------------------------------
+
+
+def _series(settings: Settings) -> NDArray[np.float32]:
+    """One row a trial: (trials, V)."""
+    n_rows = settings["n_train"] + _N_VALIDATION
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n_rows, settings["n_vertices"]), np.float32)
+
+
+def _splits(settings: Settings) -> "tuple[Batches, Batches]":
+    """Trials to train and to validate on."""
+    from nsd_pipeline.decoding import TrialData
+
+    series = _series(settings)
+    n_trials = len(series)
+    split = np.where(np.arange(n_trials) < n_trials - _N_VALIDATION, "train", "val")
+    trials = TrialData(
+        betas=series,
+        rows=np.arange(n_trials),
+        targets=data.embeddings(n_trials),
+        target_index=np.arange(n_trials),
+        trials=pd.DataFrame(
+            {"subject": "subj01", "session": 1, "image_id": np.arange(n_trials), "split": split}
+        ),
+    )
+    return trials.split("train"), trials.split("val")
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+def train(settings: Settings) -> Repeat:
+    """`decoding.train`, and how long its batches take to gather by themselves."""
+    import time
+
+    import torch
+
+    from nsd_pipeline import decoding
+
+    splits = _splits(settings)
+    config = decoding.TrainingConfig(n_epochs=_EPOCHS, batch_size=BATCH)
+
+    def seconds_of_loading() -> float:
+        gather = splits[0].gather(torch.device("cpu"), BATCH)
+        order = torch.randperm(splits[0].n_trials)
+        start = time.perf_counter()
+        for first in range(0, len(order), BATCH):
+            gather(order[first : first + BATCH])
+        return time.perf_counter() - start
+
+    def repeat() -> Outcome:
+        history = decoding.train(config, *splits, device="cpu").history
+        seconds = float(history["seconds"].sum())
+        return _outcome(
+            history["train/loss"],
+            history["val/loss"],
+            seconds,
+            _EPOCHS * splits[0].n_trials,
+            {_LOADING: _EPOCHS * seconds_of_loading() / seconds},
+        )
+
+    return repeat
+
+
+def train_more(settings: Settings) -> Repeat:
+    """`train` on a multiple of the trials. Losses are not compared: they differ."""
+    repeat = train({**settings, "n_train": settings["factor"] * settings["n_train"]})
+    return lambda: replace(repeat(), values={})
+
+
+def _outcome(
+    train_losses: Any, val_losses: Any, seconds: float, n_trials: int, facts: dict[str, float]
+) -> Outcome:
+    # Bounded below by zero: their range is not what a difference is to be compared with.
+    losses = {"train": [0, *train_losses], "validation": [0, *val_losses]}
+    return Outcome(
+        {name: np.array(values, np.float64) for name, values in losses.items()},
+        {"trials/s": n_trials / seconds, **facts},
+        seconds,
+    )
+
+
+# --- the alternative ---------------------------------------------------------------------------
+
+
+def train_with_data_loader(settings: Settings) -> Repeat:
+    """A training as frameworks make it: a dataset of trials, a DataLoader, and plain steps."""
+    import time
+
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    from nsd_pipeline.decoding import TrainingConfig, build_model, clip_loss
+
+    n_train: int = settings["n_train"]
+    n_times: int = settings["n_times"]
+    run = _series(settings).T
+    n_trials = n_train + _N_VALIDATION
+    targets = data.embeddings(n_trials)
+    config = TrainingConfig(n_epochs=_EPOCHS, batch_size=BATCH)
+
+    class Trials(Dataset[dict[str, torch.Tensor]]):
+        """One item a trial, cut out of its run, which is (V, samples) as neuroimaging has it."""
+
+        def __len__(self) -> int:
+            return n_trials
+
+        def __getitem__(self, trial: int) -> dict[str, torch.Tensor]:
+            fmri = np.ascontiguousarray(run[:, trial : trial + n_times])
+            return {"fmri": torch.from_numpy(fmri), "image": torch.from_numpy(targets[trial])}
+
+    def batches(trials: Sequence[int]) -> Any:
+        return DataLoader(Trials(), batch_size=BATCH, sampler=trials)
+
+    def repeat() -> Outcome:
+        torch.manual_seed(config.seed)
+        model: Any = build_model(
+            config, n_vertices=len(run), n_times=n_times, n_outputs=targets.shape[1]
+        )
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.learning_rate,
+            total_steps=_EPOCHS * math.ceil(n_train / BATCH),
+            pct_start=config.warmup_fraction,
+        )
+        order = torch.Generator().manual_seed(config.data_seed)
+        train_losses, val_losses = [], []
+        start = time.perf_counter()
+        for _ in range(_EPOCHS):
+            model.train()
+            losses = []
+            for batch in batches(torch.randperm(n_train, generator=order).tolist()):
+                loss = clip_loss(model(batch["fmri"]), batch["image"])
+                losses.append(loss.item() * len(batch["image"]))  # progress bars show it
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_norm)
+                optimizer.step()
+                scheduler.step()
+            train_losses.append(sum(losses) / n_train)
+            model.eval()
+            with torch.no_grad():
+                losses = [
+                    clip_loss(model(batch["fmri"]), batch["image"]).item() * len(batch["image"])
+                    for batch in batches(range(n_train, n_trials))
+                ]
+            val_losses.append(sum(losses) / _N_VALIDATION)
+        seconds = time.perf_counter() - start
+        return _outcome(train_losses, val_losses, seconds, _EPOCHS * n_train, {_LOADING: math.nan})
+
+    return repeat
+
+
+def _per_trial(few: str, many: str, sides: Sides) -> float:
+    return sides[few].facts["trials/s"] / sides[many].facts["trials/s"]
+
+
+ROWS: Final = (
+    Row(
+        "training-betas",
+        "Training on betas",
+        partial(_epoch, n_times=1),
+        (Side(_FLOAT32, train), Side(_LIGHTNING, train_with_data_loader)),
+        (
+            faster(_FLOAT32, _LIGHTNING, 3, "times faster, float32"),
+            fact(_LOADING, _FLOAT32, 0.05, at_most=True),
+        ),
+        tolerance=1e-4,
+    ),
+    Row(
+        "training-growth",
+        "Training on betas: cost against the number of trials",
+        partial(_epoch, n_times=1, factor=0.5),
+        tuple(
+            Side(f"{factor}x the trials", train_more, {"factor": factor}) for factor in (1, 2, 4)
+        ),
+        (
+            Bar(
+                "times the cost of a trial at 1x, at 4x",
+                partial(_per_trial, "1x the trials", "4x the trials"),
+                1.15,
+                at_most=True,
+            ),
+        ),
+        repetitions=2,
+    ),
+)

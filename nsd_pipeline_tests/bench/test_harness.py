@@ -1,0 +1,149 @@
+"""What makes a benchmark's numbers trustworthy: sides kept apart, results compared, bars judged."""
+
+import json
+import os
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from nsd_pipeline.bench.__main__ import all_rows, main
+from nsd_pipeline.bench.harness import (
+    BenchmarkError,
+    Inputs,
+    Row,
+    RowResult,
+    Side,
+    compare,
+    fact,
+    faster,
+    fewer,
+    less_memory,
+    measure,
+    run_row,
+)
+from nsd_pipeline.bench.report import to_json, to_markdown
+from nsd_pipeline.bench.worker import Outcome
+
+MEGABYTE = 2**20
+
+
+def fill(settings):
+    """A side: so many megabytes filled in so many seconds."""
+    calls = []
+
+    def repeat():
+        calls.append(None)
+        time.sleep(settings["seconds"])
+        value = settings.get("value", 1)
+        block = np.full(settings["megabytes"] * MEGABYTE, value, np.uint8)
+        return Outcome(
+            {"sum": block[:: MEGABYTE // 4].sum() // settings["megabytes"]},
+            {"bytes": block.nbytes, "calls": len(calls)},
+        )
+
+    return repeat
+
+
+def fail(_settings):
+    raise ValueError("no such file")
+
+
+def die(_settings):
+    os._exit(1)
+
+
+def make_row(*sides, bars=(), **options):
+    return Row("name", "Title", lambda folder, quick: None, sides, bars, **options)
+
+
+SMALL = Side("ours", fill, {"seconds": 0.01, "megabytes": 1})
+LARGE = Side("theirs", fill, {"seconds": 0.2, "megabytes": 200})
+
+
+def test_sides_are_measured_apart_and_bars_judged() -> None:
+    row = make_row(
+        SMALL,
+        LARGE,
+        bars=(
+            faster("ours", "theirs", 5),
+            faster("ours", "theirs", 1000),
+            less_memory("ours", "theirs", 0.5),
+            fewer("bytes", "ours", "theirs", 1 / 150),
+            fact("calls", "ours", 3),
+        ),
+    )
+    result = measure(row, Inputs({}), repetitions=3)
+    ours, theirs = result.sides.values()
+    assert ours.seconds < 0.1 < 0.2 <= theirs.seconds
+    assert theirs.peak_bytes - ours.peak_bytes > 150 * MEGABYTE
+    assert [sample.facts["calls"] for sample in ours.samples] == [2, 3, 4], "the first warms up"
+    assert [met for _, _, met in result.bars()] == [True, False, True, True, True]
+    assert result.difference == 0
+
+
+def test_what_was_shown_is_what_was_measured() -> None:
+    result = measure(
+        make_row(SMALL, warm_up=False, bars=(fact("calls", "ours", 2),)),
+        Inputs({}, work="1 MB"),
+        repetitions=1,
+    )
+    content = json.loads(json.dumps(to_json([result], {"processor": "x"}, quick=False)))
+    (row,) = content["rows"]
+    assert row["sides"]["ours"]["facts"] == {"bytes": MEGABYTE, "calls": 1}
+    assert row["bars"] == [
+        {"what": "calls", "value": 1, "target": 2, "at_most": False, "met": False}
+    ]
+    page = to_markdown([result], {"processor": "x"}, quick=False)
+    assert "| Title | calls | 1 | >= 2 | no |" in page
+    assert "Title (1 MB) | ours | 0.0" in page
+
+
+def test_different_results_are_refused() -> None:
+    other = Side("theirs", fill, {"seconds": 0, "megabytes": 1, "value": 2})
+    with pytest.raises(BenchmarkError, match="sum of theirs and of ours differ"):
+        measure(make_row(SMALL, other), Inputs({}), repetitions=1)
+    values = {"ours": {"x": np.array([0.0, 10])}, "theirs": {"x": np.array([0.0, 10.01])}}
+    assert compare(values, tolerance=0.0011) == pytest.approx(0.001)
+    with pytest.raises(BenchmarkError, match=r"x of theirs and of ours differ by 0\.001"):
+        compare(values, tolerance=0.0009)
+
+
+@pytest.mark.parametrize(
+    "found", [{"x": np.array([1.0, 2])}, {"x": np.array([np.nan])}, {"y": np.array([1.0])}, {}]
+)
+def test_no_tolerance_covers_other_shapes_names_or_nan(found) -> None:
+    expected = {"x": np.array([1.0])}
+    with pytest.raises(BenchmarkError):
+        compare({"ours": expected, "theirs": found}, tolerance=0.5)
+
+
+@pytest.mark.parametrize(("prepare", "reason"), [(fail, "no such file"), (die, "theirs died")])
+def test_a_row_that_fails_says_why_and_gives_no_numbers(prepare, reason, tmp_path) -> None:
+    sides = (SMALL, Side("theirs", prepare))
+    row = Row("name", "Title", lambda folder, quick: nullcontext(Inputs({})), sides)
+    result = run_row(row, tmp_path, quick=True)
+    assert isinstance(result, RowResult)
+    assert reason in result.error
+    assert not result.sides
+
+
+def test_a_quick_row_from_the_command_line(tmp_path) -> None:
+    arguments = ["--quick", "--row", "surface-betas", "--folder", str(tmp_path)]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "benchmarks.json").read_text())["rows"]
+    assert row["error"] == ""
+    ours, theirs = row["sides"].values()
+    assert ours["peak_bytes"] < theirs["peak_bytes"]
+    assert "A quick run" in (tmp_path / "benchmarks.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.json", "benchmarks.md"]
+
+
+def test_names_of_rows_are_told_apart_and_checked() -> None:
+    assert len(all_rows()) > 10
+    refused = CliRunner().invoke(main, ["--row", "surface-beta"])
+    assert refused.exit_code == 2
+    assert "surface-betas" in refused.output
