@@ -9,12 +9,21 @@ from nsd_pipeline.surface.interpolation import interpolate
 from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
 from nsd_pipeline.surface.projection import project_volume
 from nsd_pipeline.surface.series import SeriesLayout, read_series, series_layout, write_series
-from nsd_pipeline.surface.session import SessionStatistics, read_betas, summarise, write_session
+from nsd_pipeline.surface.session import (
+    CHUNK_TRIALS,
+    SessionBetas,
+    SessionStatistics,
+    read_betas,
+    summarise,
+    write_session,
+)
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
+    "CHUNK_TRIALS",
     "FsaverageOperator",
     "SeriesLayout",
+    "SessionBetas",
     "SessionStatistics",
     "clean",
     "downsample",

@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 from nilearn.signal import clean
 
-from nsd_pipeline.assets.decoding import FmriMlpConfig
+from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
