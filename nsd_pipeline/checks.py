@@ -13,9 +13,9 @@ import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.decoding import TRIALS_FILE
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.tables import sessions_with
+from nsd_pipeline.assets.training import TRIALS_FILE
 from nsd_pipeline.events import read_events
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design

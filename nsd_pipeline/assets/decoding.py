@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import Literal
+from contextlib import ExitStack
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from nsd_pipeline import decoding, partitions, report
 from nsd_pipeline.assets import keys
@@ -21,7 +21,6 @@ from nsd_pipeline.assets.artifacts import (
 )
 from nsd_pipeline.assets.cohort import (
     Cohort,
-    check_unchanged,
     encoder_of,
     find_cohort,
     read_targets,
@@ -29,53 +28,28 @@ from nsd_pipeline.assets.cohort import (
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
-from nsd_pipeline.assets.presets import PRESETS, PresetName
+from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline.assets.training import (
+    HISTORY_FILE,
+    TRIALS_FILE,
+    OnEpoch,
+    TrainingPlan,
+    require_devices,
+    train_here,
+    train_in_processes,
+)
 from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
-from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
-from nsd_pipeline.storage.store import Draft
+from nsd_pipeline.storage.store import Draft, Store
 
-TRIALS_FILE = "trials.parquet"
-HISTORY_FILE = "history.parquet"
 METRICS_FILE = "metrics.parquet"
 RANKS_FILE = "ranks.parquet"
 TOP_FILE = "top10.parquet"
 
 _HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank")
-
-
-class FmriMlpConfig(TrainingConfig, dg.Config):
-    """How a model is trained: the reference's settings, and what it is trained on."""
-
-    preset: PresetName = Field(
-        default="betas",
-        description="the task: betas (a value a trial), or neuralbench, the reference's windows of"
-        " time series. Everything else has the reference's settings in both",
-    )
-    zscore: bool = Field(
-        default=True,
-        description="z-score betas of each vertex within session; time series always are, by run",
-    )
-    window_start: float = Field(
-        default=2.0, description="neuralbench: seconds from an image's onset to its window"
-    )
-    window_duration: float = Field(
-        default=7.0, gt=0, description="neuralbench: seconds that a window lasts"
-    )
-    validation_by: Literal["timeline", "image_id"] = Field(
-        default="timeline",
-        description="what validation holds out as a whole: runs (the reference; repeats of one"
-        " image may fall on both sides) or images",
-    )
-    validation_ratio: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the runs or images held out"
-    )
-
-    def training(self) -> TrainingConfig:
-        """The part that the domain code knows."""
-        return TrainingConfig(**self.model_dump(include=set(TrainingConfig.model_fields)))
 
 
 @dg.asset(
@@ -108,9 +82,7 @@ def fmri_mlp(
     def recipe(partition: str) -> Recipe:
         cohort = find_cohort(artifacts, partition, PRESETS[config.preset])
         cohorts[partition] = cohort
-        return Recipe(
-            keys.fmri_mlp(partition), inputs=cohort.inputs, config=config.model_dump(mode="json")
-        )
+        return Recipe(keys.fmri_mlp(partition), inputs=cohort.inputs, config=config.decisive())
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
         cohort = cohorts[partition]
@@ -123,40 +95,31 @@ def fmri_mlp(
         )
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
-        data = cohort.preset.read(
-            artifacts, trials[trials["split"] != "test"], config, *read_targets(artifacts, cohort)
-        )
-        check_unchanged(artifacts, cohort)
-        with gpu.lease() as device:
-            result = decoding.train(
-                config.training(),
-                data.split("train"),
-                data.split("val"),
-                device=device,
+        trained = _train(
+            TrainingPlan(
+                store_url=artifacts.url,
+                cohort=cohort,
+                config=config,
+                folder=draft.folder,
                 checkpoint=artifacts.scratch(plan.key) / "checkpoint",
-                on_epoch=lambda epoch: context.log.info(_in_words(epoch)),
-            )
-        decoding.save_model(draft.folder, result.model, config.training())
-        result.history.to_parquet(draft.folder / HISTORY_FILE, index=False)
+            ),
+            artifacts,
+            gpu,
+            lambda epoch: context.log.info(_in_words(epoch)),
+        )
+        history = pd.read_parquet(draft.folder / HISTORY_FILE)
         write_figure(
             draft,
             "training_curves",
-            report.training_curves(result.history, batch_size=config.batch_size),
+            report.training_curves(history, batch_size=config.batch_size),
         )
-        best = result.history.loc[result.history["epoch"] == result.best_epoch].iloc[0]
         return {
             "preset": config.preset,
             "sessions": cohort.sessions,
             "encoder": encoder_of(artifacts, cohort),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
             **chosen.facts,
-            "vertices": data.n_vertices,
-            "parameters": decoding.n_parameters(result.model),
-            "epochs": len(result.history),
-            "best epoch": int(result.best_epoch),
-            "val/batch_top5_acc": float(best["val/batch_top5_acc"]),
-            "device": str(next(result.model.parameters()).device),
-            "seconds": float(result.history["seconds"].sum()),
+            **trained,
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
@@ -252,6 +215,20 @@ def retrieval_metrics(
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+def _train(plan: TrainingPlan, store: Store, gpu: GpuResource, on_epoch: OnEpoch) -> dict[str, Any]:
+    """Train with as many devices as processes; facts about the model."""
+    n_processes = plan.config.n_processes
+    if n_processes > 1:
+        require_devices(n_processes)
+    with ExitStack() as held:
+        devices = [held.enter_context(gpu.lease()) for _ in range(n_processes)]
+        if n_processes > 1:
+            return train_in_processes(plan, devices, on_epoch=on_epoch)
+        facts = train_here(plan, store, device=devices[0], on_epoch=on_epoch)
+    assert facts is not None  # noqa: S101  # this is the only process
+    return facts
 
 
 def _in_words(epoch: Mapping[str, float]) -> str:

@@ -8,24 +8,26 @@ for both. ``neuralbench`` with its defaults is the configuration that the refere
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import pandas as pd
 
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
-from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials, assemble_trials
+from nsd_pipeline.assets.betas import N_VERTICES, MemoryOptions, hold_betas
+from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials
 from nsd_pipeline.decoding.windows import Windows, assemble_windows, place_windows
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
+from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import read_betas, read_series, series_layout
+from nsd_pipeline.surface import SessionBetas, read_series, series_layout
+
+if TYPE_CHECKING:
+    from nsd_pipeline.decoding.stream import StreamedTrials
 
 PresetName = Literal["betas", "neuralbench"]
 
-_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
 
-
-class DataOptions(Protocol):
+class DataOptions(MemoryOptions, Protocol):
     """What a model's configuration says about its data.
 
     Attributes
@@ -54,6 +56,8 @@ class Preset(ABC):
 
     Parameters
     ----------
+    name
+        The preset's.
     what
         What it is, in the plural, for messages.
     fmri_asset, events_asset
@@ -66,6 +70,7 @@ class Preset(ABC):
         All assets that prepare a session, in order.
     """
 
+    name: PresetName
     what: str
     fmri_asset: str
     fmri_folder: str
@@ -86,8 +91,8 @@ class Preset(ABC):
         options: DataOptions,
         image_ids: Integers,
         embeddings: Floats,
-    ) -> LabelledTrials:
-        """Put fMRI and targets of trials that were chosen into memory, each once."""
+    ) -> "LabelledTrials | StreamedTrials":
+        """Put fMRI and targets of trials that were chosen together, each in memory at most once."""
 
 
 class _Betas(Preset):
@@ -101,12 +106,16 @@ class _Betas(Preset):
         options: DataOptions,
         image_ids: Integers,
         embeddings: Floats,
-    ) -> LabelledTrials:
-        def read_session(subject: str, session: int, numbers: Integers, out: Floats) -> None:
-            group = store.zarr(self.fmri_key(session_key(subject, session)))
-            read_betas(group, trials=numbers, zscore=options.zscore, out=out)
+    ) -> "LabelledTrials | StreamedTrials":
+        opened: dict[str, SessionBetas] = {}
 
-        return assemble_trials(trials, _VERTICES, read_session, image_ids, embeddings)
+        def read_session(subject: str, session: int, numbers: Integers, out: Floats) -> None:
+            key = self.fmri_key(session_key(subject, session))
+            if key not in opened:
+                opened[key] = SessionBetas(store.zarr(key), zscore=options.zscore)
+            opened[key].read(numbers, out=out)
+
+        return hold_betas(trials, read_session, image_ids, embeddings, options)
 
 
 class _Windows(Preset):
@@ -132,7 +141,7 @@ class _Windows(Preset):
 
         windows = self._place(store, trials, options)
         return assemble_windows(
-            windows.trials, windows.n_times, _VERTICES, read_session, image_ids, embeddings
+            windows.trials, windows.n_times, N_VERTICES, read_session, image_ids, embeddings
         )
 
     def _place(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Windows:
@@ -150,6 +159,7 @@ class _Windows(Preset):
 
 PRESETS: Final[dict[str, Preset]] = {
     "betas": _Betas(
+        name="betas",
         what="betas",
         fmri_asset="fsaverage5_betas",
         fmri_folder="fsaverage5_betas.zarr",
@@ -159,6 +169,7 @@ PRESETS: Final[dict[str, Preset]] = {
         session_assets=SESSION_ASSETS,
     ),
     "neuralbench": _Windows(
+        name="neuralbench",
         what="time series",
         fmri_asset="fsaverage5_series",
         fmri_folder="fsaverage5_series.zarr",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nsd_pipeline.decoding.persistence import load_model, save_model
     from nsd_pipeline.decoding.prediction import predict
     from nsd_pipeline.decoding.ranks import top_images, trial_ranks
+    from nsd_pipeline.decoding.stream import StreamedTrials, stream_trials, window_of
     from nsd_pipeline.decoding.training import TrainingResult, train
     from nsd_pipeline.decoding.windows import WindowData, assemble_windows, place_windows
 
@@ -35,6 +36,7 @@ _HOMES = {
     "prediction": ["predict"],
     "contributions": ["vertex_contributions"],
     "ranks": ["top_images", "trial_ranks"],
+    "stream": ["StreamedTrials", "stream_trials", "window_of"],
     "training": ["TrainingResult", "train"],
     "windows": ["WindowData", "assemble_windows", "place_windows"],
 }
@@ -47,6 +49,7 @@ __all__ = [
     "Decoder",
     "FmriLinear",
     "FmriMlp",
+    "StreamedTrials",
     "TrainingConfig",
     "TrainingResult",
     "TrialData",
@@ -63,10 +66,12 @@ __all__ = [
     "predict",
     "retrieval_metrics",
     "save_model",
+    "stream_trials",
     "top_images",
     "train",
     "trial_ranks",
     "vertex_contributions",
+    "window_of",
 ]
 
 

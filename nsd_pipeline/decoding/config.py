@@ -82,5 +82,12 @@ class TrainingConfig(BaseModel):
         ge=1,
         description="Stop after so many epochs without a better val/batch_top5_acc.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description=(
+            "What the matrix products of training steps are rounded to. Weights, loss, optimiser, "
+            "validation and prediction are float32 either way."
+        ),
+    )
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and dropout.")
     data_seed: int = Field(default=33, ge=0, description="Seed of the order of the trials.")

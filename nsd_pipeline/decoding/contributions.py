@@ -36,8 +36,10 @@ def vertex_contributions(model: Decoder, data: Batches) -> NDArray[np.float32]:
     gather = data.gather(device, _BATCH)
     added = torch.zeros(data.n_vertices, dtype=torch.float64)
     responds = torch.zeros(data.n_vertices, dtype=torch.bool)
-    for start in range(0, data.n_trials, _BATCH):
-        fmri, targets = gather(torch.arange(start, min(start + _BATCH, data.n_trials)))
+    order = torch.arange(data.n_trials)
+    gather.expect(order)
+    for trials in torch.split(order, _BATCH):
+        fmri, targets = gather(trials)
         fmri = fmri.detach().clone().requires_grad_()
         scores = (model(fmri) * torch.nn.functional.normalize(targets, dim=1)).sum()
         (gradient,) = torch.autograd.grad(scores, fmri)

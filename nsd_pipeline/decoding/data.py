@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, round_into
 from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
 
@@ -24,11 +25,28 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-Gather = Callable[["torch.Tensor"], tuple["torch.Tensor", "torch.Tensor"]]
-"""From numbers of trials (B,) on the CPU to fMRI (B, V, T) and targets (B, D) on a device.
 
-What it returns holds until the next call, which may reuse the memory.
-"""
+class Gather(Protocol):
+    """Batches of trials on a device, and in which order they are best asked for."""
+
+    def __call__(self, trials: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+        """From numbers of trials (B,) on the CPU to fMRI (B, V, T) and targets (B, D) on a device.
+
+        What it returns holds until the next call, which may reuse the memory.
+        """
+        ...
+
+    def shuffle(self, generator: "torch.Generator") -> "torch.Tensor":
+        """Draw an order (N,) in which every trial comes once.
+
+        Any order is as likely as any other one, unless trials come from a disk.
+        """
+        ...
+
+    def expect(self, order: "torch.Tensor") -> None:
+        """Say which trials will be asked for, in which order; others cost more but come as well."""
+        ...
+
 
 ReadSession = Callable[[str, int, Integers, Floats], object]
 """From a subject, a session, numbers of trials (n,) in ascending order, and an array (n, V) to fill
@@ -70,8 +88,8 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledTrials:
-    """Trials and the images they showed; where their fMRI lies is up to the two kinds of trials.
+class SeenTrials:
+    """Trials and the images they showed, without a word on where their fMRI is.
 
     Attributes
     ----------
@@ -88,36 +106,14 @@ class LabelledTrials:
     trials: pd.DataFrame
 
     def __post_init__(self) -> None:
-        for name, array in (("fMRI", self.values), ("targets", self.targets)):
-            if array.ndim != 2 or array.dtype != np.float32 or not array.flags.c_contiguous:
-                raise ValueError(f"{name} is not a contiguous two-dimensional float32 array")
-        if not len(self.first_rows) == len(self.target_index) == len(self.trials):
-            raise ValueError("rows of fMRI, target_index and trials differ in length")
-
-    @property
-    def values(self) -> Floats:
-        """All fMRI (R, V), of which a trial is ``n_times`` rows."""
-        raise NotImplementedError
-
-    @property
-    def first_rows(self) -> Integers:
-        """Row (N,) of ``values`` at which each trial begins."""
-        raise NotImplementedError
-
-    @property
-    def n_times(self) -> int:
-        """Time points T of a trial."""
-        raise NotImplementedError
+        _check_matrix("targets", self.targets, [np.float32])
+        if len(self.target_index) != len(self.trials):
+            raise ValueError("target_index and trials differ in length")
 
     @property
     def n_trials(self) -> int:
         """Number of trials."""
         return len(self.trials)
-
-    @property
-    def n_vertices(self) -> int:
-        """Vertices V of the fMRI."""
-        return int(self.values.shape[1])
 
     @property
     def n_outputs(self) -> int:
@@ -133,9 +129,9 @@ class LabelledTrials:
             **self._rows_of(mask),
         )
 
-    def _rows_of(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    def _rows_of(self, mask: NDArray[np.bool_]) -> dict[str, Any]:  # noqa: ARG002
         """The attributes that say where the trials for which ``mask`` holds lie."""
-        raise NotImplementedError
+        return {}
 
     def split(self, name: str) -> Self:
         """Trials of the split ``"train"``, ``"val"`` or ``"test"``, over the same arrays.
@@ -159,6 +155,37 @@ class LabelledTrials:
     def y_true(self) -> Floats:
         """Target (N, D) of each trial."""
         return self.targets[self.target_index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTrials(SeenTrials):
+    """Trials whose fMRI is in memory; how it lies there is up to the two kinds of trials."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_matrix("fMRI", self.values, list(NUMPY_DTYPES.values()))
+        if len(self.first_rows) != len(self.trials):
+            raise ValueError("rows of fMRI and trials differ in length")
+
+    @property
+    def values(self) -> Floats:
+        """All fMRI (R, V), of which a trial is ``n_times`` rows; see ``dtypes`` for half of it."""
+        raise NotImplementedError
+
+    @property
+    def first_rows(self) -> Integers:
+        """Row (N,) of ``values`` at which each trial begins."""
+        raise NotImplementedError
+
+    @property
+    def n_times(self) -> int:
+        """Time points T of a trial."""
+        raise NotImplementedError
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices V of the fMRI."""
+        return int(self.values.shape[1])
 
     def gather(self, device: "torch.device", batch_size: int) -> Gather:
         """Prepare to put batches of at most ``batch_size`` trials on a device."""
@@ -207,6 +234,8 @@ def assemble_trials(
     read_session: ReadSession,
     image_ids: Integers,
     embeddings: Floats,
+    *,
+    dtype: DataDtype = "float32",
 ) -> TrialData:
     """Put the sessions of a cohort and the embeddings of what was seen together.
 
@@ -221,6 +250,8 @@ def assemble_trials(
         Called once a session with its trials and its own slice of the betas array, which it fills.
     image_ids, embeddings
         Which images (n,) there are embeddings (n, D) of.
+    dtype
+        What betas are rounded to for keeping them.
 
     Raises
     ------
@@ -235,11 +266,15 @@ def assemble_trials(
     ordered = pd.concat(sessions.values(), ignore_index=True)
     target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
 
-    betas = np.empty((len(ordered), n_vertices), dtype=np.float32)
+    betas = np.empty((len(ordered), n_vertices), dtype=NUMPY_DTYPES[dtype])
     start = 0
     for (subject, session), group in sessions.items():
         numbers = group["trial"].to_numpy(dtype=np.int64)
-        read_session(subject, session, numbers, betas[start : start + len(group)])
+        part = betas[start : start + len(group)]
+        whole = part if dtype == "float32" else np.empty(part.shape, np.float32)
+        read_session(subject, session, numbers, whole)
+        if whole is not part:
+            round_into(part, whole)
         start += len(group)
     return TrialData(
         betas=betas,
@@ -248,6 +283,11 @@ def assemble_trials(
         target_index=target_index,
         trials=ordered,
     )
+
+
+def _check_matrix(name: str, array: NDArray[Any], dtypes: list[Any]) -> None:
+    if array.ndim != 2 or array.dtype not in dtypes or not array.flags.c_contiguous:
+        raise ValueError(f"{name} is not a contiguous two-dimensional float32 array")
 
 
 def by_session(trials: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:

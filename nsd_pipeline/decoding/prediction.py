@@ -32,10 +32,11 @@ def predict(model: Decoder, data: Batches, *, batch_size: int = 256) -> NDArray[
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, data.n_trials, batch_size):
-                stop = min(start + batch_size, data.n_trials)
-                x, _ = gather(torch.arange(start, stop))
-                estimates[start:stop] = model(x).cpu().numpy()
+            order = torch.arange(data.n_trials)
+            gather.expect(order)
+            for trials in torch.split(order, batch_size):
+                x, _ = gather(trials)
+                estimates[trials[0] : trials[-1] + 1] = model(x).cpu().numpy()
     finally:
         model.train(was_training)
     return estimates

@@ -7,13 +7,17 @@ among the 64 targets of a validation batch is kept, and training stops when five
 were no better. OneCycleLR also moves AdamW's first momentum between 0.85 and 0.95, which is
 PyTorch's default and therefore the reference's.
 
+Several processes can train one model (see ``team``): started with a group of torch.distributed,
+each calls :func:`train` with the same arguments and gets the same result. Batches are the same as
+those of one process, and so are losses, dropout on the CPU, and updates, to rounding.
+
 It differs from the reference in speed only: no data loader (batches are rows of one array), and
 AdamW's fused kernel, whose results agree with the plain one to rounding.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +38,7 @@ from nsd_pipeline.decoding.data import Batches, Gather
 from nsd_pipeline.decoding.loss import clip_loss
 from nsd_pipeline.decoding.metrics import BatchMetrics
 from nsd_pipeline.decoding.model import Decoder, build_model
+from nsd_pipeline.decoding.team import Team, share_dropout
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
 MONITOR: Final = "val/batch_top5_acc"
@@ -95,7 +100,7 @@ def train(
     device
         Where to train; the first GPU if there is one, else the CPU.
     on_epoch
-        Called after every epoch, when its checkpoint is written.
+        Called after every epoch, when its checkpoint is written; by the first process only.
     checkpoint
         File that says where the training stands after each epoch. If it is there and is of this
         very training, the training goes on from it and ends with the weights it would have had
@@ -117,11 +122,12 @@ def train(
             identity = identify(config, device, train, validation)
             if saved := read_checkpoint(checkpoint, identity):
                 run.restore(*saved)
+            run.require_same_start()
         while not run.finished:
             row = run.epoch()
-            if checkpoint is not None:
+            if checkpoint is not None and run.team.rank == 0:
                 write_checkpoint(checkpoint, identity, *run.state())
-            if on_epoch is not None:
+            if on_epoch is not None and run.team.rank == 0:
                 on_epoch(row)
     return run.result()
 
@@ -142,6 +148,7 @@ class _Run:
         self, config: TrainingConfig, train: Batches, validation: Batches, device: torch.device
     ) -> None:
         self.config, self.device = config, device
+        self.team = Team.here(device)
         self.n_train, self.n_validation = train.n_trials, validation.n_trials
         self.gather_train = train.gather(device, config.batch_size)
         self.gather_validation = validation.gather(device, config.batch_size)
@@ -151,6 +158,7 @@ class _Run:
             n_times=train.n_times,
             n_outputs=train.n_outputs,
         ).to(device)
+        self.dropouts = share_dropout(self.model, self.team) if self.team.size > 1 else []
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -176,7 +184,7 @@ class _Run:
         """Learn from every trial once, validate, and remember the weights if they are the best."""
         start = time.perf_counter()
         learning_rate, train_loss = self._learn()
-        row = {
+        found = {
             "epoch": len(self.history),
             "step": self.scheduler.last_epoch,
             "learning_rate": learning_rate,
@@ -184,6 +192,9 @@ class _Run:
             **self._validate(),
             "seconds": time.perf_counter() - start,
         }
+        # Unlike machines may round differently, but must take the same decisions.
+        row = dict(zip(found, self.team.agree(list(found.values())), strict=True))
+        row |= {name: int(row[name]) for name in ("epoch", "step")}
         if row[MONITOR] > self.best_score:
             self.best_epoch, self.best_score = len(self.history), row[MONITOR]
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -194,12 +205,12 @@ class _Run:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         learning_rate = math.nan
-        order = torch.randperm(self.n_train, generator=self.order)
-        for start in range(0, self.n_train, self.config.batch_size):
-            trials = order[start : start + self.config.batch_size]
-            loss = self._loss(*self._forward(self.gather_train, trials))
+        order = self.gather_train.shuffle(self.order)
+        for trials in self._batches(self.gather_train, order):
+            loss = self._loss(*self._forward(self.gather_train, trials, self.config.precision))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.team.sum_gradients(self.parameters)
             self._clip_gradients()
             self.optimizer.step()
             learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -217,9 +228,7 @@ class _Run:
         self.model.eval()
         metrics, total = BatchMetrics(), 0.0
         with torch.inference_mode():
-            for start in range(0, self.n_validation, self.config.batch_size):
-                stop = min(start + self.config.batch_size, self.n_validation)
-                trials = torch.arange(start, stop)
+            for trials in self._batches(self.gather_validation, torch.arange(self.n_validation)):
                 estimate, candidate = self._forward(self.gather_validation, trials)
                 total += self._loss(estimate, candidate).item() * len(trials)
                 metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
@@ -228,9 +237,23 @@ class _Run:
             **{f"val/{name}": value for name, value in metrics.compute().items()},
         }
 
-    def _forward(self, gather: Gather, trials: Tensor) -> tuple[Tensor, Tensor]:
-        x, candidate = gather(trials)
-        return self.model(x), candidate
+    def _batches(self, gather: Gather, order: Tensor) -> Sequence[Tensor]:
+        """Batches of all processes, of which this one will ask for its shares."""
+        batches = torch.split(order, self.config.batch_size)
+        gather.expect(torch.cat([self.team.share(trials) for trials in batches]))
+        return batches
+
+    def _forward(
+        self, gather: Gather, trials: Tensor, precision: str = "float32"
+    ) -> tuple[Tensor, Tensor]:
+        """Estimates and candidates of a batch, whichever processes have its trials."""
+        x, candidate = gather(self.team.share(trials))
+        for dropout in self.dropouts:
+            dropout.n_rows = len(trials)
+        rounded = precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
+            estimate = self.model(x).float()
+        return self.team.gather(estimate, len(trials)), self.team.gather(candidate, len(trials))
 
     def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
         kind = self.config.norm_kind
@@ -245,6 +268,16 @@ class _Run:
         # by 1 is free on the CPU only: elsewhere it would wait for the device.
         if self.device.type != "cpu" or norm + _CLIP_EPSILON > limit:
             nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+
+    def require_same_start(self) -> None:
+        """Complain about processes that went on from different checkpoints."""
+        start = [float(len(self.history)), self.best_score if self.history else 0.0]
+        if self.team.agree(start) != start:
+            raise NsdError(
+                f"Process {self.team.rank} did not find the checkpoint that the first one goes on"
+                " from.",
+                next_step="put the artifacts on a disk that all machines of the training share.",
+            )
 
     def state(self) -> tuple[Tensors, Notes]:
         """All that the rest of the training depends on, and what it has found so far."""

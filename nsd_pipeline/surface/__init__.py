@@ -14,12 +14,21 @@ from nsd_pipeline.surface.other_spaces import (
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
 from nsd_pipeline.surface.series import SeriesLayout, read_series, series_layout, write_series
-from nsd_pipeline.surface.session import SessionStatistics, read_betas, summarise, write_session
+from nsd_pipeline.surface.session import (
+    CHUNK_TRIALS,
+    SessionBetas,
+    SessionStatistics,
+    read_betas,
+    summarise,
+    write_session,
+)
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
+    "CHUNK_TRIALS",
     "FsaverageOperator",
     "SeriesLayout",
+    "SessionBetas",
     "SessionStatistics",
     "betas_from_nifti",
     "betas_from_vertices",

@@ -27,7 +27,7 @@ from nsd_pipeline.surface.statistics import SessionStatistics, summarise
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["SessionStatistics", "read_betas", "summarise", "write_session"]
+__all__ = ["SessionBetas", "SessionStatistics", "read_betas", "summarise", "write_session"]
 
 CHUNK_TRIALS: Final = 75
 """Trials in one chunk: 6.1 MB on fsaverage5, a tenth of a session. Smaller chunks read slower,
@@ -152,48 +152,84 @@ def read_betas(
     ValueError
         If ``out`` has another shape or dtype.
     """
-    from zarr.buffer.cpu import NDBuffer
+    return SessionBetas(group, zscore=zscore).read(trials, out=out)
 
-    betas, mean, std, valid = _arrays(group)
-    wanted = np.arange(betas.shape[0]) if trials is None else trials
-    shape = (len(wanted), betas.shape[1])
-    if out is None:
-        out = np.empty(shape, np.float32)
-    if out.shape != shape or out.dtype != np.float32:
-        raise ValueError(
-            f"`out` is {out.dtype} of shape {out.shape}; these trials need float32 of shape "
-            f"{shape}."
-        )
-    scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
-    invalid = np.flatnonzero(~valid)
-    step = betas.chunks[0]
-    done = 0
-    for start in range(0, betas.shape[0], step):
-        stop = min(start + step, betas.shape[0])
-        rows = wanted[(wanted >= start) & (wanted < stop)] - start
-        if not len(rows):
-            continue
-        chunk = out[done : done + len(rows)]
-        done += len(rows)
-        whole = (
-            chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), out.dtype)
-        )
-        try:
-            betas.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
-        except ValueError as error:
-            raise _damaged(group, f"have a damaged chunk at trial {start} ({error})") from error
-        if whole is not chunk:
-            np.take(whole, rows, axis=0, out=chunk)
+
+class SessionBetas:
+    """One session's betas, opened once and read part by part.
+
+    Parameters
+    ----------
+    group, zscore
+        As for `read_betas`.
+
+    Raises
+    ------
+    ArtifactError
+        If the group lacks an array or a chunk, or its arrays do not fit each other.
+    """
+
+    def __init__(self, group: "zarr.Group", *, zscore: bool = True) -> None:
+        self._group, self._zscore = group, zscore
+        self._betas, self._mean, std, valid = _arrays(group)
+        self._scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
+        self._invalid = np.flatnonzero(~valid)
+
+    def read(
+        self,
+        trials: NDArray[np.int64] | None = None,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Read some trials, or all of them: see `read_betas`."""
+        from zarr.buffer.cpu import NDBuffer
+
+        n_trials, n_vertices = self._betas.shape
+        wanted = np.arange(n_trials) if trials is None else trials
+        shape = (len(wanted), n_vertices)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        if out.shape != shape or out.dtype != np.float32:
+            raise ValueError(
+                f"`out` is {out.dtype} of shape {out.shape}; these trials need float32 of shape "
+                f"{shape}."
+            )
+        step = self._betas.chunks[0]
+        done = 0
+        for start in range(0, n_trials, step):
+            stop = min(start + step, n_trials)
+            rows = wanted[(wanted >= start) & (wanted < stop)] - start
+            if not len(rows):
+                continue
+            chunk = out[done : done + len(rows)]
+            done += len(rows)
+            whole = (
+                chunk
+                if len(rows) == stop - start
+                else np.empty((stop - start, n_vertices), out.dtype)
+            )
+            try:
+                self._betas.get_basic_selection(
+                    slice(start, stop), out=NDBuffer.from_ndarray_like(whole)
+                )
+            except ValueError as error:
+                problem = f"have a damaged chunk at trial {start} ({error})"
+                raise _damaged(self._group, problem) from error
+            if whole is not chunk:
+                np.take(whole, rows, axis=0, out=chunk)
+            self._standardise(chunk)
+        return out
+
+    def _standardise(self, chunk: NDArray[np.float32]) -> None:
         for first in range(0, len(chunk), _BLOCK_TRIALS):
             block = chunk[first : first + _BLOCK_TRIALS]
-            if zscore:
-                block -= mean
-                block *= scale
-            block[:, invalid] = 0.0
+            if self._zscore:
+                block -= self._mean
+                block *= self._scale
+            block[:, self._invalid] = 0.0
             missing = ~np.isfinite(block)
             if missing.any():
                 block[missing] = 0.0
-    return out
 
 
 def _arrays(

@@ -14,7 +14,7 @@ import pytest
 import zarr
 from nilearn.signal import clean
 
-from nsd_pipeline.assets.decoding import FmriMlpConfig
+from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
 from nsd_pipeline_tests.assets.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd

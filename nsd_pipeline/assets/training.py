@@ -1,0 +1,240 @@
+"""Training a cohort's model on what the store holds, in this process or in several.
+
+Several processes are started by ``torch.distributed.run``, one a GPU (or on the CPU, where there is
+none), as ``python -m nsd_pipeline.assets.training <plan>``; each reads its data for itself.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from nsd_pipeline import decoding
+from nsd_pipeline.assets.cohort import Cohort, check_unchanged, read_targets
+from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.storage.store import Store, open_store
+
+TRIALS_FILE: Final = "trials.parquet"
+HISTORY_FILE: Final = "history.parquet"
+
+Epoch = Mapping[str, float]
+OnEpoch = Callable[[Epoch], object]
+
+_EPOCH = "epoch "
+_ERROR_FILE = "error.json"
+_FACTS_FILE = "facts.json"
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One training: everything that its processes have to know.
+
+    Parameters
+    ----------
+    store_url
+        Where fMRI and embeddings are.
+    cohort
+        Whose.
+    config
+        Settings of the training.
+    folder
+        Holds ``trials.parquet``, with the splits; model and history go there.
+    checkpoint
+        File that says where the training stands.
+    """
+
+    store_url: str
+    cohort: Cohort
+    config: FmriMlpConfig
+    folder: Path
+    checkpoint: Path
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        cohort = {**vars(self.cohort), "preset": self.cohort.preset.name}
+        config = self.config.model_dump(mode="json")
+        return json.dumps({**vars(self), "cohort": cohort, "config": config}, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainingPlan":
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        cohort = fields["cohort"]
+        return cls(
+            store_url=fields["store_url"],
+            cohort=Cohort(**{**cohort, "preset": PRESETS[cohort["preset"]]}),
+            config=FmriMlpConfig(**fields["config"]),
+            folder=Path(fields["folder"]),
+            checkpoint=Path(fields["checkpoint"]),
+        )
+
+
+def train_here(
+    plan: TrainingPlan, store: Store, *, device: str | None, on_epoch: OnEpoch
+) -> dict[str, Any] | None:
+    """Train in this process, which may be one of several.
+
+    Returns
+    -------
+    dict or None
+        Facts about the model that was written; None in all but the first process.
+    """
+    from torch import distributed
+
+    trials = pd.read_parquet(plan.folder / TRIALS_FILE)
+    data = plan.cohort.preset.read(
+        store, trials[trials["split"] != "test"], plan.config, *read_targets(store, plan.cohort)
+    )
+    check_unchanged(store, plan.cohort)
+    training = plan.config.training()
+    result = decoding.train(
+        training,
+        data.split("train"),
+        data.split("val"),
+        device=device,
+        checkpoint=plan.checkpoint,
+        on_epoch=on_epoch,
+    )
+    if isinstance(data, decoding.StreamedTrials):
+        check_unchanged(store, plan.cohort)
+    if distributed.is_initialized() and distributed.get_rank() != 0:
+        return None
+    decoding.save_model(plan.folder, result.model, training)
+    result.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    return {
+        "vertices": data.n_vertices,
+        "parameters": decoding.n_parameters(result.model),
+        "epochs": len(result.history),
+        "best epoch": int(result.best_epoch),
+        "val/batch_top5_acc": float(result.best_score),
+        "device": str(next(result.model.parameters()).device),
+        "seconds": float(result.history["seconds"].sum()),
+        "data": f"read in every epoch, shuffled among {data.window} trials"
+        if isinstance(data, decoding.StreamedTrials)
+        else "in memory",
+    }
+
+
+def train_in_processes(
+    plan: TrainingPlan, devices: Sequence[str | None], *, on_epoch: OnEpoch
+) -> dict[str, Any]:
+    """Train in several processes of this machine; the result is that of one process, to rounding.
+
+    Parameters
+    ----------
+    plan
+        What is trained.
+    devices
+        One for each process; None is the CPU.
+    on_epoch
+        Called after every epoch.
+
+    Returns
+    -------
+    dict
+        Facts about the model that was written.
+
+    Raises
+    ------
+    NsdError
+        If a process failed.
+    """
+    n_processes = len(devices)
+    scratch = plan.checkpoint.parent
+    scratch.mkdir(parents=True, exist_ok=True)
+    plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
+    plan_file.write_text(plan.to_json())
+    error_file.unlink(missing_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // n_processes)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nproc-per-node", str(n_processes), "--local-addr", "127.0.0.1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+        *("-m", "nsd_pipeline.assets.training", str(plan_file)),
+        *(device or "cpu" for device in devices),
+    ]
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(  # noqa: S603  # our own module
+        command,
+        env={"OMP_NUM_THREADS": str(threads), **os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101
+            for line in process.stdout:
+                if line.startswith(_EPOCH):
+                    on_epoch(json.loads(line.removeprefix(_EPOCH)))
+                else:
+                    last.append(line)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode == 0:
+        facts: dict[str, Any] = json.loads((scratch / _FACTS_FILE).read_text())
+        return facts
+    if error_file.exists():
+        raise NsdError(**json.loads(error_file.read_text()))
+    raise NsdError(
+        f"A process of the training of {plan.cohort.name} ended with exit code"
+        f" {process.returncode}. It said last:\n{''.join(last)}",
+        next_step="see whether it ran out of memory; with fewer processes each has more.",
+    )
+
+
+def require_devices(n_processes: int) -> None:
+    """Complain about a run that has GPUs, but fewer than processes.
+
+    Raises
+    ------
+    NsdError
+        If so.
+    """
+    import torch
+
+    n_devices = torch.cuda.device_count()
+    if 0 < n_devices < n_processes:
+        raise NsdError(
+            f"{n_processes} processes were asked for, but this run has {n_devices} GPUs.",
+            next_step=f"set n_processes to {n_devices}, or start it where there are more GPUs.",
+        )
+
+
+def _work(plan_file: Path, devices: Sequence[str]) -> None:
+    """Be one of the processes that ``torch.distributed.run`` started."""
+    import torch
+
+    plan = TrainingPlan.from_json(plan_file.read_text())
+    device = devices[int(os.environ["LOCAL_RANK"])]
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        facts = train_here(
+            plan,
+            open_store(plan.store_url),
+            device=device,
+            on_epoch=lambda row: print(_EPOCH + json.dumps(row), flush=True),
+        )
+    except NsdError as error:
+        told = {"problem": error.problem, "next_step": error.next_step}
+        (plan_file.parent / _ERROR_FILE).write_text(json.dumps(told))
+        raise
+    if facts is not None:
+        (plan_file.parent / _FACTS_FILE).write_text(json.dumps(facts))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), sys.argv[2:])
