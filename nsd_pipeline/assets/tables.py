@@ -1,6 +1,7 @@
 """Event tables of many sessions, read back from the store."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,13 @@ def read_sessions(
     store: Store, sessions: list[str], key: Callable[[str], str] = keys.fsaverage_events
 ) -> pd.DataFrame:
     """Events of several sessions, one after the other: the filtered ones, or those of a key."""
-    return pd.concat(
-        [read_events(store.folder(key(session)) / "events.parquet") for session in sessions],
-        ignore_index=True,
-    )
+
+    def read(session: str) -> pd.DataFrame:
+        return read_events(store.folder(key(session)) / "events.parquet")
+
+    # On S3 each is fetched where this machine has not got it.
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        return pd.concat(threads.map(read, sessions), ignore_index=True)
 
 
 def images_seen(store: Store, stimulus_set: str) -> NDArray[np.int64]:

@@ -147,7 +147,7 @@ def test_a_machine_goes_on_where_another_was_killed(
 
     parts = ["subj01_ses01...subj01_ses02", "embed:shared", "embed:subj01", "train"]
     with start(tmp_path / "b", lab, *parts, **settings) as second:
-        out, err = second.communicate(timeout=300)
+        out, err = second.communicate(timeout=900)
     assert second.returncode == 0, err
     said = json.loads(out)
     # It has two sessions of 40, and learnt for two epochs.

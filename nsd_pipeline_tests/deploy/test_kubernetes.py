@@ -12,6 +12,9 @@ from dagster._core.instance.config import PoolGranularity
 from dagster._core.launcher.base import WorkerStatus
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
+from nsd_pipeline.definitions import defs
+from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.launchers.kubernetes import CONFIG_TAG
 from nsd_pipeline_tests.deploy.conftest import DEPLOY
 from nsd_pipeline_tests.deploy.runs import IMAGE, create_run, launch
 from nsd_pipeline_tests.deploy.servers import Recorder, serving
@@ -125,6 +128,15 @@ def test_the_job_of_a_run(instance: DagsterInstance, api: Recorder, job: str, gp
     assert pod["restartPolicy"] == "Never"
     assert manifest["spec"]["ttlSecondsAfterFinished"] == 86400
     assert manifest["metadata"]["labels"]["dagster/run-id"] == run.run_id
+
+
+def test_whatever_needs_a_gpu_says_so_to_kubernetes() -> None:
+    repository = defs.get_repository_def()
+    for job in repository.get_all_jobs():
+        pools = {getattr(node, "pool", None) for node in job.all_node_defs}
+        if not job.name.startswith("__"):  # what is picked by hand has no job of its own
+            assert (CONFIG_TAG in job.run_tags) == (GPU_POOL in pools), job.name
+    assert CONFIG_TAG in repository.get_sensor_def("carry_on").run_tags
 
 
 def test_a_terminated_run_leaves_no_pod(instance: DagsterInstance, api: Recorder) -> None:
