@@ -284,6 +284,8 @@ def test_weights_that_are_needed_must_be_there(
 def test_auto_is_bfloat16_where_it_is_native_and_says_so(
     capabilities: dict[str, bool], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     encoder = ImageEncoder(TINY_DINOV2, dtype="auto", device="cpu")
     assert encoder.settings["dtype"] == dtype
