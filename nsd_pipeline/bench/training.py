@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from nsd_pipeline.decoding.data import Batches
 
 BATCH: Final = 64
+WINDOW: Final = 4
+"""Samples of a window at a TR of 1.6 s."""
+_SAMPLES_PER_TRIAL: Final = 3
 _N_VALIDATION: Final = 64
 _EPOCHS: Final = 2
 
@@ -42,27 +45,34 @@ def _epoch(_folder: Path, quick: bool, *, n_times: int, factor: float = 1) -> It
 
 
 def _series(settings: Settings) -> NDArray[np.float32]:
-    """One row a trial: (trials, V)."""
-    n_rows = settings["n_train"] + _N_VALIDATION
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((n_rows, settings["n_vertices"]), np.float32)
+    """A row for each trial, or samples that the trials' windows are cut out of: (rows, V)."""
+    n_trials, n_times = settings["n_train"] + _N_VALIDATION, settings["n_times"]
+    shape = (_step(n_times) * n_trials + n_times - 1, settings["n_vertices"])
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _step(n_times: int) -> int:
+    """Rows from one trial's first to the next one's: windows of neighbours overlap."""
+    return 1 if n_times == 1 else _SAMPLES_PER_TRIAL
 
 
 def _splits(settings: Settings) -> "tuple[Batches, Batches]":
     """Trials to train and to validate on."""
-    from nsd_pipeline.decoding import TrialData
+    from nsd_pipeline.decoding import TrialData, WindowData
 
-    series = _series(settings)
-    n_trials = len(series)
-    split = np.where(np.arange(n_trials) < n_trials - _N_VALIDATION, "train", "val")
-    trials = TrialData(
-        betas=series,
-        rows=np.arange(n_trials),
-        targets=data.embeddings(n_trials),
-        target_index=np.arange(n_trials),
-        trials=pd.DataFrame(
-            {"subject": "subj01", "session": 1, "image_id": np.arange(n_trials), "split": split}
-        ),
+    series, n_times = _series(settings), settings["n_times"]
+    number = np.arange(settings["n_train"] + _N_VALIDATION)
+    split = np.where(number < settings["n_train"], "train", "val")
+    table = pd.DataFrame({"subject": "subj01", "session": 1, "image_id": number, "split": split})
+    seen: dict[str, Any] = {
+        "targets": data.embeddings(len(number)),
+        "target_index": number,
+        "trials": table,
+    }
+    trials = (
+        TrialData(betas=series, rows=number, **seen)
+        if n_times == 1
+        else WindowData(series=series, first=_step(n_times) * number, window_length=n_times, **seen)
     )
     return trials.split("train"), trials.split("val")
 
@@ -147,7 +157,8 @@ def train_with_data_loader(settings: Settings) -> Repeat:
             return n_trials
 
         def __getitem__(self, trial: int) -> dict[str, torch.Tensor]:
-            fmri = np.ascontiguousarray(run[:, trial : trial + n_times])
+            first = trial * _step(n_times)
+            fmri = np.ascontiguousarray(run[:, first : first + n_times])
             return {"fmri": torch.from_numpy(fmri), "image": torch.from_numpy(targets[trial])}
 
     def batches(trials: Sequence[int]) -> Any:
@@ -200,6 +211,14 @@ def _per_trial(few: str, many: str, sides: Sides) -> float:
 
 
 ROWS: Final = (
+    Row(
+        "training-windows",
+        "Training on windows of time series",
+        partial(_epoch, n_times=WINDOW, factor=0.5),
+        (Side(_FLOAT32, train), Side(_LIGHTNING, train_with_data_loader)),
+        (faster(_FLOAT32, _LIGHTNING, 2, "times faster, float32"),),
+        tolerance=1e-4,
+    ),
     Row(
         "training-betas",
         "Training on betas",
