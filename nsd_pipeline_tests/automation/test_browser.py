@@ -50,10 +50,10 @@ def test_the_graph_a_partition_and_the_figures(page: Page, webserver: Webserver)
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="Launch 1 run").click()
     new = until(lambda: {run["runId"] for run in webserver.runs()} - before, "the run")
-    page.goto(f"/assets/events?view=partitions&partition={session}")
-    page.get_by_text("Materialized", exact=True).wait_for()
     for run in new:
         webserver.wait(run, "SUCCESS")
+    page.goto(f"/assets/events?view=partitions&partition={session}")
+    page.get_by_text("Materialized", exact=True).wait_for()
 
     page.goto(f"/assets/retrieval_metrics?view=partitions&partition={SUBJECT}")
     page.get_by_text("top5_acc", exact=True).wait_for()

@@ -1,0 +1,77 @@
+"""One subject to the end in one go, with the sessions that can be prepared."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+
+from nsd_pipeline.assets import keys
+from nsd_pipeline.jobs import STARTED_BY_TAG
+from nsd_pipeline.nsd.layout import betas_keys
+from nsd_pipeline.storage.store import open_store
+from nsd_pipeline_tests.pipeline import SmallNsd
+
+SUBJECT = "subj01"
+LOCATION = Path(__file__).with_name("location.py")
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as local:
+        yield local
+
+
+def test_a_subject_to_the_end_without_a_session_that_fails(
+    small_nsd: SmallNsd,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = small_nsd.copy(tmp_path / "nsd")
+    damaged = source / betas_keys(SUBJECT, 2, "fsaverage")[0]
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(whole[:1_000_000])
+    store = open_store(tmp_path / "artifacts")
+    monkeypatch.setenv("NSD_SOURCE", str(source))
+    monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
+    # A copy: a file is loaded once in a process, and this one is bound to this environment.
+    code = str(shutil.copy(LOCATION, tmp_path / "location_of_test_jobs.py"))
+    job = ReconstructableRepository.for_file(code, "defs").get_reconstructable_job("subject")
+    settings = {
+        "encoder": {"model": str(small_nsd.encoder)},
+        "training": {"n_epochs": 2, "hidden": 8},
+    }
+
+    def run() -> dg.JobExecutionResult:
+        return dg.execute_job(
+            job,
+            instance,
+            run_config={
+                "ops": {"every_stage": {"config": settings}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            tags={"dagster/partition": SUBJECT},
+        )
+
+    first = run()
+    assert not first.success
+    failure = first.failure_data_for_node("every_stage")
+    assert failure is not None
+    assert f"{SUBJECT}_ses02: " in str(failure.user_failure_data.description)
+    model = store.manifest(keys.fmri_mlp(SUBJECT))
+    assert model is not None
+    assert model.metadata["sessions"] == [f"{SUBJECT}_ses01"]
+    stages = instance.get_runs(dg.RunsFilter(tags={STARTED_BY_TAG: first.run_id}))
+    assert [run.status.value for run in stages].count("FAILURE") == 1
+    assert len(stages) == 7  # the design, two sessions, two stimulus sets, the cohort, the report
+
+    damaged.write_bytes(whole)
+    assert run().success
+    model = store.manifest(keys.fmri_mlp(SUBJECT))
+    assert model is not None
+    assert model.metadata["sessions"] == [f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"]
