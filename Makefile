@@ -18,8 +18,11 @@ demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
 	$(DEMO_ENV) $(BIN)/python -m nsd_pipeline.demo.run
 
+# From below DAGSTER_HOME, or Dagster warns of the dagster.yaml here, which is the same file. The other
+# warning that is turned off recommends a command that would have to be installed first.
 ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
-	$(DEMO_ENV) $(BIN)/dagster dev --host 127.0.0.1
+	cd $(DAGSTER_HOME) && PYTHONWARNINGS='ignore:Function `dev_command` is superseded' \
+		$(DEMO_ENV) $(CURDIR)/$(BIN)/dagster dev -w $(CURDIR)/workspace.yaml --host 127.0.0.1
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
