@@ -34,9 +34,29 @@ from nsd_pipeline.assets import (
 )
 from nsd_pipeline.automation import carry_on_sensor
 from nsd_pipeline.checks import checks
+from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
 from nsd_pipeline.jobs import jobs
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedules
+
+OWNER = "team:nsd-pipeline"
+_DATA = "https://doi.org/10.1038/s41593-021-00962-x"
+LINKS = {
+    "experiment_design": _DATA,
+    "betas": _DATA,
+    "bold": _DATA,
+    "stimuli": _DATA,
+    "stimulus_embeddings": f"https://huggingface.co/{DEFAULT_MODEL}",
+}
+"""Where to read about what an asset holds, for those of which there is more to read."""
+
+
+def _in_the_catalog(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Add what the web UI's catalog shows of an asset beside its description."""
+    link = LINKS.get(spec.key.to_user_string())
+    return spec.merge_attributes(
+        owners=[OWNER], metadata={"about": dg.MetadataValue.url(link)} if link else {}
+    )
 
 
 def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
@@ -51,8 +71,11 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     """
     backfill = BackfillSettings.from_environment()
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(
-            [raw, bold, events, operators, surface, series, embeddings, decoding, report]
+        assets=dg.map_asset_specs(
+            _in_the_catalog,
+            dg.load_assets_from_modules(
+                [raw, bold, events, operators, surface, series, embeddings, decoding, report]
+            ),
         ),
         asset_checks=checks,
         jobs=jobs,

@@ -96,6 +96,16 @@ def open_images(store: Store, source: SourceResource, stimulus_set: str) -> Imag
     deps=["stimuli"],
     pool=GPU_POOL,
     automation_condition=CARRY_ON,
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn("image_id", "int32", description="NSD's 0-based 73k row"),
+                dg.TableColumn(
+                    "embedding", "fixed_size_list<float32>", description="one value a dimension"
+                ),
+            ]
+        )
+    },
 )
 @fails_plainly
 def stimulus_embeddings(
