@@ -72,8 +72,7 @@ def _run(row: Row, inputs: Path, *, quick: bool) -> RowResult:
         for _, what, value, target, verdict in report.bar_cells(result):
             color = None if quick else {"yes": "green", "no": "red"}.get(verdict)
             click.secho(f"  {value} {what} (to reach: {target})", fg=color)
-        click.echo(f"  largest difference {report.number(result.difference or 0)}", nl=False)
-        click.echo(f"; row took {time.perf_counter() - start:.0f} s")
+    click.echo(f"  took {time.perf_counter() - start:.0f} s")
     return result
 
 

@@ -180,7 +180,20 @@ class Row:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row has given: measurements, or the reason why there are none."""
+    """What a row has given: measurements, or the reason why there are none.
+
+    Attributes
+    ----------
+    row, work
+        What was measured, and how much of it.
+    sides
+        Measurements, by the names of the sides.
+    difference
+        Largest difference between values, as a share of their range; None if there are none to
+        compare.
+    error
+        Why there are no measurements.
+    """
 
     row: Row
     work: str = ""
@@ -229,6 +242,7 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
             if side.agreement is not None
         }
         difference = compare(values, tolerance=row.tolerance)
+        compared = bool(expected) and len(values) > 1
         samples = {name: [] if row.warm_up else [sample] for name, (sample, _) in first.items()}
         order = list(asks)
         while len(samples[order[0]]) < repetitions:
@@ -237,7 +251,7 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
                 samples[name].append(asks[name](False)[0])
             order.reverse()
     sides = {name: Measured(taken, agreement.get(name, {})) for name, taken in samples.items()}
-    return RowResult(row, inputs.work, sides, difference)
+    return RowResult(row, inputs.work, sides, difference if compared else None)
 
 
 @contextmanager

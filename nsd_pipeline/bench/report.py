@@ -14,6 +14,7 @@ from nsd_pipeline.bench.harness import Bar, Measured, RowResult
 
 _LIBRARIES: Final = ("numpy", "torch", "transformers", "nilearn", "nibabel", "zarr", "dagster")
 _GB: Final = 1e9
+_DIFFERENCE: Final = "of the range: largest difference of results"
 
 
 def machine() -> dict[str, str]:
@@ -121,6 +122,9 @@ def bar_cells(result: RowResult) -> Iterator[tuple[str, ...]]:
     for bar, value, met in result.bars():
         verdict = "yes" if met else "unknown" if math.isnan(value) else "no"
         yield result.row.title, bar.what, number(value), _target(bar), verdict
+    if result.difference is not None:
+        tolerance = f"<= {number(result.row.tolerance)}"
+        yield result.row.title, _DIFFERENCE, number(result.difference), tolerance, "yes"
 
 
 def side_cells(result: RowResult) -> Iterator[tuple[str, ...]]:

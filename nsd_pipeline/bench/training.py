@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.bench import data
-from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, fact, faster
+from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, Values, fact, faster
 from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _SAMPLES_PER_TRIAL: Final = 3
 _N_VALIDATION: Final = 64
 _EPOCHS: Final = 2
 
-_FLOAT32: Final = "ours, float32"
+_FLOAT32, _BFLOAT16 = "ours, float32", "ours, bfloat16"
 _LIGHTNING: Final = "DataLoader of trials, Lightning-style steps"
 _LOADING: Final = "share of an epoch spent on loading"
 
@@ -89,7 +89,9 @@ def train(settings: Settings) -> Repeat:
     from nsd_pipeline import decoding
 
     splits = _splits(settings)
-    config = decoding.TrainingConfig(n_epochs=_EPOCHS, batch_size=BATCH)
+    config = decoding.TrainingConfig(
+        n_epochs=_EPOCHS, batch_size=BATCH, precision=settings["precision"]
+    )
 
     def seconds_of_loading() -> float:
         gather = splits[0].gather(torch.device("cpu"), BATCH)
@@ -162,7 +164,8 @@ def train_with_data_loader(settings: Settings) -> Repeat:
             return {"fmri": torch.from_numpy(fmri), "image": torch.from_numpy(targets[trial])}
 
     def batches(trials: Sequence[int]) -> Any:
-        return DataLoader(Trials(), batch_size=BATCH, sampler=trials)
+        # With a generator of its own: it draws a number from torch's, which dropout is to have.
+        return DataLoader(Trials(), BATCH, sampler=trials, generator=torch.Generator())
 
     def repeat() -> Outcome:
         torch.manual_seed(config.seed)
@@ -210,32 +213,47 @@ def _per_trial(few: str, many: str, sides: Sides) -> float:
     return sides[few].facts["trials/s"] / sides[many].facts["trials/s"]
 
 
+def _nearness(expected: Values, found: Values) -> dict[str, float]:
+    loss, rounded = (values["train"][-1] for values in (expected, found))
+    return {"x the last loss of float32": float(rounded / loss)}
+
+
+_SIDES: Final = (
+    Side(_FLOAT32, train, {"precision": "float32"}),
+    Side(_BFLOAT16, train, {"precision": "bfloat16"}, _nearness),
+    Side(_LIGHTNING, train_with_data_loader),
+)
+
 ROWS: Final = (
     Row(
         "training-windows",
         "Training on windows of time series",
         partial(_epoch, n_times=WINDOW, factor=0.5),
-        (Side(_FLOAT32, train), Side(_LIGHTNING, train_with_data_loader)),
-        (faster(_FLOAT32, _LIGHTNING, 2, "times faster, float32"),),
-        tolerance=1e-4,
+        _SIDES,
+        (
+            faster(_FLOAT32, _LIGHTNING, 2, "times faster, float32"),
+            faster(_BFLOAT16, _LIGHTNING, 3.5, "times faster, bfloat16"),
+        ),
+        tolerance=1e-5,
     ),
     Row(
         "training-betas",
         "Training on betas",
         partial(_epoch, n_times=1),
-        (Side(_FLOAT32, train), Side(_LIGHTNING, train_with_data_loader)),
+        _SIDES,
         (
             faster(_FLOAT32, _LIGHTNING, 3, "times faster, float32"),
             fact(_LOADING, _FLOAT32, 0.05, at_most=True),
         ),
-        tolerance=1e-4,
+        tolerance=1e-5,
     ),
     Row(
         "training-growth",
         "Training on betas: cost against the number of trials",
         partial(_epoch, n_times=1, factor=0.5),
         tuple(
-            Side(f"{factor}x the trials", train_more, {"factor": factor}) for factor in (1, 2, 4)
+            Side(f"{factor}x the trials", train_more, {"factor": factor, "precision": "float32"})
+            for factor in (1, 2, 4)
         ),
         (
             Bar(
