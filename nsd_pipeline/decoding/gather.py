@@ -220,16 +220,20 @@ class _Streamed:
         self._device = device
         self._rows = rows or _rows_of(data)
         self._targets = _Targets(data, device)
-        pinned = device.type == "cuda"
-        self._buffers = [self._rows.buffer(batch_size, pin_memory=pinned) for _ in range(2)]
-        self._sent = [torch.Event(device) for _ in self._buffers]
+        cuda = device.type == "cuda"
+        self._buffers = [self._rows.buffer(batch_size, pin_memory=cuda) for _ in range(2)]
+        # The CPU copies at once.
+        self._sent = [torch.Event(device) if cuda else None for _ in self._buffers]
         self._turn = 0
         self.shuffle, self.expect = self._rows.shuffle, self._rows.expect
 
     def __call__(self, trials: Tensor) -> tuple[Tensor, Tensor]:
         self._turn = 1 - self._turn
-        self._sent[self._turn].synchronize()
+        sent = self._sent[self._turn]
+        if sent is not None:
+            sent.synchronize()
         batch = self._rows.copy(trials, self._buffers[self._turn])
         on_device = batch.to(self._device, non_blocking=True)
-        self._sent[self._turn].record()
+        if sent is not None:
+            sent.record()
         return on_device.float().transpose(1, 2), self._targets(trials.to(self._device))

@@ -2,11 +2,13 @@
 
 Sessions are stored in chunks of consecutive trials. Every epoch reads all chunks once, each whole,
 in a new random order, into a window of so many trials; the next trial is drawn from the window at
-random and its place is taken by the next one read. So a trial can meet any other one in a batch,
+random and its place is taken by the next one read. An epoch begins when 16 chunks have been read,
+and the window then grows to its size. So a trial can meet any other one in a batch,
 but trials of one chunk meet more often than they would in a full shuffle. With a window of all
 trials the order is the very one of an array in memory.
 """
 
+import itertools
 import weakref
 from dataclasses import dataclass
 from typing import Final
@@ -158,14 +160,19 @@ def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Ten
     _, block_of = np.unique(block_of, return_inverse=True)
     place = torch.randperm(int(block_of.max()) + 1, generator=generator).numpy()
     sequence = np.argsort(place[block_of], kind="stable")
-    draws = torch.randint(window, (n_trials - window,), generator=generator).tolist()
-    held = sequence[:window].tolist()
+    first = min(window, LEAST_CHUNKS * int(np.bincount(block_of).max()))
+    held, coming = sequence[:first].tolist(), iter(sequence[first:].tolist())
     order = []
-    for drawn, incoming in zip(draws, sequence[window:].tolist(), strict=True):
+    for number in torch.rand(n_trials, generator=generator).tolist():
+        drawn = int(number * len(held))
         order.append(held[drawn])
-        held[drawn] = incoming
-    rest = torch.tensor(held)[torch.randperm(window, generator=generator)]
-    return torch.cat([torch.tensor(order, dtype=torch.int64), rest])
+        # The last one takes the place when nothing more comes.
+        held[drawn] = next(coming, held[-1])
+        if n_trials - len(order) < len(held):
+            held.pop()
+        elif len(held) < window:
+            held.extend(itertools.islice(coming, 1))
+    return torch.tensor(order, dtype=torch.int64)
 
 
 class _Window:
@@ -218,7 +225,10 @@ class _Window:
         rows = batch.view(len(wanted), self._data.n_vertices)
         expected = self._expected[self._n_taken : self._n_taken + len(wanted)]
         if self._prefetch is not None and np.array_equal(expected, wanted):
-            self._prefetch.take(wanted, rows)
+            # There is room for so many at a time.
+            for start in range(0, len(wanted), self._batch_size):
+                part = slice(start, start + self._batch_size)
+                self._prefetch.take(wanted[part], rows[part])
             self._n_taken += len(wanted)
         else:
             self._read_now(wanted, rows)

@@ -216,7 +216,7 @@ class SessionBetas:
                 problem = f"have a damaged chunk at trial {start} ({error})"
                 raise _damaged(self._group, problem) from error
             if whole is not chunk:
-                np.take(whole, rows, axis=0, out=chunk)
+                np.take(whole, rows, axis=0, out=chunk, mode="clip")  # "raise" would copy twice
             self._standardise(chunk)
         return out
 
