@@ -1,14 +1,16 @@
 """The whole graph.
 
-    raw            experiment_design    betas      bold            stimuli
-                          |               |          |                |
-    events         events -> fsaverage_events   bold_events           |
-                                    |     |          |                |
-    surface                  fsaverage5_betas  fsaverage5_series      |
-    embeddings                      |                |     stimulus_embeddings
-                                    |                |          |
-    decoding                     fmri_mlp (betas, or neuralbench) -> retrieval_metrics
-    report                                                     decoding_report
+    raw          experiment_design     betas         bold          stimuli
+                         |               |             |               |
+    events            events -> fsaverage_events   bold_events         |
+                                       | |             |               |
+    surface                      fsaverage5_betas  fsaverage5_series   |
+    embeddings                           |             |      stimulus_embeddings
+                                         |             |           |
+    decoding                             fmri_mlp <----------------+
+                                             |
+                                      retrieval_metrics
+    report                            decoding_report
 
 A model is trained on betas or on windows of time series (``bold``); the rest is shared.
 

@@ -14,12 +14,12 @@ import pandas as pd
 
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
-from nsd_pipeline.assets.betas import N_VERTICES, MemoryOptions, hold_betas
+from nsd_pipeline.assets.holding import MemoryOptions, hold_betas, hold_windows
 from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials
-from nsd_pipeline.decoding.windows import Windows, assemble_windows, place_windows
+from nsd_pipeline.decoding.windows import Windows, place_windows
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import SessionBetas, read_series, series_layout
+from nsd_pipeline.surface import SessionBetas, SessionSeries, series_layout
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding.stream import StreamedTrials
@@ -134,15 +134,17 @@ class _Windows(Preset):
         options: DataOptions,
         image_ids: Integers,
         embeddings: Floats,
-    ) -> LabelledTrials:
+    ) -> "LabelledTrials | StreamedTrials":
+        opened: dict[str, SessionSeries] = {}
+
         def read_session(subject: str, session: int, samples: Integers, out: Floats) -> None:
-            group = store.zarr(self.fmri_key(session_key(subject, session)))
-            read_series(group, samples=samples, out=out)
+            key = self.fmri_key(session_key(subject, session))
+            if key not in opened:
+                opened[key] = SessionSeries(store.zarr(key))
+            opened[key].read(samples, out=out)
 
         windows = self._place(store, trials, options)
-        return assemble_windows(
-            windows.trials, windows.n_times, N_VERTICES, read_session, image_ids, embeddings
-        )
+        return hold_windows(windows, read_session, image_ids, embeddings, options)
 
     def _place(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Windows:
         sessions = trials[["subject", "session"]].drop_duplicates()

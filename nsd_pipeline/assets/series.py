@@ -1,8 +1,7 @@
 """What the cortex did over time: one session's runs on the fsaverage5 surface."""
 
-import tempfile
 from functools import cache, partial
-from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import numpy as np
@@ -19,21 +18,16 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
+from nsd_pipeline.assets.operators import load_operator, require_operator
 from nsd_pipeline.events import filter_events, read_events, sole_recordings
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.bold import agree_on_tr, read_runs
 from nsd_pipeline.nsd.errors import InvalidFileError
-from nsd_pipeline.nsd.timeseries import TimeseriesSpace
-from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.storage.source import Source
+from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.timeseries import TR
+from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.store import Draft
-from nsd_pipeline.surface import (
-    FsaverageOperator,
-    SeriesLayout,
-    read_operator,
-    transform_keys,
-    write_series,
-)
+from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
 from nsd_pipeline.surface.bold import Treatment, load_run
 
 DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
@@ -66,32 +60,37 @@ class SeriesConfig(dg.Config):
     code_version="1",
     partitions_def=partitions.sessions,
     backfill_policy=ONE_RUN,
-    deps=["bold", "bold_events"],
+    deps=[
+        "bold",
+        "bold_events",
+        dg.AssetDep("fsaverage5_operator", partition_mapping=partitions.subject_spaces_to_sessions),
+    ],
 )
 @fails_plainly
 def fsaverage5_series(
-    context: dg.AssetExecutionContext,
-    config: SeriesConfig,
-    source: SourceResource,
-    store: StoreResource,
+    context: dg.AssetExecutionContext, config: SeriesConfig, store: StoreResource
 ) -> None:
     """A session's time series on fsaverage5: Zarr group of (sample, vertex), run after run.
 
     Each run is detrended and z-scored on its own; repetition time and where runs begin are among
-    the attributes. Windows are not stored: a model slices the series.
+    the attributes. Windows are not stored: a model slices the series. NSD's prepared time series
+    go by `fsaverage5_operator`.
     """
-    bucket, artifacts = source.open(), store.open()
+    artifacts = store.open()
     treatment = Treatment(config.confounds, config.high_pass, config.fwhm)
 
     @cache
-    def operator(subject: str, space: str, shape: tuple[int, int, int]) -> FsaverageOperator:
-        return _read_operator(bucket, subject, space, shape)
+    def operator(subject: str, space: Space) -> FsaverageOperator:
+        return load_operator(artifacts, require_operator(artifacts, subject, space))
 
     def recipe(partition: str) -> Recipe:
         upstream = {
             name: require(artifacts, key(partition), asset=name, partition=partition)
             for name, key in (("bold", keys.bold), ("bold_events", keys.bold_events))
         }
+        subject, _ = layout.parse_session_key(partition)
+        for space in set(TR).intersection(upstream["bold"].metadata["spaces"]):
+            upstream["fsaverage5_operator"] = require_operator(artifacts, subject, space)
         return Recipe(
             keys.fsaverage5_series(partition),
             inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
@@ -109,7 +108,7 @@ def fsaverage5_series(
         last_onset = events[events["type"] == "Image"].groupby("run")["start"].max()
         parts, stated = [], []
         for run, space in spaces.items():
-            find_operator = partial(operator, subject, space)
+            find_operator = partial(operator, subject, cast("Space", space))
             series, tr = load_run(recordings[run, space], folder, find_operator, treatment)
             if (onset := float(last_onset[run])) >= len(series) * tr:
                 raise InvalidFileError(
@@ -140,20 +139,3 @@ def fsaverage5_series(
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
-
-
-def _read_operator(
-    bucket: Source, subject: str, space: str, shape: tuple[int, int, int]
-) -> FsaverageOperator:
-    """A subject's operator from NSD's transforms, wherever the source has them."""
-    source_space: TimeseriesSpace = "func1mm" if space == "func1mm" else "func1pt8mm"
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = {}
-        for key in transform_keys(subject, source_space):
-            path = bucket.local_path(key)
-            if path is None:
-                info = bucket.describe(key)
-                path = Path(scratch) / Path(key).name
-                path.write_bytes(bucket.read(key, 0, info.n_bytes, etag=info.etag))
-            paths[key] = path
-        return read_operator(paths, subject, source_space, shape)

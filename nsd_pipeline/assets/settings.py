@@ -40,12 +40,12 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
     memory_gb: float | None = Field(
         default=None,
         gt=0,
-        description="memory for betas in GB. Those of a larger cohort stay in the store, are read"
+        description="memory for fMRI in GB. That of a larger cohort stays in the store, is read"
         " in every epoch and shuffled within this memory; null: as much as is free, or 4 GB if"
-        " they do not fit",
+        " it does not fit",
     )
     data_dtype: DataDtype = Field(
-        default="float32", description="what betas are kept in; the model gets float32 either way"
+        default="float32", description="what fMRI is kept in; the model gets float32 either way"
     )
     n_processes: int = Field(
         default=1,

@@ -39,14 +39,14 @@ LEAST_CHUNKS: Final = 16
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedTrials(SeenTrials):
-    """Trials with one beta for each vertex, read when they are needed.
+    """Trials with one beta, or a window of some samples, for each vertex, read when needed.
 
     Attributes
     ----------
     read_session
-        Reads some trials of a session.
+        Reads some trials of a session, each as T x V values that follow each other.
     n_vertices
-        Vertices V of the betas.
+        Vertices V of the fMRI.
     chunk_trials
         Trials of a session that are stored, and read, together: 0 to ``chunk_trials - 1``, and so
         on.
@@ -54,6 +54,8 @@ class StreamedTrials(SeenTrials):
         Trials among which the next one is drawn when they are shuffled.
     dtype
         What the trials in the window are kept in.
+    n_times
+        Time points T of a trial: a beta is one.
     """
 
     read_session: ReadSession
@@ -61,11 +63,7 @@ class StreamedTrials(SeenTrials):
     chunk_trials: int
     window: int
     dtype: DataDtype = "float32"
-
-    @property
-    def n_times(self) -> int:
-        """Time points: a beta is one."""
-        return 1
+    n_times: int = 1
 
     def gather(self, device: torch.device, batch_size: int) -> Gather:
         """Prepare to put batches of at most ``batch_size`` trials on a device."""
@@ -82,15 +80,16 @@ def stream_trials(
     chunk_trials: int,
     window: int,
     dtype: DataDtype = "float32",
+    n_times: int = 1,
 ) -> StreamedTrials:
-    """Put the trials of a cohort and the embeddings of what was seen together; betas stay put.
+    """Put the trials of a cohort and the embeddings of what was seen together; fMRI stays put.
 
     Parameters
     ----------
     trials, n_vertices, read_session, image_ids, embeddings
         As for :func:`assemble_trials`, which gives the same trials in the same order.
         ``read_session`` is called for trials of one chunk at a time, from a thread.
-    chunk_trials, window, dtype
+    chunk_trials, window, dtype, n_times
         See :class:`StreamedTrials`, and :func:`window_of` for a window that fits into memory.
 
     Raises
@@ -109,6 +108,7 @@ def stream_trials(
         chunk_trials=chunk_trials,
         window=window,
         dtype=dtype,
+        n_times=n_times,
         targets=np.require(embeddings, np.float32, ["C", "W"]),
         target_index=target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids),
         trials=ordered,
@@ -187,13 +187,14 @@ class _Window:
         chunk = self._numbers // data.chunk_trials
         self._block_of: Integers = sessions * (int(chunk.max(initial=0)) + 1) + chunk
         self._names = list(data.trials[keys].itertuples(index=False, name=None))
-        self._places = torch.empty((0, data.n_vertices), dtype=self._dtype)
+        self._width = data.n_times * data.n_vertices
+        self._places = torch.empty((0, self._width), dtype=self._dtype)
         self._expected, self._n_taken = np.empty(0, np.int64), 0
         self._prefetch: Prefetch | None = None
         self._stop = weakref.finalize(self, lambda: None)
 
     def buffer(self, batch_size: int, *, pin_memory: bool = False) -> Tensor:
-        shape = (batch_size, 1, self._data.n_vertices)
+        shape = (batch_size, self._data.n_times, self._data.n_vertices)
         return torch.empty(shape, dtype=self._dtype, pin_memory=pin_memory)
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
@@ -208,9 +209,7 @@ class _Window:
             self._places = self._places[:0].clone()  # before the new memory is asked for
             # The thread writes to it, and is in no inference mode.
             with torch.inference_mode(False):
-                self._places = torch.empty(
-                    (plan.n_places, self._data.n_vertices), dtype=self._dtype
-                )
+                self._places = torch.empty((plan.n_places, self._width), dtype=self._dtype)
         self._prefetch = Prefetch(
             _BlockReader(self._data.read_session, self._names, self._numbers),
             plan,
@@ -222,7 +221,7 @@ class _Window:
     def copy(self, trials: Tensor, buffer: Tensor) -> Tensor:
         wanted: Integers = trials.numpy()
         batch = buffer[: len(wanted)]
-        rows = batch.view(len(wanted), self._data.n_vertices)
+        rows = batch.view(len(wanted), self._width)
         expected = self._expected[self._n_taken : self._n_taken + len(wanted)]
         if self._prefetch is not None and np.array_equal(expected, wanted):
             # There is room for so many at a time.
@@ -240,7 +239,7 @@ class _Window:
         for block in np.unique(self._block_of[wanted]):
             places = np.flatnonzero(self._block_of[wanted] == block)
             distinct, inverse = np.unique(wanted[places], return_inverse=True)
-            values = np.empty((len(distinct), self._data.n_vertices), np.float32)
+            values = np.empty((len(distinct), self._width), np.float32)
             read(distinct, values)
             out[torch.from_numpy(places)] = torch.from_numpy(values[inverse]).to(self._dtype)
 

@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials, by_session, target_rows
+from nsd_pipeline.decoding.data import (
+    Floats,
+    Integers,
+    LabelledTrials,
+    ReadSession,
+    by_session,
+    target_rows,
+)
+from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, round_into
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.layout import session_key
@@ -150,6 +158,8 @@ def assemble_windows(
     read_series: ReadSeries,
     image_ids: Integers,
     embeddings: Floats,
+    *,
+    dtype: DataDtype = "float32",
 ) -> WindowData:
     """Put the time series of a cohort and the embeddings of what was seen together.
 
@@ -166,6 +176,8 @@ def assemble_windows(
         of all series, which it fills.
     image_ids, embeddings
         Which images (n,) there are embeddings (n, D) of.
+    dtype
+        What samples are rounded to for keeping them.
 
     Raises
     ------
@@ -181,11 +193,15 @@ def assemble_windows(
     target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
     begins = [group["sample"].to_numpy(np.int64) for group in sessions.values()]
     # What lies between windows is left out; windows stay whole, as all their samples are taken.
-    samples = [np.unique(each[:, None] + np.arange(n_times)) for each in begins]
-    series = np.empty((sum(map(len, samples)), n_vertices), dtype=np.float32)
+    samples = [np.unique(_samples_of(each, n_times)) for each in begins]
+    series = np.empty((sum(map(len, samples)), n_vertices), dtype=NUMPY_DTYPES[dtype])
     first, row = [], 0
     for key, begin, wanted in zip(sessions, begins, samples, strict=True):
-        read_series(*key, wanted, series[row : row + len(wanted)])
+        part = series[row : row + len(wanted)]
+        whole = part if dtype == "float32" else np.empty(part.shape, np.float32)
+        read_series(*key, wanted, whole)
+        if whole is not part:
+            round_into(part, whole)
         first.append(row + np.searchsorted(wanted, begin))
         row += len(wanted)
     return WindowData(
@@ -196,6 +212,55 @@ def assemble_windows(
         target_index=target_index,
         trials=ordered,
     )
+
+
+def count_samples(trials: pd.DataFrame, n_times: int) -> int:
+    """Count the samples that the windows of trials consist of, each once."""
+    return sum(
+        len(np.unique(_samples_of(group["sample"].to_numpy(np.int64), n_times)))
+        for group in by_session(trials).values()
+    )
+
+
+def read_windows(
+    trials: pd.DataFrame, n_times: int, n_vertices: int, read_series: ReadSeries
+) -> ReadSession:
+    """How to read windows trial by trial, for a cohort whose series are larger than memory.
+
+    Parameters
+    ----------
+    trials
+        What :func:`place_windows` kept.
+    n_times, n_vertices
+        Shape of a window.
+    read_series
+        As for :func:`assemble_windows`.
+
+    Returns
+    -------
+    callable
+        Fills an array (n, T x V) with the windows of trials of a session, time first.
+    """
+    first = {key: group.set_index("trial")["sample"] for key, group in by_session(trials).items()}
+
+    def read(subject: str, session: int, numbers: Integers, out: Floats) -> None:
+        begin = first[subject, session].loc[pd.Index(numbers)].to_numpy(np.int64)
+        wanted, places = np.unique(_samples_of(begin, n_times), return_inverse=True)
+        samples = np.empty((len(wanted), n_vertices), np.float32)
+        read_series(subject, session, wanted, samples)
+        np.take(
+            samples,
+            places.reshape(len(numbers), n_times),
+            axis=0,
+            out=out.reshape(len(numbers), n_times, n_vertices),
+        )
+
+    return read
+
+
+def _samples_of(first: Integers, n_times: int) -> Integers:
+    """Samples (n, T) of windows that begin at ``first`` (n,)."""
+    return first[:, None] + np.arange(n_times)
 
 
 def _check_same_tr(layouts: Mapping[tuple[str, int], SeriesLayout]) -> None:

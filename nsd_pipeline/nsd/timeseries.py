@@ -17,7 +17,7 @@ from nsd_pipeline.nsd.layout import N_IMAGES
 
 TimeseriesSpace = Literal["func1pt8mm", "func1mm"]
 
-TR: Final[dict[str, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
+TR: Final[dict[TimeseriesSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
 """Seconds from one volume to the next. Trials start every 4 s, so the design files must have an
 onset on every third or fourth volume, which is checked; headers are not relied upon."""
 

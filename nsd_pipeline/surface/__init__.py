@@ -13,7 +13,13 @@ from nsd_pipeline.surface.other_spaces import (
     betas_from_voxels,
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
-from nsd_pipeline.surface.series import SeriesLayout, read_series, series_layout, write_series
+from nsd_pipeline.surface.series import (
+    SeriesLayout,
+    SessionSeries,
+    read_series,
+    series_layout,
+    write_series,
+)
 from nsd_pipeline.surface.session import (
     CHUNK_TRIALS,
     SessionBetas,
@@ -29,6 +35,7 @@ __all__ = [
     "FsaverageOperator",
     "SeriesLayout",
     "SessionBetas",
+    "SessionSeries",
     "SessionStatistics",
     "betas_from_nifti",
     "betas_from_vertices",

@@ -20,8 +20,8 @@ from nsd_pipeline.surface.runs import (
 )
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
-FindOperator = Callable[[tuple[int, int, int]], FsaverageOperator]
-"""From the shape of a subject's functional volumes to the operator that maps them."""
+FindOperator = Callable[[], FsaverageOperator]
+"""Gives the operator that maps a subject's functional volumes."""
 
 
 class Treatment(NamedTuple):
@@ -110,7 +110,7 @@ def _project(
                 )
             return project_mni_run(files[0], folder / recording.mask, fwhm=fwhm)
         case "native":
-            return project_native_run(files[0], find_operator, fwhm=fwhm)
+            return project_native_run(files[0], find_operator(), fwhm=fwhm)
         case _:
             raise NsdError(
                 f"There is no way from the space {recording.space!r} of {files[0]} to fsaverage5.",

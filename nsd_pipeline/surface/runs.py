@@ -5,7 +5,7 @@ space (nilearn's projection) and a subject's own functional volumes (NSD's trans
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -104,10 +104,7 @@ def project_mni_run(path: Path, mask: Path, *, fwhm: float | None = None) -> Sur
 
 
 def project_native_run(
-    path: Path,
-    operator: Callable[[tuple[int, int, int]], FsaverageOperator],
-    *,
-    fwhm: float | None = None,
+    path: Path, operator: FsaverageOperator, *, fwhm: float | None = None
 ) -> SurfaceRun:
     """Map a run of a subject's own functional volumes by NSD's transforms.
 
@@ -116,7 +113,7 @@ def project_native_run(
     path
         ``timeseries_sessionNN_runMM.nii.gz``.
     operator
-        Gives the operator of the subject and space for volumes of a shape.
+        The operator of the subject and space.
     fwhm
         Width in mm of a Gaussian that volumes are smoothed with first; not at all if None.
 
@@ -126,20 +123,19 @@ def project_native_run(
         If the file is damaged, or its volumes are of another shape than the operator's.
     """
     series = open_volumes(path)
-    to_surface = operator(series.shape)
-    if to_surface.volume_shape != series.shape:
+    if operator.volume_shape != series.shape:
         raise InvalidFileError(
             f"The volumes of {path} have shape {series.shape}, but the subject's transforms are for"
-            f" {to_surface.volume_shape}.",
+            f" {operator.volume_shape}.",
             next_step="check that the time series are of this subject and space.",
         )
-    x, y, z = np.unravel_index(to_surface.touched_voxels, series.shape)
+    x, y, z = np.unravel_index(operator.touched_voxels, series.shape)
     touched = np.ravel_multi_index((z, y, x), series.shape[::-1])
     values = np.empty((len(touched), series.n_volumes), np.float32)
     for number, volume in enumerate(_smoothed(series, fwhm)):
         # Files lie in Fortran order: seen from behind, without a copy, they are in C order.
         values[:, number] = volume.T.ravel()[touched]
-    return SurfaceRun(np.ascontiguousarray(to_surface.apply(values).T), series.tr)
+    return SurfaceRun(np.ascontiguousarray(operator.apply(values).T), series.tr)
 
 
 def _smoothed(series: VolumeSeries, fwhm: float | None) -> Iterator[NDArray[np.float32]]:

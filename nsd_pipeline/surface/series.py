@@ -138,72 +138,107 @@ def series_layout(group: "zarr.Group") -> SeriesLayout:
         raise _damaged(group, f"lack the attribute {error}") from error
 
 
+class SessionSeries:
+    """One session's time series, opened once and read in parts.
+
+    Parameters
+    ----------
+    group
+        A group that `write_series` made.
+
+    Raises
+    ------
+    ArtifactError
+        If the group lacks its array or a chunk of it.
+    """
+
+    def __init__(self, group: "zarr.Group") -> None:
+        if "series" not in group:
+            raise _damaged(group, "lack the array 'series'")
+        self._group, self._series = group, group["series"]
+        # Zarr reads a chunk that is not there as NaN, which would become plausible zeros.
+        there, wanted = self._series.nchunks_initialized, self._series.nchunks
+        if there != wanted:
+            raise _damaged(group, f"have {there} of {wanted} chunks")
+
+    def read(
+        self,
+        samples: NDArray[np.int64] | None = None,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Read samples, ready for a model: finite everywhere.
+
+        Parameters
+        ----------
+        samples
+            Which samples to read, ascending; all of them if None.
+        out : array of shape (R, V), float32
+            Where to read to, for instance a slice of an array for many sessions. Beyond it, no
+            more than one chunk is held in memory.
+
+        Returns
+        -------
+        array of shape (R, V), float32
+            ``out`` if given. Zero, the mean of every run, where there is no data.
+
+        Raises
+        ------
+        ArtifactError
+            If a chunk is damaged.
+        ValueError
+            If ``out`` has another shape or dtype.
+        """
+        n_samples, n_vertices = self._series.shape
+        wanted = np.arange(n_samples) if samples is None else samples
+        shape = (len(wanted), n_vertices)
+        if out is None:
+            out = np.empty(shape, np.float32)
+        if out.shape != shape or out.dtype != np.float32:
+            raise ValueError(
+                f"`out` is {out.dtype} of shape {out.shape}; these samples need float32 of shape "
+                f"{shape}."
+            )
+        step, done = self._series.chunks[0], 0
+        for start in range(0, n_samples, step):
+            stop = min(start + step, n_samples)
+            rows = wanted[(wanted >= start) & (wanted < stop)] - start
+            if not len(rows):
+                continue
+            chunk = out[done : done + len(rows)]
+            done += len(rows)
+            if len(rows) == stop - start:
+                self._read_chunk(start, stop, chunk)
+            else:
+                whole = np.empty((stop - start, n_vertices), np.float32)
+                self._read_chunk(start, stop, whole)
+                np.take(whole, rows, axis=0, out=chunk)
+            missing = ~np.isfinite(chunk)
+            if missing.any():
+                chunk[missing] = 0.0
+        return out
+
+    def _read_chunk(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
+        from zarr.buffer.cpu import NDBuffer
+
+        try:
+            self._series.get_basic_selection(
+                slice(start, stop), out=NDBuffer.from_ndarray_like(out)
+            )
+        except ValueError as error:
+            raise _damaged(
+                self._group, f"have a damaged chunk at sample {start} ({error})"
+            ) from error
+
+
 def read_series(
     group: "zarr.Group",
     *,
     samples: NDArray[np.int64] | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Read one session's time series, ready for a model: finite everywhere.
-
-    Parameters
-    ----------
-    group
-        A group that `write_series` made.
-    samples
-        Which samples to read, ascending; all of them if None.
-    out : array of shape (R, V), float32
-        Where to read to, for instance a slice of an array for many sessions. Beyond it, no more
-        than one chunk is held in memory.
-
-    Returns
-    -------
-    array of shape (R, V), float32
-        ``out`` if given. Zero, the mean of every run, where there is no data.
-
-    Raises
-    ------
-    ArtifactError
-        If the group lacks its array or a chunk of it.
-    ValueError
-        If ``out`` has another shape or dtype.
-    """
-    from zarr.buffer.cpu import NDBuffer
-
-    if "series" not in group:
-        raise _damaged(group, "lack the array 'series'")
-    series = group["series"]
-    # Zarr reads a chunk that is not there as NaN, which would become plausible zeros.
-    if series.nchunks_initialized != series.nchunks:
-        raise _damaged(group, f"have {series.nchunks_initialized} of {series.nchunks} chunks")
-    wanted = np.arange(series.shape[0]) if samples is None else samples
-    shape = (len(wanted), series.shape[1])
-    if out is None:
-        out = np.empty(shape, np.float32)
-    if out.shape != shape or out.dtype != np.float32:
-        raise ValueError(
-            f"`out` is {out.dtype} of shape {out.shape}; these samples need float32 of shape "
-            f"{shape}."
-        )
-    step, done = series.chunks[0], 0
-    for start in range(0, series.shape[0], step):
-        stop = min(start + step, series.shape[0])
-        rows = wanted[(wanted >= start) & (wanted < stop)] - start
-        if not len(rows):
-            continue
-        chunk = out[done : done + len(rows)]
-        done += len(rows)
-        whole = chunk if len(rows) == stop - start else np.empty((stop - start, shape[1]), "f4")
-        try:
-            series.get_basic_selection(slice(start, stop), out=NDBuffer.from_ndarray_like(whole))
-        except ValueError as error:
-            raise _damaged(group, f"have a damaged chunk at sample {start} ({error})") from error
-        if whole is not chunk:
-            np.take(whole, rows, axis=0, out=chunk)
-        missing = ~np.isfinite(chunk)
-        if missing.any():
-            chunk[missing] = 0.0
-    return out
+    """Read samples of one session's time series; see :meth:`SessionSeries.read`."""
+    return SessionSeries(group).read(samples, out=out)
 
 
 def _damaged(group: "zarr.Group", problem: str) -> ArtifactError:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nsd_pipeline.assets import betas
+from nsd_pipeline.assets import holding
 from nsd_pipeline.assets.cohort import Cohort
 from nsd_pipeline.assets.memory import available_bytes
 from nsd_pipeline.assets.presets import PRESETS
@@ -41,7 +41,7 @@ def test_from_memory_from_the_store_and_in_two_processes(
 
     # Patience makes it another training, and has no effect in three epochs.
     with monkeypatch.context() as patch:
-        patch.setattr(betas, "available_bytes", lambda: 0)
+        patch.setattr(holding, "available_bytes", lambda: 0)
         streamed, from_store, streamed_weights = train(patience=6)
     assert streamed["data"].startswith("read in every epoch, shuffled among")
     pd.testing.assert_frame_equal(from_store, history)

@@ -15,10 +15,12 @@ from nsd_pipeline.decoding import (
     build_model,
     place_windows,
     predict,
+    stream_trials,
     train,
     vertex_contributions,
 )
 from nsd_pipeline.decoding.gather import _OnDevice, _Streamed, gather_trials
+from nsd_pipeline.decoding.windows import count_samples, read_windows
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.surface import SeriesLayout
 
@@ -164,6 +166,50 @@ def test_the_reference_model_gets_the_time_points_of_the_repetition_time(tr, n_t
     )
     model = build_model(TrainingConfig(), n_vertices=V, n_times=windows.n_times, n_outputs=1536)
     assert model.settings["n_repetition_times"] == windows.n_times == n_times
+
+
+def test_windows_larger_than_memory_come_from_the_store(placed, data):
+    """With room for all of them it is the same training; with little room, the same windows."""
+    trials, n_times, _ = placed
+    chunks = []
+
+    def read(subject, session, samples, out):
+        chunks.append(len(samples))
+        number_samples(subject, session, samples, out)
+
+    def stream(window):
+        return stream_trials(
+            trials, V, read_windows(trials, n_times, V, read), IMAGE_IDS, EMBEDDINGS,
+            chunk_trials=10, window=window, n_times=n_times,
+        )  # fmt: skip
+
+    config = TrainingConfig(hidden=8, n_epochs=2, batch_size=16)
+    in_memory, streamed = (
+        train(config, each.split("train"), each.split("val"), device="cpu")
+        for each in (data, stream(len(trials)))
+    )
+    for name, value in in_memory.model.state_dict().items():
+        assert torch.equal(value, streamed.model.state_dict()[name])
+    assert count_samples(trials, n_times) == len(data.series)
+    assert max(chunks) <= 10 * n_times
+
+    order = torch.arange(data.n_trials)
+    gather, expected = (each.gather(torch.device("cpu"), 16) for each in (stream(20), data))
+    gather.expect(order)
+    for batch in torch.split(order, 16):
+        for value, right in zip(gather(batch), expected(batch), strict=True):
+            torch.testing.assert_close(value, right, rtol=0, atol=0)
+
+
+def test_half_precision_halves_the_series(placed, data):
+    half = assemble_windows(
+        placed.trials, placed.n_times, V, number_samples, IMAGE_IDS, EMBEDDINGS, dtype="float16"
+    )
+    assert half.series.nbytes == data.series.nbytes / 2
+    x, _ = half.gather(torch.device("cpu"), 4)(torch.arange(4))
+    assert x.dtype == torch.float32
+    expected, _ = data.gather(torch.device("cpu"), 4)(torch.arange(4))
+    torch.testing.assert_close(x, expected, rtol=1e-3, atol=0)
 
 
 def test_windows_must_lie_in_the_series(data):

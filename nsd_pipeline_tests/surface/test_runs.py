@@ -97,12 +97,12 @@ def operator_for(shape: tuple[int, int, int]) -> FsaverageOperator:
 def test_native_volumes_are_mapped_in_the_order_of_the_file(tmp_path: Path) -> None:
     data = RNG.integers(-3000, 3000, (*SHAPE, 5)).astype(np.int16)
     path = write_nifti(tmp_path / "timeseries.nii.gz", data, tr=4 / 3)
-    run = project_native_run(path, operator_for)
+    run = project_native_run(path, operator_for(SHAPE))
     expected = operator_for(SHAPE).apply(data.reshape(-1, 5)).T
     np.testing.assert_allclose(run.data, expected, rtol=1e-5, atol=1e-2)
     assert run.tr == pytest.approx(4 / 3)
     with pytest.raises(InvalidFileError, match="transforms are for"):
-        project_native_run(path, lambda _: operator_for((11, 9, 10)))
+        project_native_run(path, operator_for((11, 9, 10)))
 
 
 def test_smoothing_is_nilearn_s(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_smoothing_is_nilearn_s(tmp_path: Path) -> None:
     data = RNG.standard_normal((*SHAPE, 3)).astype(np.float32)
     path = write_nifti(tmp_path / "timeseries.nii", data, np.diag([2, 3, 2, 1.0]), tr=1)
     smooth = smooth_img(nibabel.load(path), 5.0).get_fdata()
-    run = project_native_run(path, operator_for, fwhm=5.0)
+    run = project_native_run(path, operator_for(SHAPE), fwhm=5.0)
     expected = operator_for(SHAPE).apply(smooth.reshape(-1, 3)).T
     np.testing.assert_allclose(run.data, expected, atol=1e-4)
 
