@@ -14,7 +14,7 @@ import click
 from nsd_pipeline.bench import report
 from nsd_pipeline.bench.harness import Row, RowResult, run_row
 
-_FAMILIES: Final = ("surface", "transfer", "embeddings")
+_FAMILIES: Final = ("surface", "spaces", "transfer", "embeddings")
 
 
 def all_rows() -> dict[str, Row]:
