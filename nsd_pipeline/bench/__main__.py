@@ -14,7 +14,15 @@ import click
 from nsd_pipeline.bench import report
 from nsd_pipeline.bench.harness import Row, RowResult, run_row
 
-_FAMILIES: Final = ("surface", "transfer", "embeddings", "training", "metrics", "graph")
+_FAMILIES: Final = (
+    "surface",
+    "spaces",
+    "transfer",
+    "embeddings",
+    "training",
+    "metrics",
+    "graph",
+)
 
 
 def all_rows() -> dict[str, Row]:
