@@ -73,12 +73,13 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     """
     backfill = BackfillSettings.from_environment()
     return dg.Definitions(
-        assets=dg.map_asset_specs(
-            _in_the_catalog,
-            dg.load_assets_from_modules(
+        assets=[
+            asset.map_asset_specs(_in_the_catalog)
+            for asset in dg.load_assets_from_modules(
                 [raw, bold, events, operators, surface, series, embeddings, decoding, report]
-            ),
-        ),
+            )
+            if isinstance(asset, dg.AssetsDefinition)
+        ],
         asset_checks=checks,
         jobs=jobs,
         schedules=backfill_schedules(backfill),
