@@ -89,13 +89,46 @@ def mapping_agreement(store: StoreResource) -> dg.AssetCheckResult:
 )
 def nan_share(store: StoreResource) -> dg.AssetCheckResult:
     """List the sessions that lack more of the cortex than is usual."""
-    manifests = list(_manifests(store.open(), "fsaverage5_betas.zarr"))
+    return _nan_shares(store.open(), "fsaverage5_betas.zarr")
+
+
+def _nan_shares(store: Store, folder: str) -> dg.AssetCheckResult:
+    manifests = list(_manifests(store, folder))
     problems: list[dict[str, object]] = [
         {"session": manifest.partition, "NaN share": manifest.metadata["nan_share"]}
         for manifest in manifests
         if manifest.metadata["nan_share"] > MAX_NAN_SHARE
     ]
     return _verdict(problems, seen=len(manifests), severity=dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(
+    asset="fsaverage5_series",
+    name="nan_share",
+    description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data in any run.",
+)
+def series_nan_share(store: StoreResource) -> dg.AssetCheckResult:
+    """List the sessions whose time series lack more of the cortex than is usual."""
+    return _nan_shares(store.open(), "fsaverage5_series.zarr")
+
+
+@dg.asset_check(
+    asset="fsaverage5_series",
+    description="All sessions have one space, one repetition time and one treatment.",
+)
+def made_alike(store: StoreResource) -> dg.AssetCheckResult:
+    """List the kinds of time series that there are, if a model would mix them."""
+    manifests = list(_manifests(store.open(), "fsaverage5_series.zarr"))
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for manifest in manifests:
+        treatment = {name: each for name, each in manifest.config.items() if name != "query"}
+        kind = (manifest.metadata["space"], round(manifest.metadata["tr"], 4), str(treatment))
+        kinds.setdefault(kind, []).append(str(manifest.partition))
+    problems: list[dict[str, object]] = [
+        {"space": space, "TR": tr, "treatment": treatment, "sessions": ", ".join(sessions)}
+        for (space, tr, treatment), sessions in kinds.items()
+    ]
+    return _verdict(problems if len(kinds) > 1 else [], seen=len(manifests))
 
 
 @dg.asset_check(
@@ -224,6 +257,8 @@ checks = [
     trial_counts,
     mapping_agreement,
     nan_share,
+    series_nan_share,
+    made_alike,
     z_scores,
     norms_and_duplicates,
     no_test_image_in_training,

@@ -84,6 +84,16 @@ def test_every_stage_on_windows(pipeline: Callable[..., Pipeline], small_nsd: Sm
     graph.run("decoding_report")
     assert "neuralbench" in (graph.artifacts / "decoding_report/report.html").read_text()
 
+    # A session that was treated differently is noticed.
+    graph.run(
+        "fsaverage5_series",
+        first=LAST,
+        config={"fsaverage5_series": FSAVERAGE5 | {"high_pass": 0.01}},
+    )
+    assert graph.failed_checks == ["fsaverage5_series:made_alike"]
+    graph.run("fsaverage5_series", first=LAST, config={"fsaverage5_series": FSAVERAGE5})
+    assert graph.failed_checks == []
+
     # Nothing is redone, and no window was stored anywhere.
     again = graph.run(*BOLD_ASSETS, first=FIRST, last=LAST, config=config(small_nsd.folder))
     again |= graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config={"fmri_mlp": quick})

@@ -1,0 +1,80 @@
+"""A run is cleaned as it was asked for, and a treatment that cannot be given is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsd_pipeline.nsd.bold import BoldRun
+from nsd_pipeline.nsd.errors import InvalidFileError, NsdError
+from nsd_pipeline.surface import clean
+from nsd_pipeline.surface.bold import Treatment, load_run
+from nsd_pipeline_tests.surface.test_runs import write_gifti
+
+T = 40
+RNG = np.random.default_rng(3)
+DATA = (1000 + RNG.standard_normal((20_484, T))).astype(np.float32)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> BoldRun:
+    for name, half in (("L", DATA[:10_242]), ("R", DATA[10_242:])):
+        write_gifti(tmp_path / f"{name}.func.gii", half)
+    confounds = pd.DataFrame(
+        RNG.standard_normal((T, 4)), columns=["trans_x", "trans_y", "trans_x_derivative1", "csf"]
+    )
+    confounds.loc[0, "trans_x_derivative1"] = np.nan
+    confounds.to_csv(tmp_path / "confounds.tsv", sep="\t", index=False, na_rep="n/a")
+    return BoldRun(
+        run=3,
+        space="fsaverage5",
+        kind="surface",
+        files=("L.func.gii", "R.func.gii"),
+        onsets="events.tsv",
+        onsets_kind="events",
+        confounds="confounds.tsv",
+        tr=1.6,
+    )
+
+
+def load(recording: BoldRun, folder: Path, **treatment):
+    def no_operator():
+        raise AssertionError("surfaces need no operator")
+
+    return load_run(recording, folder, no_operator, Treatment(**treatment))
+
+
+def test_by_default_a_run_is_detrended_and_z_scored(recording, tmp_path: Path) -> None:
+    run = load(recording, tmp_path)
+    assert run.tr == 1.6
+    np.testing.assert_array_equal(run.series, clean(DATA, 1.6).T)
+
+
+def test_confounds_are_chosen_by_pattern(recording, tmp_path: Path) -> None:
+    table = pd.read_csv(tmp_path / "confounds.tsv", sep="\t")
+    chosen = table[["trans_x", "trans_y", "trans_x_derivative1"]]
+    expected = clean(DATA, 1.6, confounds=chosen.fillna(chosen.mean()).to_numpy())
+    run = load(recording, tmp_path, confounds=["trans_*"])
+    np.testing.assert_allclose(run.series, expected.T, atol=1e-6)
+    with pytest.raises(InvalidFileError, match=r"confounds\.tsv has no column rot_x"):
+        load(recording, tmp_path, confounds=["trans_x", "rot_x"])
+    table[1:].to_csv(tmp_path / "confounds.tsv", sep="\t", index=False)
+    with pytest.raises(InvalidFileError, match="has 39 rows, but the run has 40 samples"):
+        load(recording, tmp_path, confounds=["csf"])
+    without = recording.model_copy(update={"confounds": None})
+    with pytest.raises(NsdError, match="Run 3 in fsaverage5 has no table of confounds"):
+        load(without, tmp_path, confounds=["csf"])
+
+
+def test_what_cannot_be_done_is_said(recording, tmp_path: Path) -> None:
+    with pytest.raises(NsdError, match=r"Smoothing \(fwhm\) is for volumes"):
+        load(recording, tmp_path, fwhm=4.0)
+    with pytest.raises(InvalidFileError, match="nor a sidecar states a repetition time"):
+        load(recording.model_copy(update={"tr": None}), tmp_path)
+    for change, says in (
+        ({"kind": "other", "space": "T1w"}, "no way from the space 'T1w'"),
+        ({"kind": "mni", "mask": None}, "has no brain mask"),
+    ):
+        with pytest.raises(NsdError, match=says):
+            load(recording.model_copy(update=change), tmp_path)
