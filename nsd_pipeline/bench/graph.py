@@ -103,8 +103,10 @@ def run_sessions(settings: Settings) -> Repeat:
 
     first, last = (session_key(SUBJECT, n) for n in (1, settings["n_sessions"]))
 
-    def materialize(defs: Any, instance: Any, assets: tuple[str, ...], **tags: str) -> float:
-        start = time.perf_counter()
+    def materialize(
+        defs: Any, instance: Any, assets: tuple[str, ...], **tags: str
+    ) -> tuple[float, float]:
+        start, cpu = time.perf_counter(), time.process_time()
         selection = [dg.AssetKey(asset) for asset in assets]
         job = defs.get_repository_def().get_implicit_job_def_for_assets(selection)
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -114,7 +116,7 @@ def run_sessions(settings: Settings) -> Repeat:
             run_config=quiet,
             tags={f"dagster/asset_partition_range_{name}": key for name, key in tags.items()},
         )
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu
 
     def repeat() -> Outcome:
         near = Path(settings["mirror"]).parent
@@ -125,10 +127,14 @@ def run_sessions(settings: Settings) -> Repeat:
         ):
             defs = build_defs(settings["mirror"], store)
             materialize(defs, instance, ("experiment_design",))
-            seconds = materialize(defs, instance, ASSETS, start=first, end=last)
-            again = materialize(defs, instance, ASSETS, start=first, end=last)
+            seconds, _ = materialize(defs, instance, ASSETS, start=first, end=last)
+            again, again_cpu = materialize(defs, instance, ASSETS, start=first, end=last)
         n_sessions = settings["n_sessions"]
-        facts = {"s a session": seconds / n_sessions, _NOTHING_TO_DO: again / n_sessions}
+        facts = {
+            "s a session": seconds / n_sessions,
+            _NOTHING_TO_DO: again / n_sessions,
+            "s of processor time for that": again_cpu / n_sessions,
+        }
         return Outcome(facts=facts, seconds=seconds)
 
     return repeat
@@ -162,6 +168,8 @@ ROWS: Final = (
         partial(_mirror, n_sessions=40),
         (Side(_BACKFILL, run_sessions),),
         (fact(_NOTHING_TO_DO, _BACKFILL, 0.25, at_most=True),),
+        limit="Dagster commits every event to SQLite by itself, and each waits for the disk; what "
+        "is left is processor time, in the last column.",
         repetitions=1,
         warm_up=False,
     ),
