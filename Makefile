@@ -59,6 +59,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-cluster.lock requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock \
 		-r requirements-cluster.lock -r requirements-dev.lock
+	# The authors' package, a peer in tests; the versions it asks for are of 2020.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps nsdcode==1.1.dev260054000
 	touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml

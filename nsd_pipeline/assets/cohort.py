@@ -110,12 +110,32 @@ def _collect(store: Store, name: str, preset: Preset, sessions: list[str]) -> Co
     ]
     # On S3 each is two requests, and all subjects' sessions are 284 of two kinds.
     with ThreadPoolExecutor(max_workers=16) as threads:
-        found = threads.map(
-            lambda each: require(store, each[1], asset=each[0], partition=each[2]).fingerprint,
-            wanted,
+        manifests = threads.map(
+            lambda each: require(store, each[1], asset=each[0], partition=each[2]), wanted
         )
-        inputs = {key: fingerprint for (_, key, _), fingerprint in zip(wanted, found, strict=True)}
+        found = {key: manifest for (_, key, _), manifest in zip(wanted, manifests, strict=True)}
+    _check_space(
+        {
+            session: str(found[preset.fmri_key(session)].metadata.get("space", ""))
+            for session in sessions
+        },
+        preset,
+    )
+    inputs = {key: manifest.fingerprint for key, manifest in found.items()}
     return Cohort(name, preset, sessions, stimulus_sets, inputs)
+
+
+def _check_space(spaces: Mapping[str, str], preset: Preset) -> None:
+    """Check that all sessions came from one space: a model would learn the difference."""
+    first, *others = spaces
+    for other in others:
+        if spaces[other] != spaces[first]:
+            raise ArtifactError(
+                f"The {preset.what} of {first} came from {spaces[first]}, those of {other} from"
+                f" {spaces[other]}.",
+                next_step=f"materialize {preset.fmri_asset} and what it needs for both in the same"
+                " space.",
+            )
 
 
 def check_unchanged(store: Store, cohort: Cohort) -> None:

@@ -28,6 +28,7 @@ from nsd_pipeline.assets.cohort import (
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
+from nsd_pipeline.assets.holding import N_VERTICES
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.assets.training import (
@@ -159,16 +160,14 @@ def retrieval_metrics(
         folder = artifacts.folder(trained.key)
         cohort = trained_cohort(artifacts, trained)
         trials = pd.read_parquet(folder / TRIALS_FILE)
-        data = cohort.preset.read(
-            artifacts,
-            trials[trials["split"] == "test"],
-            FmriMlpConfig(**trained.config),
-            *read_targets(artifacts, cohort),
-        )
+        tested, options = trials[trials["split"] == "test"], FmriMlpConfig(**trained.config)
+        data = cohort.preset.read(artifacts, tested, options, *read_targets(artifacts, cohort))
         with gpu.lease() as device:
             model = decoding.load_model(folder).to(device or "cpu")
             y_pred, y_true = decoding.predict(model, data), data.y_true()
-            contributions = decoding.vertex_contributions(model, data)
+            contributions = np.zeros(N_VERTICES, np.float32)
+            vertices = cohort.preset.vertices(artifacts, tested, options)
+            contributions[vertices] = decoding.vertex_contributions(model, data)
         images = data.trials["image_id"].tolist()
         subjects = data.trials["subject"].tolist()
         metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)

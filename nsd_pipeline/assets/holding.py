@@ -78,6 +78,8 @@ def hold_betas(
     image_ids: Integers,
     embeddings: Floats,
     options: MemoryOptions,
+    *,
+    n_vertices: int = N_VERTICES,
 ) -> "TrialData | StreamedTrials":
     """Put betas and targets of trials together, within the memory there is.
 
@@ -87,6 +89,8 @@ def hold_betas(
         As for `assemble_trials`.
     options
         See `MemoryOptions`.
+    n_vertices
+        Vertices that are read: all of fsaverage5's, or a region's.
 
     Raises
     ------
@@ -94,16 +98,16 @@ def hold_betas(
         If there are no trials, or the memory is too little to shuffle them in.
     """
     dtype = options.data_dtype
-    budget = stream_bytes(len(trials) * N_VERTICES, options)
+    budget = stream_bytes(len(trials) * n_vertices, options)
     if budget is None:
-        return assemble_trials(trials, N_VERTICES, read_session, image_ids, embeddings, dtype=dtype)
+        return assemble_trials(trials, n_vertices, read_session, image_ids, embeddings, dtype=dtype)
     from nsd_pipeline.decoding.stream import stream_trials, window_of
     from nsd_pipeline.surface import CHUNK_TRIALS
 
-    window = window_of(budget, N_VERTICES, CHUNK_TRIALS, options.batch_size, dtype)
+    window = window_of(budget, n_vertices, CHUNK_TRIALS, options.batch_size, dtype)
     return stream_trials(
         trials,
-        N_VERTICES,
+        n_vertices,
         read_session,
         image_ids,
         embeddings,

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
-from nsd_pipeline.assets.holding import MemoryOptions, hold_betas, hold_windows
+from nsd_pipeline.assets.holding import N_VERTICES, MemoryOptions, hold_betas, hold_windows
 from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials
 from nsd_pipeline.decoding.windows import Windows, place_windows
+from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import SessionBetas, SessionSeries, series_layout
+from nsd_pipeline.surface import SessionBetas, SessionSeries, read_roi_vertices, series_layout
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding.stream import StreamedTrials
@@ -36,9 +38,12 @@ class DataOptions(MemoryOptions, Protocol):
         Whether betas are z-scored within session.
     window_start, window_duration
         Seconds from an image's onset to the window, and its length.
+    roi
+        Whether only the vertices of the region that betas were written with are used.
     """
 
     zscore: bool
+    roi: bool
     window_start: float
     window_duration: float
 
@@ -94,6 +99,10 @@ class Preset(ABC):
     ) -> "LabelledTrials | StreamedTrials":
         """Put fMRI and targets of trials that were chosen together, each in memory at most once."""
 
+    def vertices(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Integers:  # noqa: ARG002
+        """Which fsaverage5 vertices (V,) the data have: all, if nothing restricts them."""
+        return np.arange(N_VERTICES)
+
 
 class _Betas(Preset):
     def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:  # noqa: ARG002
@@ -107,15 +116,35 @@ class _Betas(Preset):
         image_ids: Integers,
         embeddings: Floats,
     ) -> "LabelledTrials | StreamedTrials":
+        vertices = self.vertices(store, trials, options)
+        chosen = vertices if options.roi else None
         opened: dict[str, SessionBetas] = {}
 
         def read_session(subject: str, session: int, numbers: Integers, out: Floats) -> None:
             key = self.fmri_key(session_key(subject, session))
             if key not in opened:
-                opened[key] = SessionBetas(store.zarr(key), zscore=options.zscore)
+                opened[key] = SessionBetas(store.zarr(key), vertices=chosen, zscore=options.zscore)
             opened[key].read(numbers, out=out)
 
-        return hold_betas(trials, read_session, image_ids, embeddings, options)
+        return hold_betas(
+            trials, read_session, image_ids, embeddings, options, n_vertices=len(vertices)
+        )
+
+    def vertices(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Integers:
+        if not options.roi:
+            return super().vertices(store, trials, options)
+        pairs = trials[["subject", "session"]].drop_duplicates().itertuples(index=False)
+        first, *others = (session_key(subject, int(session)) for subject, session in pairs)
+        vertices = read_roi_vertices(store.zarr(self.fmri_key(first)))
+        for other in others:
+            if not np.array_equal(vertices, read_roi_vertices(store.zarr(self.fmri_key(other)))):
+                raise ArtifactError(
+                    f"The betas of {first} and {other} were written with different regions of"
+                    " interest.",
+                    next_step="materialize fsaverage5_betas of both with the same roi, roi_above"
+                    " and roi_up_to.",
+                )
+        return vertices
 
 
 class _Windows(Preset):

@@ -22,6 +22,11 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
         default=True,
         description="z-score betas of each vertex within session; time series always are, by run",
     )
+    roi: bool = Field(
+        default=False,
+        description="betas: use only the vertices of the region that fsaverage5_betas were written"
+        " with (its `roi`)",
+    )
     window_start: float = Field(
         default=2.0, description="neuralbench: seconds from an image's onset to its window"
     )

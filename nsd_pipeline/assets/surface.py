@@ -1,7 +1,11 @@
 """What the cortex did: one session's betas on the fsaverage5 surface."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import dagster as dg
 import numpy as np
+from pydantic import Field
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
@@ -16,12 +20,28 @@ from nsd_pipeline.assets.artifacts import (
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import require_operator
 from nsd_pipeline.assets.spaces import read_fsaverage5, spaces_disagree
+from nsd_pipeline.download.labels import find_labels
 from nsd_pipeline.events import read_events, sole_recording
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
-from nsd_pipeline.resources import StoreResource
+from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft
-from nsd_pipeline.surface import summarise, write_session
+from nsd_pipeline.surface import read_roi, summarise, write_session
+
+
+class RegionConfig(dg.Config):
+    """Which region of interest is kept beside the betas."""
+
+    roi: str | None = Field(
+        default=None,
+        description="a region that a model can be restricted to: one of NSD's on fsaverage, such as"
+        " nsdgeneral or streams, or a path on this machine with {hemisphere} for lh and rh"
+        " (.mgz, .mgh, .label)",
+    )
+    roi_above: float = Field(default=0.0, description="a vertex's label has to be above this")
+    roi_up_to: float | None = Field(
+        default=None, description="and not above this: 4 and 5 select stream 5, the ventral one"
+    )
 
 
 @dg.asset(
@@ -37,7 +57,12 @@ from nsd_pipeline.surface import summarise, write_session
     ],
 )
 @fails_plainly
-def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) -> None:
+def fsaverage5_betas(
+    context: dg.AssetExecutionContext,
+    config: RegionConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
     """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
 
     Percent signal change as published, NaN kept, beside each vertex's mean and standard deviation
@@ -46,6 +71,13 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
     one that `betas` fetched and that the filtered events keep.
     """
     artifacts = store.open()
+    labels = find_labels(source.open, config.roi) if config.roi else None
+    region = config.model_dump() if labels else {}
+    roi = None
+    if labels:
+        with TemporaryDirectory() as folder:
+            paths = labels.copy(Path(folder))
+            roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
 
     def recipe(partition: str) -> Recipe:
         upstream = {
@@ -59,7 +91,9 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
         n_trials = int(betas.metadata["trials"])
         return Recipe(
             keys.fsaverage5_betas(partition),
-            inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
+            inputs={name: manifest.fingerprint for name, manifest in upstream.items()}
+            | (labels.versions if labels else {}),
+            config=region,
             expected_bytes=n_trials * 2 * layout.FSAVERAGE5_VERTICES * 4,
         )
 
@@ -81,7 +115,9 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
                 "session": session,
                 "source_space": space,
                 "source_etags": downloaded.metadata["etags"],
+                **region,
             },
+            roi=roi,
         )
         zscore_scale = statistics.std[statistics.valid]
         return statistics.counts() | {
@@ -89,6 +125,7 @@ def fsaverage5_betas(context: dg.AssetExecutionContext, store: StoreResource) ->
                 statistics.mean[statistics.valid].mean()
             ),
             "space": space,
+            **({} if roi is None else {"vertices in the region": int(roi.sum())}),
             "median standard deviation (percent signal change)": float(np.median(zscore_scale)),
         }
 

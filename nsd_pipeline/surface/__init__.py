@@ -13,6 +13,7 @@ from nsd_pipeline.surface.other_spaces import (
     betas_from_voxels,
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
+from nsd_pipeline.surface.roi import read_roi
 from nsd_pipeline.surface.series import (
     SeriesLayout,
     SessionSeries,
@@ -25,6 +26,7 @@ from nsd_pipeline.surface.session import (
     SessionBetas,
     SessionStatistics,
     read_betas,
+    read_roi_vertices,
     summarise,
     write_session,
 )
@@ -47,6 +49,8 @@ __all__ = [
     "project_volume",
     "read_betas",
     "read_operator",
+    "read_roi",
+    "read_roi_vertices",
     "read_series",
     "series_layout",
     "summarise",

@@ -6,6 +6,7 @@ The group is Zarr v3 and holds::
     mean   (vertex,)       float32   over the vertex's finite trials
     std    (vertex,)       float32   of a sample (ddof=1), over the vertex's finite trials
     valid  (vertex,)       bool      whether the vertex has a z-score
+    roi    (vertex,)       bool      whether the vertex is in the region asked for, if one was
 
 Chunks are plain: betas are noise to a compressor, and a checksum in every chunk (``crc32c``) made
 reading half as long again; the artifact's manifest holds the SHA-256 of every file instead.
@@ -49,6 +50,8 @@ def write_session(
     betas: NDArray[np.float32],
     statistics: SessionStatistics,
     attributes: Mapping[str, Any],
+    *,
+    roi: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write one session's betas as a Zarr v3 group.
 
@@ -64,6 +67,8 @@ def write_session(
     attributes
         What only the caller knows: subject, session, source space, ETags of the source files, ...
         They are added to the group's own and must be JSON.
+    roi : array of shape (V,), bool, optional
+        A region of interest. All betas are written nevertheless.
 
     Raises
     ------
@@ -101,6 +106,8 @@ def write_session(
         "std": (statistics.std, ("vertex",), units),
         "valid": (statistics.valid, ("vertex",), {"meaning": "the vertex has a z-score"}),
     }
+    if roi is not None:
+        arrays["roi"] = (roi, ("vertex",), {"meaning": "the vertex is in the region of interest"})
     for name, (data, dimensions, array_attributes) in arrays.items():
         chunks = (min(CHUNK_TRIALS, len(data)), *data.shape[1:]) if data.ndim > 1 else data.shape
         array = group.create_array(
@@ -162,6 +169,8 @@ class SessionBetas:
     ----------
     group, zscore
         As for `read_betas`.
+    vertices
+        Which vertices to read, such as those of `read_roi_vertices`; all of them if None.
 
     Raises
     ------
@@ -169,9 +178,18 @@ class SessionBetas:
         If the group lacks an array or a chunk, or its arrays do not fit each other.
     """
 
-    def __init__(self, group: "zarr.Group", *, zscore: bool = True) -> None:
-        self._group, self._zscore = group, zscore
-        self._betas, self._mean, std, valid = _arrays(group)
+    def __init__(
+        self,
+        group: "zarr.Group",
+        *,
+        vertices: NDArray[np.int64] | None = None,
+        zscore: bool = True,
+    ) -> None:
+        self._group, self._vertices, self._zscore = group, vertices, zscore
+        self._betas, mean, std, valid = _arrays(group)
+        if vertices is not None:
+            mean, std, valid = mean[vertices], std[vertices], valid[vertices]
+        self._mean = mean
         self._scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
         self._invalid = np.flatnonzero(~valid)
 
@@ -184,9 +202,9 @@ class SessionBetas:
         """Read some trials, or all of them: see `read_betas`."""
         from zarr.buffer.cpu import NDBuffer
 
-        n_trials, n_vertices = self._betas.shape
+        n_trials, n_stored = self._betas.shape
         wanted = np.arange(n_trials) if trials is None else trials
-        shape = (len(wanted), n_vertices)
+        shape = (len(wanted), len(self._mean))
         if out is None:
             out = np.empty(shape, np.float32)
         if out.shape != shape or out.dtype != np.float32:
@@ -205,8 +223,8 @@ class SessionBetas:
             done += len(rows)
             whole = (
                 chunk
-                if len(rows) == stop - start
-                else np.empty((stop - start, n_vertices), out.dtype)
+                if len(rows) == stop - start and self._vertices is None
+                else np.empty((stop - start, n_stored), out.dtype)
             )
             try:
                 self._betas.get_basic_selection(
@@ -215,7 +233,9 @@ class SessionBetas:
             except ValueError as error:
                 problem = f"have a damaged chunk at trial {start} ({error})"
                 raise _damaged(self._group, problem) from error
-            if whole is not chunk:
+            if self._vertices is not None:
+                chunk[...] = whole[np.ix_(rows, self._vertices)]
+            elif whole is not chunk:
                 np.take(whole, rows, axis=0, out=chunk, mode="clip")  # "raise" would copy twice
             self._standardise(chunk)
         return out
@@ -230,6 +250,22 @@ class SessionBetas:
             missing = ~np.isfinite(block)
             if missing.any():
                 block[missing] = 0.0
+
+
+def read_roi_vertices(group: "zarr.Group") -> NDArray[np.int64]:
+    """Vertices of the region that a session was written with.
+
+    Raises
+    ------
+    ArtifactError
+        If it was written without one.
+    """
+    if "roi" not in group:
+        raise ArtifactError(
+            f"The surface betas at {group.store_path} were written without a region of interest.",
+            next_step="materialize fsaverage5_betas with `roi` set, or train without it.",
+        )
+    return np.flatnonzero(group["roi"][...])
 
 
 def _arrays(
