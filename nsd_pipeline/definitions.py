@@ -73,9 +73,13 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     return dg.Definitions(
         assets=dg.map_asset_specs(
             _in_the_catalog,
-            dg.load_assets_from_modules(
-                [raw, bold, events, operators, surface, series, embeddings, decoding, report]
-            ),
+            [
+                asset
+                for asset in dg.load_assets_from_modules(
+                    [raw, bold, events, operators, surface, series, embeddings, decoding, report]
+                )
+                if isinstance(asset, dg.AssetsDefinition)
+            ],
         ),
         asset_checks=checks,
         jobs=jobs,
