@@ -97,6 +97,8 @@ def dagster_dev(home: Path, environment: Mapping[str, str]) -> Iterator[Webserve
             env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT), **environment},
             stdout=log,
             stderr=log,
+            # A shell's background jobs ignore Ctrl-C, and so would all that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             until(lambda: child.poll() is not None or server.is_up(), "the web UI is up")
