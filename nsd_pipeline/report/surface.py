@@ -141,7 +141,8 @@ def surface_map(
         )
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=2.5)
-        bar.set_label(colorbar_label, fontsize=TEXT_SIZE, color=INK)
+        # Above the bar: beside the numbers, a long label would leave the figure.
+        bar.ax.set_title(colorbar_label, fontsize=TEXT_SIZE, color=INK, loc="left", pad=12)
     if finite.size < array.size:
         figure.text(bar_left, 0.12, "■", color=str(_CORTEX), fontsize=TEXT_SIZE + 2, va="center")
         figure.text(
