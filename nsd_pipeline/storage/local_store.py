@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.store import Store, damaged, missing, sha256
+from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,10 +73,17 @@ class LocalStore(Store):
         from nsd_pipeline.storage.zarr_guard import open_group
 
         manifest = self._intact_manifest(key)
+
+        def check() -> None:
+            # The earlier manifest goes before its files do: while it is there, so were they.
+            if (now := self._load(key)) is None or now.created != manifest.created:
+                raise replaced(self.url, manifest)
+
         return open_group(
             ZarrLocalStore(self._root / key, read_only=True),
             manifest.files.keys(),
             lambda name: damaged(self.url, manifest, name, "went missing while it was read"),
+            check,
         )
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:

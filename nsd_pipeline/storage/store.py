@@ -18,7 +18,16 @@ from nsd_pipeline.storage.workspace import Workspace
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["DEFAULT_URL", "Draft", "Store", "damaged", "fingerprint", "missing", "open_store"]
+__all__ = [
+    "DEFAULT_URL",
+    "Draft",
+    "Store",
+    "damaged",
+    "fingerprint",
+    "missing",
+    "open_store",
+    "replaced",
+]
 
 DEFAULT_URL: Final = "./artifacts"
 
@@ -65,6 +74,8 @@ class Store(ABC):
     def folder(self, key: str) -> Path:
         """Local folder with the complete artifact, each file checked against its SHA-256.
 
+        To be read at once: another run may replace the artifact.
+
         Raises
         ------
         ArtifactError
@@ -79,7 +90,8 @@ class Store(ABC):
         ------
         ArtifactError
             If the artifact is missing or damaged, now or while it is being read: a missing chunk
-            is an error, not a chunk of fill values.
+            is an error, not a chunk of fill values. So is a chunk of another version, if another
+            run replaces the artifact meanwhile.
         """
 
     @abstractmethod
@@ -193,6 +205,14 @@ def damaged(url: str, manifest: Manifest, name: str, damage: str) -> ArtifactErr
         f"The artifact {url}/{manifest.key} is damaged: its file {name} {damage}.",
         next_step="make it again: `dagster asset materialize -m nsd_pipeline.definitions "
         f"--select {manifest.asset}{partition}`.",
+    )
+
+
+def replaced(url: str, manifest: Manifest) -> ArtifactError:
+    """Error for an artifact that another run made anew while this one read it."""
+    return ArtifactError(
+        f"The artifact {url}/{manifest.key} was replaced by another run while this one read it.",
+        next_step="run this step again; it then reads the new one.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Zarr groups whose chunks cannot go missing unnoticed.
+"""Zarr groups whose chunks cannot go missing, or become another version's, unnoticed.
 
 Zarr reads a chunk that is not there as fill values. For an artifact that is replaced or damaged
 while it is being read, that would turn into wrong numbers; the manifest tells which files exist.
@@ -18,26 +18,35 @@ if TYPE_CHECKING:
 
 class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not followed
     def __init__(
-        self, store: Store, files: Collection[str], error: Callable[[str], Exception]
+        self,
+        store: Store,
+        files: Collection[str],
+        error: Callable[[str], Exception],
+        check: Callable[[], None],
     ) -> None:
         super().__init__(store)
         self._files = files
         self._error = error
+        self._check = check
 
     def _with_store(self, store: Any) -> "Self":
-        return type(self)(store, self._files, self._error)
+        return type(self)(store, self._files, self._error, self._check)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         value: Buffer | None = await self._store.get(key, prototype, byte_range)
+        self._check()
         if value is None and key in self._files:
             raise self._error(key)
         return value
 
 
 def open_group(
-    store: Store, files: Collection[str], error: Callable[[str], Exception]
+    store: Store,
+    files: Collection[str],
+    error: Callable[[str], Exception],
+    check: Callable[[], None] = lambda: None,
 ) -> zarr.Group:
     """Open a group read-only.
 
@@ -49,5 +58,8 @@ def open_group(
         Names that must exist in it.
     error
         Makes the exception for a name that does not.
+    check
+        Called after every read, before its value is handed out; raises if the files have become
+        those of another version.
     """
-    return zarr.open_group(_GuardedStore(store, files, error), mode="r")
+    return zarr.open_group(_GuardedStore(store, files, error, check), mode="r")

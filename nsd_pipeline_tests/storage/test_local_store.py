@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,26 +76,44 @@ def test_a_chunk_that_goes_missing_is_an_error_not_fill_values(store: Store) -> 
 
 
 def test_readers_never_see_two_versions_at_once(store: Store) -> None:
-    """While one artifact is replaced again and again, every read is of a single version or none."""
+    """While one artifact is replaced again and again, every read is of a single version or none.
+
+    A folder's name is good until the next replacement, so a file may be gone, but never mixed.
+    """
     put(store, text="0" * 1000)
     done = threading.Event()
 
     def replace() -> None:
-        for number in range(1, 60):
+        for number in range(1, 10_000):
             put(store, text=str(number % 10) * (1000 + number))
-        done.set()
+            if done.is_set():
+                return
 
     writer = threading.Thread(target=replace)
     writer.start()
-    seen = set()
-    while not done.is_set():
+    announced, read = set(), set()
+    while writer.is_alive() and min(len(announced), len(read)) < 20:
         reader = open_store(store.url)
         manifest = reader.manifest(KEY)
         assert manifest is not None, "it is there all the time"
-        seen.add(manifest.files["events.txt"].bytes)
-        assert reader.folder(KEY).is_dir()
+        announced.add(manifest.files["events.txt"].bytes)
+        with suppress(FileNotFoundError):
+            text = (reader.folder(KEY) / "events.txt").read_text()
+            assert text == text[0] * len(text)
+            read.add(len(text))
+    done.set()
     writer.join()
-    assert len(seen) > 1
+    assert min(len(announced), len(read)) == 20
+
+
+def test_a_group_that_is_replaced_while_it_is_read_is_an_error_not_a_mixture(store: Store) -> None:
+    write_zarr(store, np.zeros((4, 3)))
+    betas = store.zarr("betas.zarr/subj01/ses01")["betas"]
+    assert not betas[:2].any()
+    write_zarr(store, np.ones((4, 3)))
+    with pytest.raises(ArtifactError, match="was replaced by another run"):
+        betas[2:]
+    assert store.zarr("betas.zarr/subj01/ses01")["betas"][2:].all()
 
 
 def test_a_death_while_replacing_leaves_no_manifest_beside_other_files(
