@@ -1,6 +1,7 @@
 """Artifacts in a folder: ``<key>/`` holds the files, ``manifests/<key>.json`` makes them count."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,9 +131,13 @@ class LocalStore(Store):
         wrong = self._wrong_size(manifest)
         if wrong:
             return wrong
-        for name, record in manifest.files.items():
-            if sha256(self._root / manifest.key / name) != record.sha256:
-                return name, "has another SHA-256 than when it was written"
+        paths = [self._root / manifest.key / name for name in manifest.files]
+        with ThreadPoolExecutor() as threads:
+            for (name, record), found in zip(
+                manifest.files.items(), threads.map(sha256, paths), strict=True
+            ):
+                if found != record.sha256:
+                    return name, "has another SHA-256 than when it was written"
         return None
 
     def _intact_manifest(self, key: str) -> Manifest:

@@ -5,12 +5,13 @@ while it is being read, that would turn into wrong numbers; the manifest tells w
 """
 
 from collections.abc import Callable, Collection
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import WrapperStore
+from zarr.storage import LocalStore, WrapperStore
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,6 +41,24 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
         if value is None and key in self._files:
             raise self._error(key)
         return value
+
+    def open_file(self, key: str) -> FileIO | None:
+        """File of a key, unbuffered, if the group lies in a local folder.
+
+        What is read from it is of the version that was opened, whatever happens meanwhile.
+        """
+        if not isinstance(self._store, LocalStore):
+            return None
+        try:
+            file = FileIO(self._store.root / key)
+        except FileNotFoundError:
+            raise self._error(key) from None
+        try:
+            self._check()
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 def open_group(

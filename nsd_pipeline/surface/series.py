@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.surface.chunks import read_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -199,36 +200,18 @@ class SessionSeries:
                 f"`out` is {out.dtype} of shape {out.shape}; these samples need float32 of shape "
                 f"{shape}."
             )
-        step, done = self._series.chunks[0], 0
-        for start in range(0, n_samples, step):
-            stop = min(start + step, n_samples)
-            rows = wanted[(wanted >= start) & (wanted < stop)] - start
-            if not len(rows):
-                continue
-            chunk = out[done : done + len(rows)]
-            done += len(rows)
-            if len(rows) == stop - start:
-                self._read_chunk(start, stop, chunk)
-            else:
-                whole = np.empty((stop - start, n_vertices), np.float32)
-                self._read_chunk(start, stop, whole)
-                np.take(whole, rows, axis=0, out=chunk)
-            missing = ~np.isfinite(chunk)
+
+        def take(place: slice, rows: NDArray[np.float32]) -> None:
+            missing = ~np.isfinite(rows)
+            out[place] = rows
             if missing.any():
-                chunk[missing] = 0.0
+                out[place][missing] = 0.0
+
+        read_rows(self._series, wanted, take, self._damaged_chunk)
         return out
 
-    def _read_chunk(self, start: int, stop: int, out: NDArray[np.float32]) -> None:
-        from zarr.buffer.cpu import NDBuffer
-
-        try:
-            self._series.get_basic_selection(
-                slice(start, stop), out=NDBuffer.from_ndarray_like(out)
-            )
-        except ValueError as error:
-            raise _damaged(
-                self._group, f"have a damaged chunk at sample {start} ({error})"
-            ) from error
+    def _damaged_chunk(self, sample: int, error: Exception) -> ArtifactError:
+        return _damaged(self._group, f"have a damaged chunk at sample {sample} ({error})")
 
 
 def read_series(

@@ -10,8 +10,8 @@ The group is Zarr v3 and holds::
 
 Chunks are plain: betas are noise to a compressor, and a checksum in every chunk (``crc32c``) made
 reading half as long again; the artifact's manifest holds the SHA-256 of every file instead.
-Z-scores are computed while reading, chunk by chunk: a training set of many sessions is filled
-session by session, without a second copy.
+Z-scores are computed while reading, a few trials at a time: a training set of many sessions is
+filled session by session, without a second copy.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.surface.chunks import read_rows
 from nsd_pipeline.surface.statistics import SessionStatistics, summarise
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ CHUNK_TRIALS: Final = 75
 larger ones no faster."""
 
 ZSCORE: Final = "(betas - mean) / std; 0 where a value is not finite or its vertex is not valid"
-
-# Trials that are z-scored at once, so that they are still in the cache for the second operation.
-_BLOCK_TRIALS: Final = 8
 
 _DESCRIPTION: Final = (
     "Single-trial betas of one session of the Natural Scenes Dataset on the fsaverage5 surface. "
@@ -192,6 +190,8 @@ class SessionBetas:
         self._mean = mean
         self._scale = np.divide(1, std, out=np.zeros_like(std), where=valid)
         self._invalid = np.flatnonzero(~valid)
+        # Outside invalid vertices, that is.
+        self._some_missing = bool(group.attrs.get("n_partly_nan", True))
 
     def read(
         self,
@@ -200,10 +200,7 @@ class SessionBetas:
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Read some trials, or all of them: see `read_betas`."""
-        from zarr.buffer.cpu import NDBuffer
-
-        n_trials, n_stored = self._betas.shape
-        wanted = np.arange(n_trials) if trials is None else trials
+        wanted = np.arange(self._betas.shape[0]) if trials is None else trials
         shape = (len(wanted), len(self._mean))
         if out is None:
             out = np.empty(shape, np.float32)
@@ -212,44 +209,27 @@ class SessionBetas:
                 f"`out` is {out.dtype} of shape {out.shape}; these trials need float32 of shape "
                 f"{shape}."
             )
-        step = self._betas.chunks[0]
-        done = 0
-        for start in range(0, n_trials, step):
-            stop = min(start + step, n_trials)
-            rows = wanted[(wanted >= start) & (wanted < stop)] - start
-            if not len(rows):
-                continue
-            chunk = out[done : done + len(rows)]
-            done += len(rows)
-            whole = (
-                chunk
-                if len(rows) == stop - start and self._vertices is None
-                else np.empty((stop - start, n_stored), out.dtype)
+
+        def take(place: slice, betas: NDArray[np.float32]) -> None:
+            self._standardise(
+                betas if self._vertices is None else betas[:, self._vertices], out[place]
             )
-            try:
-                self._betas.get_basic_selection(
-                    slice(start, stop), out=NDBuffer.from_ndarray_like(whole)
-                )
-            except ValueError as error:
-                problem = f"have a damaged chunk at trial {start} ({error})"
-                raise _damaged(self._group, problem) from error
-            if self._vertices is not None:
-                chunk[...] = whole[np.ix_(rows, self._vertices)]
-            elif whole is not chunk:
-                np.take(whole, rows, axis=0, out=chunk, mode="clip")  # "raise" would copy twice
-            self._standardise(chunk)
+
+        read_rows(self._betas, wanted, take, self._damaged_chunk)
         return out
 
-    def _standardise(self, chunk: NDArray[np.float32]) -> None:
-        for first in range(0, len(chunk), _BLOCK_TRIALS):
-            block = chunk[first : first + _BLOCK_TRIALS]
-            if self._zscore:
-                block -= self._mean
-                block *= self._scale
-            block[:, self._invalid] = 0.0
-            missing = ~np.isfinite(block)
-            if missing.any():
-                block[missing] = 0.0
+    def _standardise(self, betas: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        if self._zscore:
+            np.subtract(betas, self._mean, out=out)
+            out *= self._scale
+        else:
+            out[...] = betas
+        out[:, self._invalid] = 0.0
+        if self._some_missing:
+            out[~np.isfinite(out)] = 0.0
+
+    def _damaged_chunk(self, trial: int, error: Exception) -> ArtifactError:
+        return _damaged(self._group, f"have a damaged chunk at trial {trial} ({error})")
 
 
 def read_roi_vertices(group: "zarr.Group") -> NDArray[np.int64]:

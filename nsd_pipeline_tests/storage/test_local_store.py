@@ -113,6 +113,8 @@ def test_a_group_that_is_replaced_while_it_is_read_is_an_error_not_a_mixture(sto
     write_zarr(store, np.ones((4, 3)))
     with pytest.raises(ArtifactError, match="was replaced by another run"):
         betas[2:]
+    with pytest.raises(ArtifactError, match="was replaced by another run"):
+        betas.store_path.store.open_file("betas/c/2/0")
     assert store.zarr("betas.zarr/subj01/ses01")["betas"][2:].all()
 
 
