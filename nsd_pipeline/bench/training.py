@@ -26,7 +26,7 @@ _SAMPLES_PER_TRIAL: Final = 3
 _N_VALIDATION: Final = 64
 _EPOCHS: Final = 2
 
-_FLOAT32, _BFLOAT16 = "ours, float32", "ours, bfloat16"
+_FLOAT32, _BFLOAT16 = "ours, float32", "ours, data and steps in bfloat16"
 _LIGHTNING: Final = "DataLoader of trials, Lightning-style steps"
 _LOADING: Final = "share of an epoch spent on loading"
 
@@ -57,10 +57,14 @@ def _step(n_times: int) -> int:
 
 
 def _splits(settings: Settings) -> "tuple[Batches, Batches]":
-    """Trials to train and to validate on."""
+    """Trials to train and to validate on, kept in the precision of the steps."""
     from nsd_pipeline.decoding import TrialData, WindowData
+    from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, round_into
 
     series, n_times = _series(settings), settings["n_times"]
+    if settings["precision"] == "bfloat16":
+        exact, series = series, np.empty(series.shape, NUMPY_DTYPES["bfloat16"])
+        round_into(series, exact)
     number = np.arange(settings["n_train"] + _N_VALIDATION)
     split = np.where(number < settings["n_train"], "train", "val")
     table = pd.DataFrame({"subject": "subj01", "session": 1, "image_id": number, "split": split})

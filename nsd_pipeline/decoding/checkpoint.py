@@ -44,7 +44,7 @@ def identify(
         gather = data.gather(torch.device("cpu"), _SAMPLE)
         n_sampled = min(_SAMPLE, data.n_trials)
         for values in gather(torch.linspace(0, data.n_trials - 1, n_sampled).long()):
-            digest.update(values.contiguous().numpy().tobytes())
+            digest.update(values.float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -40,7 +40,7 @@ def vertex_contributions(model: Decoder, data: Batches) -> NDArray[np.float32]:
     gather.expect(order)
     for trials in torch.split(order, _BATCH):
         fmri, targets = gather(trials)
-        fmri = fmri.detach().clone().requires_grad_()
+        fmri = fmri.to(torch.float32, copy=True).requires_grad_()
         scores = (model(fmri) * torch.nn.functional.normalize(targets, dim=1)).sum()
         (gradient,) = torch.autograd.grad(scores, fmri)
         values = fmri.detach()

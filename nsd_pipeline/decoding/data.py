@@ -32,7 +32,8 @@ class Gather(Protocol):
     def __call__(self, trials: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
         """From numbers of trials (B,) on the CPU to fMRI (B, V, T) and targets (B, D) on a device.
 
-        What it returns holds until the next call, which may reuse the memory.
+        The fMRI has the precision that it is kept in. What it returns holds until the next call,
+        which may reuse the memory.
         """
         ...
 

@@ -6,8 +6,9 @@ again; the model gets a view of it. On a GPU the rows lie there from the start i
 otherwise each batch goes through page-locked memory, so that its copy runs while the GPU still
 works on the last one.
 
-Rows come from an array, or through a window on the store (see ``stream``). They are kept, and sent
-to a GPU, in whatever precision they have; the model gets float32.
+Rows come from an array, or through a window on the store (see ``stream``). They are kept, sent to a
+GPU and handed out in whatever precision they have: a step that rounds to bfloat16 anyway need not
+turn them into float32 first.
 """
 
 from typing import Final, Protocol
@@ -144,15 +145,11 @@ class _OnHost:
     def __init__(self, data: SeenTrials, batch_size: int, rows: Rows | None = None) -> None:
         self._rows = rows or _rows_of(data)
         self._buffer = self._rows.buffer(batch_size)
-        exact = self._buffer.dtype == torch.float32
-        self._float32 = None if exact else torch.empty_like(self._buffer, dtype=torch.float32)
         self._targets = _Targets(data, torch.device("cpu"))
         self.shuffle, self.expect = self._rows.shuffle, self._rows.expect
 
     def __call__(self, trials: Tensor) -> tuple[Tensor, Tensor]:
         batch = self._rows.copy(trials, self._buffer)
-        if self._float32 is not None:
-            batch = self._float32[: len(trials)].copy_(batch)
         return batch.transpose(1, 2), self._targets(trials)
 
 
@@ -184,7 +181,7 @@ class _OnDevice(_Resident):
 
     def __call__(self, trials: Tensor) -> tuple[Tensor, Tensor]:
         trials = trials.to(self._device)
-        fmri = self._values[self._rows[trials]].float()
+        fmri = self._values[self._rows[trials]]
         return fmri.transpose(1, 2), self._targets(trials)
 
 
@@ -204,7 +201,7 @@ class _ReadOntoDevice(_Resident):
 
     def __call__(self, trials: Tensor) -> tuple[Tensor, Tensor]:
         trials = trials.to(self._device)
-        return self._values[trials].float().transpose(1, 2), self._targets(trials)
+        return self._values[trials].transpose(1, 2), self._targets(trials)
 
 
 class _Streamed:
@@ -236,4 +233,4 @@ class _Streamed:
         on_device = batch.to(self._device, non_blocking=True)
         if sent is not None:
             sent.record()
-        return on_device.float().transpose(1, 2), self._targets(trials.to(self._device))
+        return on_device.transpose(1, 2), self._targets(trials.to(self._device))

@@ -36,7 +36,7 @@ def predict(model: Decoder, data: Batches, *, batch_size: int = 256) -> NDArray[
             gather.expect(order)
             for trials in torch.split(order, batch_size):
                 x, _ = gather(trials)
-                estimates[trials[0] : trials[-1] + 1] = model(x).cpu().numpy()
+                estimates[trials[0] : trials[-1] + 1] = model(x.float()).cpu().numpy()
     finally:
         model.train(was_training)
     return estimates

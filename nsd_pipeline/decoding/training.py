@@ -252,7 +252,7 @@ class _Run:
             dropout.n_rows = len(trials)
         rounded = precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
-            estimate = self.model(x).float()
+            estimate = self.model(x if rounded else x.float()).float()
         return self.team.gather(estimate, len(trials)), self.team.gather(candidate, len(trials))
 
     def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
