@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
-from nsd_pipeline.surface.chunks import read_rows
+from nsd_pipeline.surface.chunks import destination, read_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -192,23 +192,16 @@ class SessionSeries:
         """
         n_samples, n_vertices = self._series.shape
         wanted = np.arange(n_samples) if samples is None else samples
-        shape = (len(wanted), n_vertices)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        if out.shape != shape or out.dtype != np.float32:
-            raise ValueError(
-                f"`out` is {out.dtype} of shape {out.shape}; these samples need float32 of shape "
-                f"{shape}."
-            )
+        result = destination(out, (len(wanted), n_vertices), "samples")
 
         def take(place: slice, rows: NDArray[np.float32]) -> None:
             missing = ~np.isfinite(rows)
-            out[place] = rows
+            result[place] = rows
             if missing.any():
-                out[place][missing] = 0.0
+                result[place][missing] = 0.0
 
         read_rows(self._series, wanted, take, self._damaged_chunk)
-        return out
+        return result
 
     def _damaged_chunk(self, sample: int, error: Exception) -> ArtifactError:
         return _damaged(self._group, f"have a damaged chunk at sample {sample} ({error})")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
-from nsd_pipeline.surface.chunks import read_rows
+from nsd_pipeline.surface.chunks import destination, read_rows
 from nsd_pipeline.surface.statistics import SessionStatistics, summarise
 
 if TYPE_CHECKING:
@@ -201,22 +201,14 @@ class SessionBetas:
     ) -> NDArray[np.float32]:
         """Read some trials, or all of them: see `read_betas`."""
         wanted = np.arange(self._betas.shape[0]) if trials is None else trials
-        shape = (len(wanted), len(self._mean))
-        if out is None:
-            out = np.empty(shape, np.float32)
-        if out.shape != shape or out.dtype != np.float32:
-            raise ValueError(
-                f"`out` is {out.dtype} of shape {out.shape}; these trials need float32 of shape "
-                f"{shape}."
-            )
+        result = destination(out, (len(wanted), len(self._mean)), "trials")
 
         def take(place: slice, betas: NDArray[np.float32]) -> None:
-            self._standardise(
-                betas if self._vertices is None else betas[:, self._vertices], out[place]
-            )
+            chosen = betas if self._vertices is None else betas[:, self._vertices]
+            self._standardise(chosen, result[place])
 
         read_rows(self._betas, wanted, take, self._damaged_chunk)
-        return out
+        return result
 
     def _standardise(self, betas: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         if self._zscore:
