@@ -1,6 +1,9 @@
-"""Peak memory of a test's subprocess, measured from within it."""
+"""Memory of a test's subprocess: limited from without, measured from within."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 
@@ -14,3 +17,15 @@ def peak_bytes() -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found, "Linux tells the peak of a process as VmHWM"
     return int(found[1]) * 1024
+
+
+def run_within(ceiling: float, code: str, argument: Path) -> dict[str, int]:
+    """Run code that may allocate so many bytes (RLIMIT_DATA); what it prints last, as JSON."""
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, 2 * ({ceiling:.0f},))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", limit + code, str(argument)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])

@@ -4,12 +4,10 @@ The ceilings are those of docs/performance.md. They bound what a process may all
 (RLIMIT_DATA), which is more than what it touches.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
+import h5py
 import numpy as np
 import pytest
 
@@ -21,11 +19,15 @@ from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     FSAVERAGE5_VERTICES,
     FSAVERAGE_VERTICES,
+    IMAGE_SHAPE,
+    N_IMAGES,
     STIM_INFO_KEY,
+    STIMULI_KEY,
     betas_keys,
     responses_key,
 )
 from nsd_pipeline.surface import summarise, write_session
+from nsd_pipeline_tests.memory import run_within
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SESSION_CEILING: Final = 2e9
@@ -46,11 +48,15 @@ with dg.DagsterInstance.ephemeral() as instance:
     graph = Pipeline("s3://natural-scenes-dataset", Path(sys.argv[1]), Path(), instance)
     graph.run("experiment_design")
     facts = graph.run(*SESSION_ASSETS, first="subj01_ses01")
+    failed_checks = graph.failed_checks
+    facts |= graph.run("stimuli", first="subj01")
 print(json.dumps({
     "n_bytes": facts["betas"]["bytes fetched"],
     "trials": facts["fsaverage5_betas"]["n_trials"],
     "peak_bytes": peak_bytes(),
-    "failed_checks": graph.failed_checks,
+    "failed_checks": failed_checks,
+    "images": facts["stimuli"]["images"],
+    "image_bytes": facts["stimuli"]["bytes fetched"],
 }))
 """
 
@@ -133,28 +139,16 @@ print(json.dumps({
 """
 
 
-def measure(code: str, argument: Path, *, ceiling: float) -> dict[str, int]:
-    """Run code with so many bytes of memory; what it prints last."""
-    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, 2 * ({ceiling:.0f},))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", limit + code, str(argument)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture
 def served_session(
     s3rver: S3rver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Path]:
-    """A session of 750 trials on a bucket; noise where fsaverage5 is, holes elsewhere."""
+    """A session of 750 trials and all images on a bucket; holes where nothing will be looked at."""
     settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
     design = make_design(settings)
     mirror = tmp_path / "nsd"
     keys = betas_keys("subj01", 1, "fsaverage")
-    for key in (EXPDESIGN_KEY, STIM_INFO_KEY, responses_key("subj01"), *keys):
+    for key in (EXPDESIGN_KEY, STIM_INFO_KEY, responses_key("subj01"), STIMULI_KEY, *keys):
         (mirror / key).parent.mkdir(parents=True, exist_ok=True)
     write_design(design, mirror / EXPDESIGN_KEY)
     write_stimulus_info(design, mirror / STIM_INFO_KEY, seed=0)
@@ -168,6 +162,9 @@ def served_session(
                 file.seek(offset)
                 file.write(rng.standard_normal(FSAVERAGE5_VERTICES).astype(">f4").tobytes())
             file.truncate(header.data_end)
+    with h5py.File(mirror / STIMULI_KEY, "w") as file:
+        images = file.create_dataset("imgBrick", (N_IMAGES, *IMAGE_SHAPE), np.uint8)
+        images[-1] = 255  # gives the dataset its place in the file, 39.6 GB from end to end
     for path in mirror.rglob("*.*"):
         s3rver.add("natural-scenes-dataset", str(path.relative_to(mirror)), path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3rver.url)
@@ -180,11 +177,12 @@ def test_a_session_from_the_bucket_to_zarr_within_a_gigabyte(
 ) -> None:
     import zarr
 
-    measured = measure(SESSION, tmp_path / "artifacts", ceiling=SESSION_CEILING)
+    measured = run_within(SESSION_CEILING, SESSION, tmp_path / "artifacts")
     assert measured["trials"] == 750
     assert measured["failed_checks"] == []
     assert measured["n_bytes"] == 2 * 750 * FSAVERAGE5_VERTICES * 4  # 61.45 MB of 983 MB
     assert sum(path.stat().st_size for path in served_session) > 983e6
+    assert measured["image_bytes"] >= measured["images"] * np.prod(IMAGE_SHAPE) > 1.6e8
     assert measured["peak_bytes"] < 1e9
     betas = zarr.open_group(tmp_path / "artifacts/fsaverage5_betas.zarr/subj01/ses01")["betas"]
     for half, path in zip(np.split(betas[...], 2, axis=1), served_session, strict=True):
@@ -199,7 +197,7 @@ def session(tmp_path: Path) -> Path:
 
 
 def test_a_whole_subject_trains_with_one_copy_of_its_data(session: Path) -> None:
-    measured = measure(SUBJECT, session, ceiling=SUBJECT_BYTES + TRAINING_CEILING)
+    measured = run_within(SUBJECT_BYTES + TRAINING_CEILING, SUBJECT, session)
     assert measured["data_bytes"] == SUBJECT_BYTES
     assert measured["epochs"] == 1
     # The data once, the interpreter with torch, embeddings, and a model of 5 million parameters.
@@ -207,12 +205,12 @@ def test_a_whole_subject_trains_with_one_copy_of_its_data(session: Path) -> None
 
 
 def test_a_subject_trains_in_less_memory_than_its_data_take(session: Path) -> None:
-    measured = measure(STREAMED, session, ceiling=4e8 + TRAINING_CEILING)
+    measured = run_within(4e8 + TRAINING_CEILING, STREAMED, session)
     assert measured["data_bytes"] == SUBJECT_BYTES
     assert measured["epochs"] == 1
     assert measured["peak_bytes"] < 1.2e9
 
 
 def test_metrics_of_all_subjects(tmp_path: Path) -> None:
-    measured = measure(METRICS, tmp_path, ceiling=METRICS_CEILING)
+    measured = run_within(METRICS_CEILING, METRICS, tmp_path)
     assert measured["metrics"] > 50
