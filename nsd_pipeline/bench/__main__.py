@@ -20,6 +20,7 @@ _FAMILIES: Final = (
     "transfer",
     "embeddings",
     "training",
+    "streaming",
     "metrics",
     "graph",
 )
