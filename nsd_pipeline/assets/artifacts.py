@@ -119,6 +119,7 @@ def materialize_artifacts(
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
     done: dict[str, dict[str, dg.MetadataValue]] = {}
     versions: list[str] = []
+    up_to_date: list[str] = []
     failed: dict[str, NsdError] = {}
 
     def bring_up_to_date(partition: str) -> None:
@@ -127,7 +128,7 @@ def materialize_artifacts(
         manifest = store.manifest(plan.key)
         label = f"{asset} {partition}".strip()
         if manifest is not None and manifest.fingerprint == wanted:
-            context.log.info(f"{label}: up to date, nothing was redone.")
+            up_to_date.append(label)
             status = "up to date, nothing was redone"
         else:
             with store.write(
@@ -157,6 +158,9 @@ def materialize_artifacts(
     except BaseException:
         _record(context, done)
         raise
+    # One line for all: Dagster commits each line by itself, which takes longer than finding out.
+    if up_to_date:
+        context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
     if failed:
         _record(context, done)
         raise dg.Failure(
