@@ -19,7 +19,7 @@ from nsd_pipeline.surface import (
     betas_from_voxels,
     grid_operator,
 )
-from nsd_pipeline.surface.other_spaces import check_shape
+from nsd_pipeline.surface.other_spaces import check_shapes
 
 
 def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
@@ -50,7 +50,7 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
         return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
     subject, _ = parse_session_key(str(downloaded.partition))
     operator = load_operator(store, require_operator(store, subject, space))
-    check_shape(str(files.betas[0]), shapes, operator)
+    check_shapes([str(path) for path in files.betas], shapes, operator)
     for mask in files.masks:
         operator = operator.masked(nifti_betas.read_mask(mask).reshape(-1))
     if files.file_format == "nii.gz":
@@ -72,7 +72,7 @@ def session_operator(store: Store, subject: str, found: SpaceObjects) -> Fsavera
         If it is for volumes of another shape.
     """
     operator = load_operator(store, require_operator(store, subject, found.space))
-    check_shape(found.betas[0].key, found.shapes, operator)
+    check_shapes([info.key for info in found.betas], found.shapes, operator)
     return operator
 
 

@@ -214,6 +214,13 @@ def hemispheres_of_other_lengths(mirror: Path) -> None:
     replace(right, left.read_bytes())
 
 
+def hemispheres_swapped(mirror: Path) -> None:
+    left, right = (mirror / key for key in betas_keys("subj01", 1, "nativesurface"))
+    contents = right.read_bytes(), left.read_bytes()
+    for path, content in zip((left, right), contents, strict=True):
+        replace(path, content)
+
+
 def a_trial_short(mirror: Path) -> None:
     path = mirror / betas_keys("subj01", 1, "nativesurface")[1]
     with h5py.File(path) as file:
@@ -237,7 +244,13 @@ def not_a_chunk_a_voxel(mirror: Path) -> None:
     [
         ("func1pt8mm", another_session_s_mask, "valid_session01.nii.gz has shape (145, 187, 149)"),
         ("func1pt8mm", half_a_file, "is truncated or damaged"),
-        ("nativesurface", hemispheres_of_other_lengths, "has shape (21764,), but the operator"),
+        (
+            "nativesurface",
+            hemispheres_of_other_lengths,
+            "rh.betas_session01.hdf5 has shape (10882,), but the subject's transforms to fsaverage5"
+            " are for (10752,)",
+        ),
+        ("nativesurface", hemispheres_swapped, "lh.betas_session01.hdf5 has shape (10752,)"),
         ("nativesurface", a_trial_short, "rh.betas_session01.hdf5 has 17 trials"),
         ("nativesurface", not_a_chunk_a_voxel, "not one uncompressed chunk"),
     ],
