@@ -16,6 +16,7 @@ from nsd_pipeline.assets.artifacts import (
     fails_plainly,
     materialize_artifacts,
     require,
+    require_all,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import require_operator
@@ -80,10 +81,9 @@ def fsaverage5_betas(
             roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
 
     def recipe(partition: str) -> Recipe:
-        upstream = {
-            name: require(artifacts, key(partition), asset=name, partition=partition)
-            for name, key in (("betas", keys.betas), ("fsaverage_events", keys.fsaverage_events))
-        }
+        upstream = require_all(
+            artifacts, partition, betas=keys.betas, fsaverage_events=keys.fsaverage_events
+        )
         betas = upstream["betas"]
         subject, _ = layout.parse_session_key(partition)
         if (space := betas.config["space"]) in OPERATOR_SPACES:
