@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, faster
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from nsd_pipeline.bench.worker import Outcome, Prepare, Repeat, Settings
 
 _SUBJECT: Final = "subj01"
 _SPACE: Final = "func1pt8mm"
@@ -135,8 +135,6 @@ def map_run(settings: Settings) -> Repeat:
     from nsd_pipeline.surface import FsaverageOperator
     from nsd_pipeline.surface.runs import project_native_run
 
-    FsaverageOperator.load(Path(settings["operator"]))  # its imports are those of a first run
-
     def repeat() -> Outcome:
         operator = FsaverageOperator.load(Path(settings["operator"]))
         return Outcome({"surface": project_native_run(Path(settings["nifti"]), operator).data.T})
@@ -195,6 +193,13 @@ def map_with_nilearn(settings: Settings) -> Repeat:
     return repeat
 
 
+def _after_first(prepare: Prepare, settings: Settings) -> Repeat:
+    """Leave out the first run, which imports and fills caches; nsdcode takes too long for that."""
+    repeat = prepare(settings)
+    repeat()
+    return repeat
+
+
 def _correlation(first: Any, second: Any) -> dict[str, float]:
     """How near another interpolation comes, over volumes, at the median vertex."""
     a, b = (values["surface"] - values["surface"].mean(axis=0) for values in (first, second))
@@ -235,8 +240,8 @@ ROWS: Final = (
         "A functional run of BOLD to fsaverage5, runs after the first",
         partial(_volumes, _bold_file, 6, 226),
         (
-            Side(_NIFTI, map_run),
-            Side(_NILEARN, map_with_nilearn, agreement=_correlation),
+            Side(_NIFTI, partial(_after_first, map_run)),
+            Side(_NILEARN, partial(_after_first, map_with_nilearn), agreement=_correlation),
             Side(_NSDCODE, map_with_nsdcode, agreement=_correlation),
         ),
         (

@@ -16,7 +16,8 @@ from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key
 from nsd_pipeline.nsd.spaces import betas_files, valid_key
 from nsd_pipeline.surface import interpolate
 from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
-from nsd_pipeline_tests.assets.test_full_size import SESSION_CEILING, measure
+from nsd_pipeline_tests.assets.test_full_size import SESSION_CEILING
+from nsd_pipeline_tests.memory import run_within
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SPACE = "func1pt8mm"
@@ -113,7 +114,7 @@ def step_by_step(folder: Path, volume: np.ndarray) -> np.ndarray:
 def test_a_functional_session_from_a_bucket_to_the_surface(
     bucket: Path, betas: np.ndarray, vertex: np.ndarray, tmp_path: Path
 ) -> None:
-    measured = measure(SESSION, tmp_path / "artifacts", ceiling=SESSION_CEILING)
+    measured = run_within(SESSION_CEILING, SESSION, tmp_path / "artifacts")
     assert measured["trials"] == 750
     assert measured["failed_checks"] == []
     assert 100_000 < measured["voxels"] < 300_000  # of 699,192
