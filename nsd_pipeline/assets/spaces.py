@@ -76,11 +76,36 @@ def session_operator(store: Store, subject: str, found: SpaceObjects) -> Fsavera
     return operator
 
 
-def spaces_disagree(session: str, fetched: str, kept: str) -> NsdError:
-    """Error for betas in another space than the one that the filtered events keep."""
-    return NsdError(
-        f"The betas of {session} were fetched in the space {fetched}, but its filtered events keep"
-        f" the recording in {kept}.",
-        next_step=f"materialize betas with space {kept}, or fsaverage_events with the query"
-        f" \"type != 'Fmri' or space == '{fetched}'\".",
-    )
+def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:
+    """Check that a session's betas are in the space that was asked for.
+
+    Parameters
+    ----------
+    session
+        Name of the session, for the error.
+    fetched
+        Space that `betas` were fetched in.
+    kept
+        Space of the recording that the filtered events keep.
+    wanted
+        Space that `fsaverage5_betas` are to come from, if that was said.
+
+    Raises
+    ------
+    NsdError
+        If they are not all the same.
+    """
+    if wanted not in (None, fetched):
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but fsaverage5_betas are"
+            f" to come from {wanted}.",
+            next_step=f"materialize betas with space {wanted}, or leave the space of"
+            " fsaverage5_betas empty.",
+        )
+    if kept != fetched:
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but its filtered events"
+            f" keep the recording in {kept}.",
+            next_step=f"materialize betas with space {kept}, or fsaverage_events with the query"
+            f" \"type != 'Fmri' or space == '{fetched}'\".",
+        )

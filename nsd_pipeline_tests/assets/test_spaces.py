@@ -51,7 +51,8 @@ def prepare(graph: Pipeline, space: str, **betas: object) -> dict[str, dict[str,
     graph.run("experiment_design")
     if space not in ("fsaverage", "MNI"):
         graph.run(OPERATOR, first=f"subj01_{space}")
-    return graph.run(*SESSION_ASSETS, first=SESSION, config=settings(space, **betas))
+    config = settings(space, **betas) | {"fsaverage5_betas": {"space": space}}
+    return graph.run(*SESSION_ASSETS, first=SESSION, config=config)
 
 
 def stored(graph: Pipeline) -> np.ndarray:
@@ -142,6 +143,9 @@ def test_the_filter_and_the_betas_have_to_agree(
     )
     words = [SESSION, "in the space MNI", "recording in fsaverage", "space == 'MNI'"]
     fails(graph, "fsaverage5_betas", first=SESSION, says=words)
+    words = [SESSION, "in the space MNI", "to come from func1mm"]
+    wanted = {"fsaverage5_betas": {"space": "func1mm"}}
+    fails(graph, "fsaverage5_betas", first=SESSION, says=words, config=wanted)
 
 
 def test_an_operator_is_asked_for_by_name(
