@@ -207,3 +207,20 @@ def test_bad_recordings(
     graph.run("events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]})
     series = {"fsaverage5_series": settings["fsaverage5_series"]}
     fails(graph, "fsaverage5_series", first=FIRST, says=[FIRST, *says], config=series)
+
+
+def test_a_space_or_a_run_that_is_not_there(
+    small_nsd: SmallNsd, pipeline: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    graph = pipeline(mirror)
+    settings = config(mirror)
+    graph.run("experiment_design")
+    graph.run("events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]})
+    unknown = {"fsaverage5_series": {"query": "type != 'Fmri' or space == 'fsaverage7'"}}
+    words = [FIRST, "one recording of run 1", "hold 0: none", "`bold_events` lists the spaces"]
+    fails(graph, "fsaverage5_series", first=FIRST, says=words, config=unknown)
+    for path in (mirror / DERIVATIVES).rglob("*_run-07_*"):
+        path.unlink()
+    words = [FIRST, "lacks a recording of run 7", "of 12"]
+    fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})
