@@ -29,8 +29,8 @@ def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
         subjects=1,
         sessions=2,
         trials_per_run=3,
-        signal=3.0,
+        signal="bold",
+        strength=3.0,
         spaces=(),
-        bold=True,
     )
     return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))

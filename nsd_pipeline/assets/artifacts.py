@@ -90,6 +90,20 @@ def require(store: Store, key: str, *, asset: str, partition: str | None = None)
     return manifest
 
 
+def require_all(store: Store, partition: str, **keys: Callable[[str], str]) -> dict[str, Manifest]:
+    """Manifests, by asset, of what one partition is made from: see `require`.
+
+    Parameters
+    ----------
+    keys
+        For each asset, the key of its artifact by partition.
+    """
+    return {
+        asset: require(store, key(partition), asset=asset, partition=partition)
+        for asset, key in keys.items()
+    }
+
+
 def materialize_artifacts(
     context: dg.AssetExecutionContext,
     store: Store,

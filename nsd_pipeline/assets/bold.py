@@ -21,6 +21,7 @@ from nsd_pipeline.assets.artifacts import (
     fails_plainly,
     materialize_artifacts,
     require,
+    require_all,
 )
 from nsd_pipeline.assets.events import COLUMN_SCHEMA, EVENTS_FILE
 from nsd_pipeline.download.timeseries import (
@@ -178,14 +179,10 @@ def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None
     artifacts = store.open()
 
     def recipe(partition: str) -> Recipe:
+        upstream = require_all(artifacts, partition, bold=keys.bold, events=keys.events)
         return Recipe(
             keys.bold_events(partition),
-            inputs={
-                name: require(
-                    artifacts, key(partition), asset=name, partition=partition
-                ).fingerprint
-                for name, key in (("bold", keys.bold), ("events", keys.events))
-            },
+            inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
         )
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:

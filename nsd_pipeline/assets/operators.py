@@ -42,7 +42,7 @@ class OperatorConfig(dg.Config):
 @dg.asset(
     group_name="surface",
     kinds={"numpy"},
-    code_version="1",
+    code_version="2",
     partitions_def=partitions.subject_spaces,
     backfill_policy=ONE_RUN,
 )
@@ -85,7 +85,7 @@ def fsaverage5_operator(
         operator.save(draft.folder / OPERATOR_FILE)
         n_outside = int((np.diff(operator.weights.indptr) == 0).sum())
         return {
-            "volume shape": list(operator.volume_shape),
+            "shapes": [list(each) for each in operator.shapes],
             "voxels looked at": len(operator.touched_voxels),
             "weights": int(operator.weights.nnz),
             "vertices outside the volume": n_outside,

@@ -82,8 +82,8 @@ class BetasConfig(dg.Config):
     )
     file_format: FormatChoice = Field(
         default="auto",
-        description="of func1pt8mm and func1mm: hdf5 (only the voxels that fsaverage5 needs),"
-        " nii.gz (whole files), or auto: hdf5 where the source has it",
+        description="of func1pt8mm and func1mm: nii.gz (whole files), hdf5 (only the voxels that"
+        " fsaverage5 needs, which can be more bytes), or auto: nii.gz where the source has it",
     )
     whole_file: bool = Field(
         default=False,

@@ -15,7 +15,7 @@ from nsd_pipeline.assets.artifacts import (
     Recipe,
     fails_plainly,
     materialize_artifacts,
-    require,
+    require_all,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import load_operator, require_operator
@@ -84,10 +84,7 @@ def fsaverage5_series(
         return load_operator(artifacts, require_operator(artifacts, subject, space))
 
     def recipe(partition: str) -> Recipe:
-        upstream = {
-            name: require(artifacts, key(partition), asset=name, partition=partition)
-            for name, key in (("bold", keys.bold), ("bold_events", keys.bold_events))
-        }
+        upstream = require_all(artifacts, partition, bold=keys.bold, bold_events=keys.bold_events)
         subject, _ = layout.parse_session_key(partition)
         for space in set(TR).intersection(upstream["bold"].metadata["spaces"]):
             upstream["fsaverage5_operator"] = require_operator(artifacts, subject, space)

@@ -19,7 +19,7 @@ from nsd_pipeline.surface import (
     betas_from_voxels,
     grid_operator,
 )
-from nsd_pipeline.surface.other_spaces import check_shape
+from nsd_pipeline.surface.other_spaces import check_shapes
 
 
 def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
@@ -50,7 +50,7 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
         return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
     subject, _ = parse_session_key(str(downloaded.partition))
     operator = load_operator(store, require_operator(store, subject, space))
-    check_shape(str(files.betas[0]), shapes, operator)
+    check_shapes([str(path) for path in files.betas], shapes, operator)
     for mask in files.masks:
         operator = operator.masked(nifti_betas.read_mask(mask).reshape(-1))
     if files.file_format == "nii.gz":
@@ -72,15 +72,40 @@ def session_operator(store: Store, subject: str, found: SpaceObjects) -> Fsavera
         If it is for volumes of another shape.
     """
     operator = load_operator(store, require_operator(store, subject, found.space))
-    check_shape(found.betas[0].key, found.shapes, operator)
+    check_shapes([info.key for info in found.betas], found.shapes, operator)
     return operator
 
 
-def spaces_disagree(session: str, fetched: str, kept: str) -> NsdError:
-    """Error for betas in another space than the one that the filtered events keep."""
-    return NsdError(
-        f"The betas of {session} were fetched in the space {fetched}, but its filtered events keep"
-        f" the recording in {kept}.",
-        next_step=f"materialize betas with space {kept}, or fsaverage_events with the query"
-        f" \"type != 'Fmri' or space == '{fetched}'\".",
-    )
+def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:
+    """Check that a session's betas are in the space that was asked for.
+
+    Parameters
+    ----------
+    session
+        Name of the session, for the error.
+    fetched
+        Space that `betas` were fetched in.
+    kept
+        Space of the recording that the filtered events keep.
+    wanted
+        Space that `fsaverage5_betas` are to come from, if that was said.
+
+    Raises
+    ------
+    NsdError
+        If they are not all the same.
+    """
+    if wanted not in (None, fetched):
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but fsaverage5_betas are"
+            f" to come from {wanted}.",
+            next_step=f"materialize betas with space {wanted}, or leave the space of"
+            " fsaverage5_betas empty.",
+        )
+    if kept != fetched:
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but its filtered events"
+            f" keep the recording in {kept}.",
+            next_step=f"materialize betas with space {kept}, or fsaverage_events with the query"
+            f" \"type != 'Fmri' or space == '{fetched}'\".",
+        )

@@ -16,10 +16,11 @@ from nsd_pipeline.assets.artifacts import (
     fails_plainly,
     materialize_artifacts,
     require,
+    require_all,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import require_operator
-from nsd_pipeline.assets.spaces import read_fsaverage5, spaces_disagree
+from nsd_pipeline.assets.spaces import check_space, read_fsaverage5
 from nsd_pipeline.download.labels import find_labels
 from nsd_pipeline.events import read_events, sole_recording
 from nsd_pipeline.nsd import layout
@@ -29,9 +30,13 @@ from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import read_roi, summarise, write_session
 
 
-class RegionConfig(dg.Config):
-    """Which region of interest is kept beside the betas."""
+class SurfaceConfig(dg.Config):
+    """Which betas are expected, and which region of interest is kept beside them."""
 
+    space: str | None = Field(
+        default=None,
+        description="space that the betas have to come from; null: the one that `betas` fetched",
+    )
     roi: str | None = Field(
         default=None,
         description="a region that a model can be restricted to: one of NSD's on fsaverage, such as"
@@ -59,7 +64,7 @@ class RegionConfig(dg.Config):
 @fails_plainly
 def fsaverage5_betas(
     context: dg.AssetExecutionContext,
-    config: RegionConfig,
+    config: SurfaceConfig,
     source: SourceResource,
     store: StoreResource,
 ) -> None:
@@ -72,7 +77,7 @@ def fsaverage5_betas(
     """
     artifacts = store.open()
     labels = find_labels(source.open, config.roi) if config.roi else None
-    region = config.model_dump() if labels else {}
+    region = config.model_dump(exclude={"space"}) if labels else {}
     roi = None
     if labels:
         with TemporaryDirectory() as folder:
@@ -80,10 +85,9 @@ def fsaverage5_betas(
             roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
 
     def recipe(partition: str) -> Recipe:
-        upstream = {
-            name: require(artifacts, key(partition), asset=name, partition=partition)
-            for name, key in (("betas", keys.betas), ("fsaverage_events", keys.fsaverage_events))
-        }
+        upstream = require_all(
+            artifacts, partition, betas=keys.betas, fsaverage_events=keys.fsaverage_events
+        )
         betas = upstream["betas"]
         subject, _ = layout.parse_session_key(partition)
         if (space := betas.config["space"]) in OPERATOR_SPACES:
@@ -102,8 +106,7 @@ def fsaverage5_betas(
         events = read_events(artifacts.folder(keys.fsaverage_events(partition)) / EVENTS_FILE)
         space = sole_recording(events, partition)
         downloaded = require(artifacts, keys.betas(partition), asset="betas", partition=partition)
-        if downloaded.config["space"] != space:
-            raise spaces_disagree(partition, downloaded.config["space"], space)
+        check_space(partition, downloaded.config["space"], space, config.space)
         data = read_fsaverage5(artifacts, downloaded)
         statistics = summarise(data)
         write_session(

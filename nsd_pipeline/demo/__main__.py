@@ -6,7 +6,7 @@ import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
-from nsd_pipeline.demo.settings import DEFAULT_SPACES
+from nsd_pipeline.demo.settings import DEFAULT_SPACES, SIGNALS, Signal
 from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.nsd.layout import SPACES, Space
 from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
@@ -31,9 +31,17 @@ _NONE = "none"
 )
 @click.option(
     "--signal",
+    type=click.Choice(SIGNALS),
+    default="betas",
+    show_default=True,
+    help="How the brain's responses are written: as betas, or as time series (bold) beside them, in"
+    " a raw BIDS tree and derivatives on fsaverage5.",
+)
+@click.option(
+    "--strength",
     default=1.0,
     show_default=True,
-    help="Strength of the brain's response to images; 0 for none.",
+    help="How strongly the brain responds to images; 0 for not at all.",
 )
 @click.option(
     "--space",
@@ -50,22 +58,16 @@ _NONE = "none"
     type=click.Choice(FUNCTIONAL_SPACES),
     help="Write this functional space as HDF5 beside NIfTI; may be repeated.",
 )
-@click.option(
-    "--bold/--no-bold",
-    default=False,
-    show_default=True,
-    help="Write time series too: a raw BIDS tree and derivatives on fsaverage5.",
-)
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
 def main(
     folder: Path,
     subjects: int,
     sessions: int,
     trials_per_run: int,
-    signal: float,
+    signal: Signal,
+    strength: float,
     spaces: tuple[Space, ...],
     hdf5: tuple[FunctionalSpace, ...],
-    bold: bool,
     seed: int,
 ) -> None:
     """Write a small dataset in NSD's layout to FOLDER/nsd, and an encoder to FOLDER/tiny_dinov2."""
@@ -76,9 +78,9 @@ def main(
             sessions=sessions,
             trials_per_run=trials_per_run,
             signal=signal,
+            strength=strength,
             spaces=tuple(space for space in spaces if space != _NONE),
             hdf5=hdf5,
-            bold=bold,
             seed=seed,
         )
     except ValueError as error:
@@ -94,7 +96,7 @@ def main(
         f"Use it:  export NSD_SOURCE={dataset.folder.absolute()}\n"
         f"Encoder: {encoder.absolute()}"
     )
-    if bold:
+    if signal == "bold":
         click.echo(
             f"Time series:  export NSD_BIDS_DERIVATIVES={(dataset.folder / DERIVATIVES).absolute()}"
             f" NSD_BIDS_RAW={(dataset.folder / RAW).absolute()}"

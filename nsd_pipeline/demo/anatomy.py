@@ -21,8 +21,8 @@ _MNI_ORIGIN: Final = (-91, -126, -72)
 """The first voxel's centre in mm, as NSD writes MNI volumes: axes to the right, front and top."""
 _DEPTHS: Final = (0.25, 0.5, 0.75)
 """Where layers B1, B2 and B3 lie between white and pial surface."""
-_BETWEEN: Final = {"lh": 640, "rh": 510}
-"""Vertices that a native surface has beside those of fsaverage5."""
+NATIVE_VERTICES: Final[dict[Hemisphere, int]] = {"lh": 10_882, "rh": 10_752}
+"""Vertices of a demo subject's own surface: those of fsaverage5 and some between them."""
 _NO_VALUE: Final = 9999
 
 
@@ -93,16 +93,23 @@ class NativeSurface:
         return np.where(present, own, own[here]) + 1
 
 
-def native_surface(subject: str, hemisphere: Hemisphere, seed: int) -> NativeSurface:
-    """A hemisphere of a subject's own surface."""
-    cortex = load_cortex(hemisphere)
+def native_surface(
+    subject: str, hemisphere: Hemisphere, seed: int, n_vertices: int | None = None
+) -> NativeSurface:
+    """A hemisphere of a subject's own surface, with `NATIVE_VERTICES` unless another number."""
     side = HEMISPHERES.index(hemisphere)
     rng = np.random.default_rng([seed, 4, subject_number(subject), side])
-    n_vertices = cortex.n_vertices + _BETWEEN[hemisphere]
-    return NativeSurface(cortex, rng.permutation(n_vertices))
+    fine = rng.permutation(n_vertices or NATIVE_VERTICES[hemisphere])
+    return NativeSurface(load_cortex(hemisphere), fine)
 
 
-def write_transforms(folder: Path, subject: str, spaces: tuple[str, ...], seed: int) -> None:
+def write_transforms(
+    folder: Path,
+    subject: str,
+    spaces: tuple[str, ...],
+    seed: int,
+    n_vertices: int | None = None,
+) -> None:
     """Write NSD's transform files of a subject.
 
     Parameters
@@ -115,10 +122,13 @@ def write_transforms(folder: Path, subject: str, spaces: tuple[str, ...], seed: 
         Functional spaces to write them for; ``white-to-fsaverage`` is always there.
     seed
         Seed of the dataset.
+    n_vertices
+        Vertices of each hemisphere of the subject's own surface, if not as in `NATIVE_VERTICES`:
+        10,242 to 163,842. Real subjects have well over 100,000.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for hemisphere in HEMISPHERES:
-        surface = native_surface(subject, hemisphere, seed)
+        surface = native_surface(subject, hemisphere, seed, n_vertices)
         cortex = surface.cortex
         _write(folder / f"{hemisphere}.white-to-fsaverage.mgz", surface.white_to_fsaverage)
         _write(folder / f"{hemisphere}.fsaverage-to-white.mgz", surface.fine + 1)

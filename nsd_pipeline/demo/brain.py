@@ -29,7 +29,7 @@ class Patch:
     radius
         Standard deviation of the fall-off from the centre, in mm.
     amplitude
-        Standard deviation over images of the centre's response at signal 1, in percent.
+        Standard deviation over images of the centre's response at strength 1, in percent.
     """
 
     centre: tuple[float, float, float]
@@ -80,7 +80,7 @@ class Brain:
         ``subj01`` to ``subj08``.
     hemisphere
         ``lh`` or ``rh``.
-    signal
+    strength
         Factor on the responses to what images show.
     seed
         Seed of the dataset.
@@ -88,7 +88,7 @@ class Brain:
 
     subject: str
     hemisphere: Hemisphere
-    signal: float
+    strength: float
     seed: int
 
     def rng(self, *purpose: int) -> np.random.Generator:
@@ -113,7 +113,7 @@ class Brain:
         smooth = self.cortex.smoother @ (maps[0] + maps[1]).T
         weights = gain[:, np.newaxis] * smooth.T / np.linalg.norm(gain)
         profile = response_profile(self.hemisphere)
-        return np.asarray(self.signal * profile * weights, dtype=np.float32)
+        return np.asarray(self.strength * profile * weights, dtype=np.float32)
 
     def responses(self, features: NDArray[np.float32], session: int) -> NDArray[np.float32]:
         """Betas of a session's trials without the noise that every vertex has for itself.

@@ -22,7 +22,7 @@ from nsd_pipeline.demo.brain import Brain
 from nsd_pipeline.demo.design import make_design, shown_images, write_design, write_stimulus_info
 from nsd_pipeline.demo.features import image_features, standardise
 from nsd_pipeline.demo.scenes import render
-from nsd_pipeline.demo.settings import DEFAULT_SPACES, DemoSettings
+from nsd_pipeline.demo.settings import DEFAULT_SPACES, DemoSettings, Signal
 from nsd_pipeline.demo.spaces import write_session_in, write_subject_transforms
 from nsd_pipeline.demo.stimuli import create_stimuli
 from nsd_pipeline.nsd.design import ExperimentDesign
@@ -85,10 +85,10 @@ def generate(
     subjects: int = 2,
     sessions: int = 4,
     trials_per_run: int = 9,
-    signal: float = 1.0,
+    signal: Signal = "betas",
+    strength: float = 1.0,
     spaces: tuple[Space, ...] = DEFAULT_SPACES,
     hdf5: tuple[FunctionalSpace, ...] = (),
-    bold: bool = False,
     seed: int = 0,
 ) -> DemoDataset:
     """Generate a small dataset in NSD's exact layout.
@@ -105,13 +105,14 @@ def generate(
     trials_per_run
         Trials in runs of odd number; runs of even number have one less.
     signal
+        ``betas``, or ``bold`` to write time series too: a raw BIDS tree and derivatives on
+        fsaverage5.
+    strength
         How strongly the brain responds to what an image shows; 0 for not at all.
     spaces
         Spaces beside fsaverage that every subject's first session is written in too.
     hdf5
         Functional spaces among them that are written as HDF5 beside NIfTI.
-    bold
-        Whether to write time series too: a raw BIDS tree and derivatives on fsaverage5.
     seed
         Seed of everything random.
 
@@ -133,9 +134,9 @@ def generate(
         sessions=sessions,
         trials_per_run=trials_per_run,
         signal=signal,
+        strength=strength,
         spaces=spaces,
         hdf5=hdf5,
-        bold=bold,
         seed=seed,
     )
     folder = Path(folder)
@@ -239,7 +240,10 @@ def _write_betas(
     for subject, n_sessions in settings.subject_sessions.items():
         brains = [
             Brain(
-                subject=subject, hemisphere=hemisphere, signal=settings.signal, seed=settings.seed
+                subject=subject,
+                hemisphere=hemisphere,
+                strength=settings.strength,
+                seed=settings.seed,
             )
             for hemisphere in HEMISPHERES
         ]
@@ -264,7 +268,7 @@ def _write_betas(
                     )
                     for space in settings.spaces
                 ]
-            if settings.bold:
+            if settings.signal == "bold":
                 write_events(folder, trials, settings.seed)
                 tasks += [partial(_write_runs, folder, brain, trials, shown) for brain in brains]
         if settings.spaces:

@@ -142,7 +142,7 @@ def _pattern(settings: DemoSettings, rng: np.random.Generator) -> NDArray[np.boo
     pattern = np.zeros((N_DESIGN_SESSIONS, N_RUNS, N_SLOTS), dtype=bool)
     for index in np.ndindex(counts.shape):
         first, last = (_FIRST_SLOT, _LAST_SLOT) if counts[index] <= 63 else (0, N_SLOTS)
-        if settings.bold and index[0] < settings.sessions:
+        if settings.signal == "bold" and index[0] < settings.sessions:
             last = min(last, first + _SLOTS_PER_TRIAL * settings.trials_per_run)
         slots = rng.choice(np.arange(first, last), counts[index], replace=False)
         pattern[index][slots] = True

@@ -1,6 +1,6 @@
 """What a demo dataset looks like, as numbers: the settings it is generated from."""
 
-from typing import Final, Self
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,11 +14,13 @@ N_RUNS: Final = 12
 """Task runs of a session."""
 N_SLOTS: Final = 75
 """Slots of 4 s in a run; each shows an image or nothing."""
+Signal = Literal["betas", "bold"]
+SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
 DEFAULT_SPACES: Final[tuple[Space, ...]] = ("func1pt8mm",)
 
 
 class DemoSettings(BaseModel):
-    """Size, strength and seed of a demo dataset.
+    """Size, signal and seed of a demo dataset.
 
     Parameters
     ----------
@@ -29,15 +31,16 @@ class DemoSettings(BaseModel):
     trials_per_run
         Trials in a run of odd number; runs of even number have one less (63 and 62 in NSD).
     signal
+        How the brain's responses are written: as ``betas`` alone, or as ``bold`` beside them, which
+        is a raw BIDS tree and derivatives. Trials then come early in their runs, so that runs can
+        be short.
+    strength
         How strongly the brain responds to what an image shows; 0 for not at all, 1 for responses
         that stand out of the noise in visual cortex.
     spaces
         Spaces beside fsaverage that every subject's first session is written in as well.
     hdf5
         Functional spaces among them that are written as HDF5 beside NIfTI.
-    bold
-        Whether to write time series as well: a raw BIDS tree and derivatives. Trials then come
-        early in their runs, so that runs can be short.
     seed
         Seed of everything random.
     generator
@@ -49,10 +52,10 @@ class DemoSettings(BaseModel):
     subjects: int = Field(default=2, ge=1, le=len(SUBJECTS))
     sessions: int = Field(default=4, ge=1, le=min(N_SESSIONS.values()))
     trials_per_run: int = Field(default=9, ge=2, le=63)
-    signal: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    signal: Signal = "betas"
+    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     spaces: tuple[Space, ...] = DEFAULT_SPACES
     hdf5: tuple[FunctionalSpace, ...] = ()
-    bold: bool = False
     seed: int = Field(default=0, ge=0)
     generator: int = 2
 

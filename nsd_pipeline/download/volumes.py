@@ -75,7 +75,7 @@ def inspect_space(
     subject, session, space
         Which betas.
     file_format
-        ``auto`` takes HDF5 where the source has it.
+        ``auto`` takes NIfTI where the source has it.
     n_trials
         Trials the experiment design has for the session.
 

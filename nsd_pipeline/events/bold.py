@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
 from nsd_pipeline.nsd.bold import BoldRun, Onsets
-from nsd_pipeline.nsd.errors import MappingError, NsdError
+from nsd_pipeline.nsd.errors import MappingError
 
 
 def build_bold_events(
@@ -70,44 +70,6 @@ def build_bold_events(
         conform(part.reindex(columns=names)) for part in (recordings, images.assign(start=start))
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def sole_recordings(events: pd.DataFrame, session: str) -> dict[int, str]:
-    """Space of the one recording that each run of a session has after the space filter.
-
-    Parameters
-    ----------
-    events
-        A session's events after the space filter.
-    session
-        Name of the session, for the error.
-
-    Returns
-    -------
-    dict
-        Space by run, for every run with trials, in order.
-
-    Raises
-    ------
-    NsdError
-        If a run has no recording left, or more than one: trials would count twice.
-    """
-    images = events[events["type"] == "Image"]
-    recordings = events[events["type"] == "Fmri"]
-    spaces: dict[int, str] = {}
-    for run in sorted(images["run"].unique().tolist()):
-        left = recordings.loc[recordings["run"] == run, "space"].tolist()
-        if len(left) != 1:
-            found = ", ".join(map(str, left)) if left else "none"
-            raise NsdError(
-                f"The filtered events of {session} should hold one recording of run {run}, but"
-                f" hold {len(left)}: {found}.",
-                next_step="materialize fsaverage5_series with a query that keeps the one space to"
-                " use, such as \"type != 'Fmri' or space == 'fsaverage'\"; `bold_events` lists the"
-                " spaces that there are.",
-            )
-        spaces[run] = left[0]
-    return spaces
 
 
 def _seconds_of_images(

@@ -1,31 +1,20 @@
-"""Reader of NSD's gzipped NIfTI volumes: headers, masks, and betas a few volumes at a time.
-
-A session at 1.8 mm is a gigabyte when unpacked, at 1 mm in MNI space eleven, and gzip can only be
-read from the front. So volumes are unpacked one after the other, the voxels that are wanted are
-taken out, and the rest is forgotten. Unpacking is what takes the time: ISA-L does it three times
-as fast as Python's own zlib.
-"""
+"""Reader of NSD's gzipped NIfTI betas and masks, of which the header alone can be on a bucket."""
 
 import io
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import InvalidFileError
-
-if TYPE_CHECKING:
-    from isal.igzip import IGzipFile
+from nsd_pipeline.nsd.volume_stream import VolumeStream, unpacking_errors
 
 HEADER_PART: Final = 2**16
 """Bytes from the front of a compressed file that hold its header, whatever the compression."""
 
 _HEADER_BYTES: Final = 352
-_VOLUMES_AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ def parse_header(compressed: bytes, *, name: str) -> VolumeHeader:
         header = Nifti1Header.from_fileobj(io.BytesIO(raw))
         shape = header.get_data_shape()
         slope, intercept = header.get_slope_inter()
-    except (HeaderDataError, WrapStructError, *_damage()) as error:
+    except (HeaderDataError, WrapStructError, *unpacking_errors()) as error:
         raise _invalid(name, f"is not a gzipped NIfTI file ({error})") from error
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise _invalid(name, f"has shape {shape}, not that of volumes")
@@ -110,86 +99,13 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     header = read_header(path)
     if header.n_volumes != 1:
         raise _invalid(str(path), f"has {header.n_volumes} volumes, where a mask has one")
-    everything = np.arange(np.prod(header.shape))
-    (mask,) = read_voxels(path, header, everything)
-    return np.asarray(mask[:, 0] != 0).reshape(header.shape)
+    (mask,) = open_stream(path, header).volumes()
+    return np.asarray(mask != 0).reshape(header.shape, order="F")
 
 
-def read_voxels(
-    path: Path, header: VolumeHeader, voxels: NDArray[np.int64]
-) -> Iterator[NDArray[np.generic]]:
-    """Yield the values of some voxels in a few volumes at a time, from the first to the last.
-
-    The next volumes are unpacked, in a thread, while the caller works on those it got.
-
-    Parameters
-    ----------
-    path
-        A ``.nii.gz`` file.
-    header
-        Its header.
-    voxels : array of shape (n,), int
-        Indices in C order into a volume.
-
-    Yields
-    ------
-    array of shape (n, k)
-        In native byte order.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file ends early or its compression is damaged.
-    """
-    from isal import igzip
-
-    # In the file, x runs fastest.
-    places = np.ravel_multi_index(np.unravel_index(voxels, header.shape), header.shape, order="F")
-    n_bytes = int(np.prod(header.shape)) * header.dtype.itemsize
-
-    def unpack(file: "IGzipFile", n_volumes: int) -> NDArray[np.generic]:
-        block = np.empty((n_volumes, len(places)), header.dtype.newbyteorder("="))
-        for row in block:
-            try:
-                raw = file.read(n_bytes)
-            except _damage() as error:
-                raise _invalid(str(path), f"is truncated or damaged ({error})") from error
-            if len(raw) != n_bytes:
-                raise _invalid(str(path), f"is truncated: {header.n_volumes} volumes were expected")
-            np.take(np.frombuffer(raw, header.dtype), places, out=row, mode="clip")
-        return block.T
-
-    sizes = [
-        min(_VOLUMES_AT_ONCE, header.n_volumes - first)
-        for first in range(0, header.n_volumes, _VOLUMES_AT_ONCE)
-    ]
-    with igzip.IGzipFile(path) as file, ThreadPoolExecutor(1) as pool:
-        file.seek(header.data_offset)
-        pending = pool.submit(unpack, file, sizes[0])
-        for size in sizes[1:]:
-            block = pending.result()
-            pending = pool.submit(unpack, file, size)
-            yield block
-        yield pending.result()
-        # The end of the file holds its checksum.
-        _check_end(file, path)
-
-
-def _check_end(file: "IGzipFile", path: Path) -> None:
-    try:
-        more = file.read(1)
-    except _damage() as error:
-        raise _invalid(str(path), f"is truncated or damaged ({error})") from error
-    if more:
-        raise _invalid(str(path), "is longer than its header says")
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    """What unpacking raises when the file is damaged."""
-    from isal import isal_zlib
-
-    # Its stub calls the class an instance.
-    return (EOFError, OSError, ValueError, cast("type[Exception]", isal_zlib.error))
+def open_stream(path: Path, header: VolumeHeader) -> VolumeStream:
+    """The volumes of a ``.nii.gz`` file whose header has been read."""
+    return VolumeStream(path, header.shape, header.n_volumes, header.dtype, header.data_offset)
 
 
 def _invalid(name: str, problem: str) -> InvalidFileError:

@@ -1,13 +1,11 @@
-"""NIfTI files of many volumes, read from the first to the last volume and never as a whole.
+"""Recordings as NIfTI files: what the header says, and their volumes in the unit it says.
 
 A run of NSD is 300 MB to 1 GB when it is unpacked, of which a projection needs the voxels around
-the cortex. A compressed file can only be read in order, so that is what is offered.
+the cortex.
 """
 
-import gzip
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.nsd.volume_stream import VolumeStream
 
 _SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
@@ -26,12 +25,8 @@ class VolumeSeries:
 
     Attributes
     ----------
-    path
-        The file.
-    shape
-        Voxels along each axis.
-    n_volumes
-        Number of volumes.
+    stream
+        Its volumes as they are stored.
     affine : array of shape (4, 4)
         From 0-based voxel indices to mm.
     zooms
@@ -40,16 +35,22 @@ class VolumeSeries:
         Seconds from one volume to the next as the header has it, None if it does not say.
     """
 
-    path: Path
-    shape: tuple[int, int, int]
-    n_volumes: int
+    stream: VolumeStream
     affine: NDArray[np.float64]
     zooms: tuple[float, float, float]
     tr: float | None
-    _dtype: np.dtype[Any]
-    _offset: int
     _slope: float
     _intercept: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        return self.stream.shape
+
+    @property
+    def n_volumes(self) -> int:
+        """Number of volumes."""
+        return self.stream.n_volumes
 
     def volumes(self) -> Iterator[NDArray[np.float32]]:
         """Yield each volume (X, Y, Z), scaled as the header says.
@@ -57,21 +58,22 @@ class VolumeSeries:
         Raises
         ------
         InvalidFileError
-            If the file is damaged, or ends too early.
+            If the file is damaged, or shorter or longer than its header says.
         """
-        n_bytes = int(np.prod(self.shape)) * self._dtype.itemsize
-        with ExitStack() as stack:
-            file: Any = stack.enter_context(self.path.open("rb"))
-            if self.path.suffix == ".gz":
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
-            _read(file, self._offset, self.path)
-            for _ in range(self.n_volumes):
-                raw = np.frombuffer(_read(file, n_bytes, self.path), self._dtype)
-                volume = raw.astype(np.float32).reshape(self.shape, order="F")
-                if (self._slope, self._intercept) != (1.0, 0.0):
-                    volume *= self._slope
-                    volume += self._intercept
-                yield volume
+        for volume in self.stream.volumes():
+            yield self._scaled(volume).reshape(self.shape, order="F")
+
+    def voxels(self, voxels: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Yield some voxels in a few volumes at a time: see `VolumeStream.voxels`."""
+        for block in self.stream.voxels(voxels):
+            yield self._scaled(block)
+
+    def _scaled(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        values = stored.astype(np.float32)
+        if (self._slope, self._intercept) != (1.0, 0.0):
+            values *= self._slope
+            values += self._intercept
+        return values
 
 
 def open_volumes(path: Path) -> VolumeSeries:
@@ -100,27 +102,19 @@ def open_volumes(path: Path) -> VolumeSeries:
         raise _damaged(path, str(error)) from error
     seconds = zooms[3] * _SECONDS.get(unit, 1.0) if len(shape) == 4 else 0.0
     return VolumeSeries(
-        path=path,
-        shape=shape[:3],
-        n_volumes=shape[3] if len(shape) == 4 else 1,
+        stream=VolumeStream(
+            path,
+            shape[:3],
+            n_volumes=shape[3] if len(shape) == 4 else 1,
+            dtype=stored.dtype,
+            offset=int(stored.offset),
+        ),
         affine=header.get_best_affine(),
         zooms=(zooms[0], zooms[1], zooms[2]),
         tr=seconds if seconds > 0 else None,
-        _dtype=stored.dtype,
-        _offset=int(stored.offset),
         _slope=float(stored.slope),
         _intercept=float(stored.inter),
     )
-
-
-def _read(file: Any, n_bytes: int, path: Path) -> bytes:
-    try:
-        raw: bytes = file.read(n_bytes)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(path, str(error)) from error
-    if len(raw) != n_bytes:
-        raise _damaged(path, "it ends before its last volume")
-    return raw
 
 
 def _damaged(path: Path, problem: str) -> InvalidFileError:

@@ -104,5 +104,6 @@ def _clean_by_nilearn(
             confounds=confounds,
             high_pass=high_pass,
             t_r=tr,
+            butterworth__copy=True,  # filters all vertices together, not one after the other
         ).T
     return cleaned

@@ -41,10 +41,10 @@ def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.floa
         If the file is damaged or its volumes have another shape than the operator's.
     """
     header = nifti_betas.read_header(path)
-    check_shape(str(path), [header.shape], operator)
+    check_shapes([str(path)], [header.shape], operator)
     betas = np.empty((header.n_volumes, operator.weights.shape[0]), np.float32)
     first = 0
-    for block in nifti_betas.read_voxels(path, header, operator.touched_voxels):
+    for block in nifti_betas.open_stream(path, header).voxels(operator.touched_voxels):
         betas[first : first + block.shape[1]] = operator.apply(block)
         first += block.shape[1]
     betas /= PERCENT_SCALE
@@ -84,12 +84,14 @@ def betas_from_vertices(
     return betas
 
 
-def check_shape(name: str, shapes: Sequence[tuple[int, ...]], operator: FsaverageOperator) -> None:
+def check_shapes(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], operator: FsaverageOperator
+) -> None:
     """Check that files are of the space that an operator starts from.
 
     Parameters
     ----------
-    name
+    names
         What to call the files in the error.
     shapes
         (X, Y, Z) of one file, or (V,) of each hemisphere.
@@ -97,13 +99,13 @@ def check_shape(name: str, shapes: Sequence[tuple[int, ...]], operator: Fsaverag
     Raises
     ------
     InvalidFileError
-        If they are not.
+        If one is not; it is named.
     """
-    shape = shapes[0] if len(shapes) == 1 else (sum(vertices for (vertices,) in shapes),)
-    if shape != operator.volume_shape:
-        raise InvalidFileError(
-            f"{name} has shape {shape}, but the operator to fsaverage5 is for"
-            f" {operator.volume_shape}.",
-            next_step="check that the file and the subject's transforms are of the same release,"
-            " then materialize fsaverage5_operator again.",
-        )
+    for name, shape, expected in zip(names, shapes, operator.shapes, strict=True):
+        if shape != expected:
+            raise InvalidFileError(
+                f"{name} has shape {shape}, but the subject's transforms to fsaverage5 are for"
+                f" {expected}.",
+                next_step="check that the file is of this subject, space and hemisphere and of the"
+                " same release as the transforms, then materialize fsaverage5_operator again.",
+            )

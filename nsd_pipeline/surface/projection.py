@@ -95,7 +95,7 @@ def grid_operator(
     """
     projector = _projector(mesh, np.asarray(affine, np.float64).tobytes(), shape)
     mean = projector.mean if valid is None else projector.mean_where(valid)
-    return FsaverageOperator(mean, projector.touched, shape)
+    return FsaverageOperator(mean, projector.touched, (shape,))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.volumes import VolumeSeries, open_volumes
 from nsd_pipeline.surface.decimate import downsample
 from nsd_pipeline.surface.meshes import MESH_VERTICES
+from nsd_pipeline.surface.other_spaces import check_shapes
 from nsd_pipeline.surface.projection import project_volume
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
@@ -123,19 +124,18 @@ def project_native_run(
         If the file is damaged, or its volumes are of another shape than the operator's.
     """
     series = open_volumes(path)
-    if operator.volume_shape != series.shape:
-        raise InvalidFileError(
-            f"The volumes of {path} have shape {series.shape}, but the subject's transforms are for"
-            f" {operator.volume_shape}.",
-            next_step="check that the time series are of this subject and space.",
+    check_shapes([str(path)], [series.shape], operator)
+    if fwhm is None:
+        blocks = series.voxels(operator.touched_voxels)
+    else:
+        blocks = (
+            volume.reshape(-1, 1)[operator.touched_voxels] for volume in _smoothed(series, fwhm)
         )
-    x, y, z = np.unravel_index(operator.touched_voxels, series.shape)
-    touched = np.ravel_multi_index((z, y, x), series.shape[::-1])
-    values = np.empty((len(touched), series.n_volumes), np.float32)
-    for number, volume in enumerate(_smoothed(series, fwhm)):
-        # Files lie in Fortran order: seen from behind, without a copy, they are in C order.
-        values[:, number] = volume.T.ravel()[touched]
-    return SurfaceRun(np.ascontiguousarray(operator.apply(values).T), series.tr)
+    data, first = np.empty((series.n_volumes, operator.weights.shape[0]), np.float32), 0
+    for block in blocks:
+        data[first : first + block.shape[1]] = operator.apply(block)
+        first += block.shape[1]
+    return SurfaceRun(np.ascontiguousarray(data.T), series.tr)
 
 
 def _smoothed(series: VolumeSeries, fwhm: float | None) -> Iterator[NDArray[np.float32]]:

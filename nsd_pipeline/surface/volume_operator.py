@@ -39,16 +39,16 @@ class FsaverageOperator:
         From the n voxels that matter to vertices, left hemisphere first. Weights of zero are kept:
         a vertex is invalid if any voxel it looks at is, whatever its weight.
     touched_voxels : array of shape (n,), int64
-        The voxels that matter, as indices in C order into a volume of shape ``volume_shape``:
+        The voxels that matter, as indices in C order into a volume:
         ``volume.reshape(-1, T)[touched_voxels]``. In increasing order.
-    volume_shape
-        Voxels along each axis of the source space; (V,) for a native surface with V vertices in
-        both hemispheres.
+    shapes
+        Shape of what each file of the source space holds: (X, Y, Z) of a volume; for a native
+        surface (V,) of the left and of the right hemisphere.
     """
 
     weights: "csr_array"
     touched_voxels: NDArray[np.int64]
-    volume_shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
     def from_coordinates(
@@ -101,7 +101,7 @@ class FsaverageOperator:
             (np.concatenate(weights), (np.concatenate(rows), columns)),
             shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
         ).tocsr()
-        return cls(matrix.astype(np.float32), touched, volume_shape)
+        return cls(matrix.astype(np.float32), touched, (volume_shape,))
 
     @classmethod
     def from_native_surface(
@@ -131,13 +131,12 @@ class FsaverageOperator:
                 for hemisphere, offset in zip(HEMISPHERES, (0, n_vertices["lh"]), strict=True)
             ]
         )
-        n_native = sum(n_vertices.values())
-        touched, columns = compact(index, n_native)
+        touched, columns = compact(index, sum(n_vertices.values()))
         weights = csr_array(
             (np.ones(len(index), np.float32), columns, np.arange(len(index) + 1)),
             shape=(len(index), len(touched)),
         )
-        return cls(weights, touched, (n_native,))
+        return cls(weights, touched, tuple((n_vertices[each],) for each in HEMISPHERES))
 
     def masked(self, valid: NDArray[np.bool_]) -> Self:
         """The operator of a session in which only some voxels hold data.
@@ -272,7 +271,7 @@ class FsaverageOperator:
                 indices=self.weights.indices,
                 indptr=self.weights.indptr,
                 touched_voxels=self.touched_voxels,
-                volume_shape=np.array(self.volume_shape),
+                shapes=np.array(self.shapes),
             )
 
     @classmethod
@@ -289,7 +288,7 @@ class FsaverageOperator:
         try:
             with np.load(path, allow_pickle=False) as file:
                 touched = file["touched_voxels"]
-                volume_shape = tuple(file["volume_shape"].tolist())
+                shapes = tuple(map(tuple, file["shapes"].tolist()))
                 matrix = csr_array(
                     (file["data"], file["indices"], file["indptr"]),
                     shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
@@ -300,18 +299,18 @@ class FsaverageOperator:
                 f"{path} is not a readable volume-to-fsaverage5 operator: {error}.",
                 next_step="delete it and build it again from the subject's transforms.",
             ) from error
-        return cls(matrix, touched, volume_shape)
+        return cls(matrix, touched, shapes)
 
     def _touched(self, data: NDArray[Any]) -> NDArray[Any]:
         """Cut data of all voxels down to the touched ones; leave data of the touched ones."""
-        n_voxels = int(np.prod(self.volume_shape))
+        n_voxels = sum(int(np.prod(shape)) for shape in self.shapes)
         if len(data) == n_voxels:
             return data[self.touched_voxels]
         if len(data) == len(self.touched_voxels):
             return data
         raise ValueError(
-            f"{len(data):,} voxels are neither all {n_voxels:,} of a volume of shape "
-            f"{self.volume_shape} nor the {len(self.touched_voxels):,} that matter."
+            f"{len(data):,} voxels are neither all {n_voxels:,} of the space nor the "
+            f"{len(self.touched_voxels):,} that matter."
         )
 
 

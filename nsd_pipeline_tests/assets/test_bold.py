@@ -16,6 +16,8 @@ from nilearn.signal import clean
 
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
+from nsd_pipeline.surface import clean as clean_series
+from nsd_pipeline.surface import project_volume
 from nsd_pipeline_tests.assets.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
@@ -101,6 +103,36 @@ def test_every_stage_on_windows(pipeline: Callable[..., Pipeline], small_nsd: Sm
     assert graph.leftovers() == []
 
 
+def test_volumes_of_derivatives_go_to_the_surface_within_their_mask(
+    pipeline: Callable[..., Pipeline], small_nsd: SmallNsd, tmp_path: Path
+) -> None:
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    rng = np.random.default_rng(0)
+    affine = np.array([[-9.0, 0, 0, 90], [0, 9, 0, -126], [0, 0, 9, -72], [0, 0, 0, 1]])
+    mask = np.ones((21, 25, 21), np.uint8)
+    mask[:10] = 0
+    runs = []
+    for surface in sorted((mirror / FUNC).parent.glob("*_hemi-L_*.func.gii")):
+        stem = str(surface).partition("_hemi-L")[0] + "_space-MNI152NLin6Asym_desc-"
+        n_samples = len(nibabel.load(surface).darrays)
+        runs.append(rng.normal(1000, 9, (*mask.shape, n_samples)).astype(np.float32))
+        image = nibabel.Nifti1Image(runs[-1], affine)
+        image.header.set_zooms((9, 9, 9, 1.6))
+        nibabel.save(image, f"{stem}preproc_bold.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(mask, affine), f"{stem}brain_mask.nii.gz")
+    graph = pipeline(mirror)
+    graph.run("experiment_design")
+    chosen = config(mirror, query="type != 'Fmri' or space.str.startswith('MNI')")
+    facts = graph.run(*BOLD_ASSETS, first=FIRST, config=chosen)
+    assert facts["bold_events"]["spaces"] == ["MNI152NLin6Asym", "fsaverage5"]
+    assert facts["fsaverage5_series"]["space"] == "MNI152NLin6Asym"
+    runs[0][mask == 0] = np.nan
+    expected = clean_series(project_volume(runs[0], affine), 1.6).T
+    assert 0.3 < np.isnan(expected).mean() < 0.7  # nearly one hemisphere
+    series = graph.store.zarr("fsaverage5_series.zarr/subj01/ses01")["series"]
+    np.testing.assert_allclose(series[: len(expected)], expected, atol=1e-4)
+
+
 def test_the_preset_s_defaults_are_the_reference_s() -> None:
     chosen = FmriMlpConfig(preset="neuralbench")
     assert chosen.model_dump() == FmriMlpConfig().model_dump() | {"preset": "neuralbench"}
@@ -175,3 +207,20 @@ def test_bad_recordings(
     graph.run("events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]})
     series = {"fsaverage5_series": settings["fsaverage5_series"]}
     fails(graph, "fsaverage5_series", first=FIRST, says=[FIRST, *says], config=series)
+
+
+def test_a_space_or_a_run_that_is_not_there(
+    small_nsd: SmallNsd, pipeline: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    graph = pipeline(mirror)
+    settings = config(mirror)
+    graph.run("experiment_design")
+    graph.run("events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]})
+    unknown = {"fsaverage5_series": {"query": "type != 'Fmri' or space == 'fsaverage7'"}}
+    words = [FIRST, "one recording of run 1", "hold 0: none", "`bold_events` lists the spaces"]
+    fails(graph, "fsaverage5_series", first=FIRST, says=words, config=unknown)
+    for path in (mirror / DERIVATIVES).rglob("*_run-07_*"):
+        path.unlink()
+    words = [FIRST, "lacks a recording of run 7", "of 12"]
+    fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})

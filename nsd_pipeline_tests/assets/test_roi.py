@@ -60,8 +60,10 @@ def test_a_model_can_be_restricted_to_a_region(
     mirror = small_nsd.copy(tmp_path / "nsd")
     folder = mirror / "nsddata/freesurfer/fsaverage/label"
     folder.mkdir(parents=True)
-    for path in labels.values():
+    for side, path in labels.items():
         path.rename(folder / path.name)
+        general = (streams[side] > 0).astype(np.float32)[:, None, None]
+        MGHImage(general, np.eye(4)).to_filename(folder / f"{side}.nsdgeneral.mgz")
     graph = pipeline(mirror)
     sessions = {"first": "subj01_ses01", "last": "subj01_ses02"}
     graph.run_sessions(*sessions.values())
@@ -72,7 +74,7 @@ def test_a_model_can_be_restricted_to_a_region(
     fails(graph, "fmri_mlp", first="subj01", says=words, config={"fmri_mlp": quick})
     ventral = {"roi": "streams", "roi_above": 4, "roi_up_to": 5}
     unknown = {"fsaverage5_betas": {"roi": "strems"}}
-    with pytest.raises(dg.Failure, match=r"no region 'strems'[\s\S]*choose one of streams"):
+    with pytest.raises(dg.Failure, match=r"no region 'strems'[\s\S]*one of nsdgeneral, streams"):
         graph.run("fsaverage5_betas", first="subj01_ses01", config=unknown)
     facts = graph.run("fsaverage5_betas", **sessions, config={"fsaverage5_betas": ventral})
     inside = np.concatenate([streams[side][:N] == 5 for side in ("lh", "rh")])
@@ -81,13 +83,23 @@ def test_a_model_can_be_restricted_to_a_region(
     np.testing.assert_array_equal(group["roi"][...], inside)
     assert group.attrs["roi"] == "streams"
     assert group["betas"].shape[1] == 2 * N
+    thresholds = [group.attrs[name] for name in ("roi_above", "roi_up_to")]
+    assert thresholds == [4, 5]
 
     facts = graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config={"fmri_mlp": quick})
     assert facts["fmri_mlp"]["vertices"] == inside.sum()
     weights = load_file(graph.artifacts / "fmri_mlp/subj01/model.safetensors")
     assert weights["lin0.weight"].shape == (8, inside.sum())
 
+    general = {"roi": "nsdgeneral"}
+    graph.run("fsaverage5_betas", first="subj01_ses02", config={"fsaverage5_betas": general})
+    by_name = graph.store.zarr("fsaverage5_betas.zarr/subj01/ses02")["roi"][...]
     other = {"roi": str(folder / "{hemisphere}.streams.mgz")}
     graph.run("fsaverage5_betas", first="subj01_ses02", config={"fsaverage5_betas": other})
+    by_path = graph.store.zarr("fsaverage5_betas.zarr/subj01/ses02")["roi"][...]
+    np.testing.assert_array_equal(by_name, by_path)
+    nowhere = {"fsaverage5_betas": {"roi": str(folder / "{hemisphere}.mine.mgz")}}
+    words = ["lh.mine.mgz", "{hemisphere} becomes lh and rh"]
+    fails(graph, "fsaverage5_betas", first="subj01_ses02", says=words, config=nowhere)
     words = ["subj01_ses01 and subj01_ses02", "different regions"]
     fails(graph, "fmri_mlp", first="subj01", says=words, config={"fmri_mlp": quick})

@@ -51,7 +51,8 @@ def prepare(graph: Pipeline, space: str, **betas: object) -> dict[str, dict[str,
     graph.run("experiment_design")
     if space not in ("fsaverage", "MNI"):
         graph.run(OPERATOR, first=f"subj01_{space}")
-    return graph.run(*SESSION_ASSETS, first=SESSION, config=settings(space, **betas))
+    config = settings(space, **betas) | {"fsaverage5_betas": {"space": space}}
+    return graph.run(*SESSION_ASSETS, first=SESSION, config=config)
 
 
 def stored(graph: Pipeline) -> np.ndarray:
@@ -142,6 +143,9 @@ def test_the_filter_and_the_betas_have_to_agree(
     )
     words = [SESSION, "in the space MNI", "recording in fsaverage", "space == 'MNI'"]
     fails(graph, "fsaverage5_betas", first=SESSION, says=words)
+    words = [SESSION, "in the space MNI", "to come from func1mm"]
+    wanted = {"fsaverage5_betas": {"space": "func1mm"}}
+    fails(graph, "fsaverage5_betas", first=SESSION, says=words, config=wanted)
 
 
 def test_an_operator_is_asked_for_by_name(
@@ -214,6 +218,13 @@ def hemispheres_of_other_lengths(mirror: Path) -> None:
     replace(right, left.read_bytes())
 
 
+def hemispheres_swapped(mirror: Path) -> None:
+    left, right = (mirror / key for key in betas_keys("subj01", 1, "nativesurface"))
+    contents = right.read_bytes(), left.read_bytes()
+    for path, content in zip((left, right), contents, strict=True):
+        replace(path, content)
+
+
 def a_trial_short(mirror: Path) -> None:
     path = mirror / betas_keys("subj01", 1, "nativesurface")[1]
     with h5py.File(path) as file:
@@ -237,7 +248,13 @@ def not_a_chunk_a_voxel(mirror: Path) -> None:
     [
         ("func1pt8mm", another_session_s_mask, "valid_session01.nii.gz has shape (145, 187, 149)"),
         ("func1pt8mm", half_a_file, "is truncated or damaged"),
-        ("nativesurface", hemispheres_of_other_lengths, "has shape (21764,), but the operator"),
+        (
+            "nativesurface",
+            hemispheres_of_other_lengths,
+            "rh.betas_session01.hdf5 has shape (10882,), but the subject's transforms to fsaverage5"
+            " are for (10752,)",
+        ),
+        ("nativesurface", hemispheres_swapped, "lh.betas_session01.hdf5 has shape (10752,)"),
         ("nativesurface", a_trial_short, "rh.betas_session01.hdf5 has 17 trials"),
         ("nativesurface", not_a_chunk_a_voxel, "not one uncompressed chunk"),
     ],

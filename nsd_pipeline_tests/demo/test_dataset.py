@@ -8,9 +8,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from scipy.io import loadmat
 
 from nsd_pipeline.demo import DemoDataset, generate
+from nsd_pipeline.demo.__main__ import main
 from nsd_pipeline.demo.brain import Brain, response_profile
 from nsd_pipeline.demo.scenes import render
 from nsd_pipeline.nsd import layout
@@ -190,9 +192,9 @@ def test_stimuli_are_contiguous_sparse_and_where_the_design_says(
 def test_only_visual_cortex_responds_to_images() -> None:
     """Two sessions with the same images agree there, and nowhere else."""
     features = np.random.default_rng(0).standard_normal((20, 59)).astype(np.float32)
-    responses = Brain("subj01", "lh", signal=1.0, seed=0)
+    responses = Brain("subj01", "lh", strength=1.0, seed=0)
     first, second = (responses.responses(features, session) for session in (1, 2))
-    silent = Brain("subj01", "lh", signal=0.0, seed=0)
+    silent = Brain("subj01", "lh", strength=0.0, seed=0)
     blind = [silent.responses(features, session) for session in (1, 2)]
     profile = response_profile("lh")
 
@@ -242,10 +244,22 @@ def test_other_peoples_folders_are_left_alone(dataset: DemoDataset, tmp_path: Pa
     with pytest.raises(NsdError, match="not empty"):
         generate(tmp_path, **SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(NsdError, match=r"signal 1\.0 instead of 2\.0"):
-        generate(dataset.folder, seed=7, signal=2.0, **SIZE)
+    with pytest.raises(NsdError, match=r"strength 1\.0 instead of 2\.0"):
+        generate(dataset.folder, seed=7, strength=2.0, **SIZE)
 
 
 def test_settings_that_the_design_has_no_room_for_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fewer sessions or more trials_per_run"):
         generate(tmp_path / "nsd", sessions=20, trials_per_run=5)
+
+
+def test_time_series_from_the_command_line(tmp_path: Path) -> None:
+    size = "--subjects 1 --sessions 1 --trials-per-run 2 --space none"
+    done = CliRunner().invoke(main, f"{tmp_path} --signal bold --strength 0 {size}")
+    assert done.exit_code == 0, done.output
+    assert f"NSD_BIDS_DERIVATIVES={tmp_path}/nsd/derivatives" in done.output
+    runs = [*(tmp_path / "nsd/derivatives").rglob("*_bold.func.gii")]
+    assert len(runs) == 24
+    assert json.loads((tmp_path / "nsd/demo.json").read_text())["strength"] == 0
+    refused = CliRunner().invoke(main, [str(tmp_path), "--signal", "0"])
+    assert "'0' is not one of 'betas', 'bold'" in refused.output

@@ -101,7 +101,9 @@ def test_native_volumes_are_mapped_in_the_order_of_the_file(tmp_path: Path) -> N
     expected = operator_for(SHAPE).apply(data.reshape(-1, 5)).T
     np.testing.assert_allclose(run.data, expected, rtol=1e-5, atol=1e-2)
     assert run.tr == pytest.approx(4 / 3)
-    with pytest.raises(InvalidFileError, match="transforms are for"):
+    with pytest.raises(
+        InvalidFileError, match=r"timeseries\.nii\.gz has shape .* are for \(11, 9, 10\)"
+    ):
         project_native_run(path, operator_for((11, 9, 10)))
 
 
@@ -128,7 +130,7 @@ def test_damaged_volumes_are_named(tmp_path: Path) -> None:
         np.stack([*volumes.volumes()], axis=-1), nibabel.load(path).get_fdata(), rtol=1e-6
     )
     path.write_bytes(path.read_bytes()[:-2_000])
-    with pytest.raises(InvalidFileError, match=r"bold\.nii\.gz is not a readable NIfTI"):
+    with pytest.raises(InvalidFileError, match=r"bold\.nii\.gz is truncated"):
         list(open_volumes(path).volumes())
     path.write_bytes(b"something else")
     with pytest.raises(InvalidFileError, match=r"bold\.nii\.gz is not a readable NIfTI"):

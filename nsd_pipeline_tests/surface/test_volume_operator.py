@@ -106,7 +106,7 @@ def test_survives_a_file_and_refuses_a_damaged_one(operator, tmp_path) -> None:
     loaded = FsaverageOperator.load(path)
     volumes = np.random.default_rng(3).normal(size=(np.prod(SHAPE), 2))
     np.testing.assert_array_equal(loaded.apply(volumes), operator.apply(volumes))
-    assert loaded.volume_shape == SHAPE
+    assert loaded.shapes == (SHAPE,)
     path.write_bytes(path.read_bytes()[:-2_000])
     with pytest.raises(ArtifactError, match=r"operator\.npz"):
         FsaverageOperator.load(path)
