@@ -130,17 +130,18 @@ def cluster(folder: Path) -> Iterator[Path]:
             Daemon(folder, "slurmd", "-D", "-f", str(configuration), "-N", host),
         ):
             try:
-                until(lambda: is_idle(environment), "the node is idle")
+                until(lambda: is_up(environment), "the node is up")
                 yield configuration
             finally:
                 subprocess.run(["scancel", "--user=root"], env=environment, check=False)
                 until(lambda: not jobs(environment), "no job is left", timeout=30)
 
 
-def is_idle(environment: dict[str, str]) -> bool:
+def is_up(environment: dict[str, str]) -> bool:
+    """Whether the node takes jobs."""
     command = ["sinfo", "--noheader", "--partition=main", "--format=%T"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return done.stdout.strip() == "idle"
+    return done.stdout.strip() in ("idle", "mixed", "allocated")
 
 
 def jobs(environment: dict[str, str]) -> str:
