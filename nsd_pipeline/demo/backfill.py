@@ -103,7 +103,7 @@ def run_backfill(
     Returns
     -------
     list
-        What there is to say of the artifacts, each once: made, or up to date.
+        What there is to say of the artifacts, each once, sorted: made, or up to date.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def run_backfill(
             tags={},
             dynamic_partitions_store=instance,
             all_partitions=False,
-            title="All sessions at hand",
+            title=None,
             description=None,
             run_config={
                 "ops": {
@@ -144,15 +144,16 @@ def run_backfill(
             status = _status(instance, requested)
             if status in BULK_ACTION_TERMINAL_STATUSES:
                 break
-            waiting = instance.get_run_ids(queued)
+            # In the order of their creation: the last check that was planned is the one shown.
+            waiting = instance.get_runs(queued, ascending=True)
             for run in waiting:
-                instance.launch_run(run, context.create_request_context())
+                instance.launch_run(run.run_id, context.create_request_context())
             if not waiting:  # the daemon of a web UI that is open was faster
                 time.sleep(1)
     runs = instance.get_run_ids(dg.RunsFilter(tags=tags))
     if status is not BulkActionStatus.COMPLETED_SUCCESS:
         raise dg.Failure("\n".join(_failures(instance, runs)) or f"the backfill is {status.value}")
-    return list(dict.fromkeys(_outcomes(instance, runs)))
+    return sorted(set(_outcomes(instance, runs)))
 
 
 def _status(instance: dg.DagsterInstance, backfill: PartitionBackfill) -> BulkActionStatus:
