@@ -131,7 +131,8 @@ def run_backfill(
                     for asset, settings in (config or {}).items()
                     if asset in backfill.assets
                 },
-                "loggers": {"console": {"config": {"log_level": "ERROR"}}},
+                # Failures are raised below; their stack traces are in the history.
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
         )
         instance.add_backfill(requested)
