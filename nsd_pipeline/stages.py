@@ -17,7 +17,6 @@ from dagster._core.storage.tags import (
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets.backlog import SESSION_ASSETS, ranges
-from nsd_pipeline.nsd.layout import SUBJECTS
 
 
 @dataclass(frozen=True)
@@ -66,27 +65,6 @@ def decode(cohorts: tuple[str, ...]) -> Iterator[Stage]:
     for cohort in cohorts:
         yield Stage(("fmri_mlp", "retrieval_metrics"), cohort, cohort)
     yield REPORT
-
-
-def stages(
-    sessions: list[str], session_assets: tuple[str, ...] = SESSION_ASSETS
-) -> Iterator[Stage]:
-    """Everything there is to run for some sessions: every subject's model, and the joint one.
-
-    Parameters
-    ----------
-    sessions
-        Sessions at hand, ascending.
-    session_assets
-        What prepares a session; a preset's.
-    """
-    subjects = tuple(
-        subject for subject in SUBJECTS if any(key.startswith(subject) for key in sessions)
-    )
-    yield DESIGN
-    yield from prepare(sessions, at_most=len(sessions), assets=session_assets)
-    yield from embed(subjects)
-    yield from decode((*subjects, partitions.ALL))
 
 
 def run_stage(

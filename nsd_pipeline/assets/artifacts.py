@@ -220,6 +220,7 @@ def _record(
 def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
     """What the UI shows of an artifact: its facts, its figures, and where it lies."""
     shown: dict[str, dg.MetadataValue] = {}
+    nested: dict[str, dg.MetadataValue] = {}
     for name, fact in manifest.metadata.items():
         match fact:
             case bool():
@@ -233,8 +234,13 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
                 shown[name] = dg.MetadataValue.text(fact)
             case [dict(), *_]:
                 shown[name] = dg.MetadataValue.md(pd.DataFrame(fact).to_markdown(index=False))
+            case [str(), *_]:
+                words = ", ".join(fact)
+                # Markdown is a link that opens it: a model can be of 284 sessions.
+                kind = dg.MetadataValue.text if len(words) <= 200 else dg.MetadataValue.md
+                shown[name] = kind(words)
             case _:
-                shown[name] = dg.MetadataValue.json(fact)
+                nested[name] = dg.MetadataValue.json(fact)
     figures = sorted(name for name in manifest.files if name.startswith(f"{FIGURES}/"))
     if figures:
         folder = store.folder(manifest.key)
@@ -242,6 +248,7 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
             picture = base64.b64encode((folder / name).read_bytes()).decode()
             title = name.removeprefix(f"{FIGURES}/").removesuffix(".png").replace("_", " ")
             shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
+    shown |= nested  # a line per value in the UI's tables, so below what is read first
     shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.location}")
     shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
     shown["bytes"] = dg.MetadataValue.int(manifest.n_bytes)

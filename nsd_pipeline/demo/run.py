@@ -1,11 +1,13 @@
 """Command line: ``python -m nsd_pipeline.demo.run`` materializes the whole graph, stage by stage.
 
-Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name: nothing here knows that
-a dataset is generated. Runs are recorded below ``DAGSTER_HOME``, where the web UI finds them.
+Sessions are a backfill, the other stages single runs, all recorded below ``DAGSTER_HOME``, where
+the web UI finds them. Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name:
+nothing here knows that a dataset is generated.
 """
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -19,10 +21,11 @@ from nsd_pipeline.assets.decoding import METRICS_FILE
 from nsd_pipeline.assets.presets import PRESETS, PresetName
 from nsd_pipeline.assets.report import PAGE_FILE
 from nsd_pipeline.definitions import defs
+from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
 from nsd_pipeline.report import metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.stages import run_stage, stages
+from nsd_pipeline.stages import DESIGN, Stage, decode, embed, run_stage
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -53,19 +56,35 @@ def main(preset: PresetName) -> None:
         raise click.ClickException(
             f"{source.url} has no session of {PRESETS[preset].what} that could be used."
         )
-    planned = list(stages(sessions, PRESETS[preset].session_assets))
+    subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
+    planned: list[Stage | Backfill] = [
+        DESIGN,
+        Backfill(PRESETS[preset].session_assets, tuple(sessions)),
+        *embed(subjects),
+        *decode((*subjects, partitions.ALL)),
+    ]
     settings = SETTINGS | {"fmri_mlp": {**SETTINGS["fmri_mlp"], "preset": preset}}
     with dg.DagsterInstance.get() as instance:
         for number, stage in enumerate(planned, 1):
             click.echo(f"[{number}/{len(planned)}] {stage.title}")
             started = time.perf_counter()
             try:
-                outcome = run_stage(defs.get_repository_def(), instance, stage, config=settings)
+                said = _run(instance, stage, settings)
             except dg.Failure as failure:
                 raise click.ClickException(str(failure.description)) from failure
-            said = ", ".join(dict.fromkeys(outcome.values()))
-            click.echo(f"      {said} ({time.perf_counter() - started:.1f} s)")
+            click.echo(f"      {', '.join(said)} ({time.perf_counter() - started:.1f} s)")
     _print_results(store)
+
+
+def _run(
+    instance: dg.DagsterInstance, stage: Stage | Backfill, settings: dict[str, dict[str, Any]]
+) -> Iterable[str]:
+    """Run one stage; what there is to say of its artifacts."""
+    if isinstance(stage, Backfill):
+        with runs_here(instance) as here:
+            return run_backfill(here, stage, config=settings)
+    outcome = run_stage(defs.get_repository_def(), instance, stage, config=settings)
+    return dict.fromkeys(outcome.values())
 
 
 def _is_there(source: Source, session: str, preset: PresetName) -> bool:

@@ -4,10 +4,18 @@ import logging
 import threading
 import weakref
 from abc import abstractmethod
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+)
 from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
@@ -124,15 +132,20 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
         """Whether the run's worker is still at it, and if not, how it ended.
 
         A run that was started in a shell is none of a launcher's: its process may well be alive.
+        One whose worker has ended is reported as failed, unless run monitoring would resume it.
         """
         if not self._was_launched(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         ended = self.how_ended(run)
         if ended is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        # Read after the worker ended: it cannot change the state any more.
         current = self._instance.get_run_by_id(run.run_id)
-        if current is None or current.is_finished:
+        if current is None or current.status != run.status:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
+        resumes = self._instance.run_monitoring_max_resume_run_attempts > 0
+        if not (self.supports_resume_run and resumes):
+            self._report_failed(current, ended)
         return CheckRunHealthResult(WorkerStatus.FAILED, ended)
 
     def get_run_worker_debug_info(
@@ -189,9 +202,20 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
             if current.status == DagsterRunStatus.CANCELING:
                 self._instance.report_run_canceled(current, ended)
             else:
-                info = self.get_run_worker_debug_info(current)
-                self._instance.report_run_failed(current, f"{ended}\n{info}" if info else ended)
+                self._report_failed(current, ended)
         return left
+
+    def _report_failed(self, run: DagsterRun, ended: str) -> None:
+        """Report a run as failed, its state first.
+
+        Dagster alone would write the event, then the state, and its daemon decides once, when it
+        sees the event, whether to retry: a run that looks as if in progress then, never.
+        """
+        info = self.get_run_worker_debug_info(run)
+        message = f"{ended}\n{info}" if info else ended
+        failure = DagsterEvent(DagsterEventType.RUN_FAILURE.value, run.job_name, message=message)
+        self._instance.run_storage.handle_run_event(run.run_id, failure, datetime.now(UTC))
+        self._instance.report_run_failed(run, message)
 
     def _settle_unless_disposed(self) -> bool:
         try:

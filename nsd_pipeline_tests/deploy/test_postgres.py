@@ -8,8 +8,7 @@ import psycopg2
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 
-from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home
-from nsd_pipeline_tests.launchers.test_gpu_daemon import daemon
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, daemon
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
 
 pytestmark = pytest.mark.usefixtures("empty_postgres")

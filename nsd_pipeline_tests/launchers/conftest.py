@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.definitions.selector import JobSubsetSelector
@@ -21,6 +24,7 @@ T = TypeVar("T")
 NO_WORKSPACE: Any = None
 """These launchers and the queue need none."""
 CODE = Path(__file__).with_name("code_location.py")
+LOCATION = "tests"
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = 60) -> T:
@@ -126,16 +130,35 @@ class Home:
         return [error for error in errors if error]
 
 
+@contextmanager
+def daemon(home: Home) -> Iterator[psutil.Process]:
+    """Dagster's real daemon on a home, ended at the end of the block."""
+    workspace = home.folder / "workspace.yaml"
+    file = {"relative_path": str(CODE), "location_name": LOCATION}
+    workspace.write_text(json.dumps({"load_from": [{"python_file": file}]}))
+    log = (home.folder / "daemon.log").open("ab")
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+    child = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield psutil.Process(child.pid)
+        child.terminate()
+        child.wait(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+        log.close()
+
+
 @pytest.fixture(scope="session")
 def code_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CodeLocation]:
     target = PythonFileTarget(
-        python_file=str(CODE), attribute=None, working_directory=None, location_name="tests"
+        python_file=str(CODE), attribute=None, working_directory=None, location_name=LOCATION
     )
     with (
         DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) as instance,
         WorkspaceProcessContext(instance, target) as context,
     ):
-        yield context.create_request_context().get_code_location("tests")
+        yield context.create_request_context().get_code_location(LOCATION)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A real Slurm on this host: munged, slurmctld and slurmd on ports and folders of their own.
 
-Needs Debian's `slurm-wlm` and `munge`, and root, without which slurmd does not start jobs.
+Needs Debian's `slurm-wlm` and `munge`, and root, without which slurmd does not start jobs; to keep
+accounts also `slurmdbd` and `mariadb-server-core`.
 """
 
 import os
@@ -15,6 +16,7 @@ from types import TracebackType
 from nsd_pipeline_tests.launchers.conftest import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+ACCOUNTING_PROGRAMS = ("sacct", "slurmdbd", "mariadbd", "mariadb-install-db")
 
 # Any character device will do: for those Slurm sets CUDA_VISIBLE_DEVICES, here to 0 and 1.
 GRES = """\
@@ -51,14 +53,39 @@ PreemptMode=CANCEL
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES PriorityTier=1 OverSubscribe=FORCE:8
 PartitionName=urgent Nodes={host} PriorityTier=9 PreemptMode=OFF OverSubscribe=FORCE:8
+{accounting}
+"""
+
+# Jobs are forgotten by all but the accounts as soon as Slurm allows it.
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+MinJobAge=2
+"""
+
+DATABASE = """\
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={ports[0]}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports[1]}
+StorageUser=slurm
+StoragePass=slurm
 """
 
 
-def why_not() -> str | None:
-    """Why no Slurm can be started here."""
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+def why_not(*more: str) -> str | None:
+    """Why no Slurm can be started here, or none with more programs."""
+    missing = [program for program in (*PROGRAMS, *more) if shutil.which(program) is None]
     if missing:
-        return f"Slurm is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge"
+        return f"{', '.join(missing)} not installed; .ci/run says which packages they are in"
     return None if os.geteuid() == 0 else "slurmd needs root to start jobs"
 
 
@@ -99,13 +126,10 @@ class Daemon:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Path]:
+def cluster(folder: Path, *, accounting: bool = False) -> Iterator[Path]:
     """Run a cluster of one node with two GPUs; yields its slurm.conf."""
     host = socket.gethostname().partition(".")[0]
     configuration = folder / "slurm.conf"
-    configuration.write_text(
-        CONFIGURATION.format(host=host, ports=free_ports(2), folder=folder, cpus=os.cpu_count())
-    )
     (folder / "gres.conf").write_text(GRES.format(host=host))
     (folder / "state").mkdir()
     (folder / "spool").mkdir()
@@ -123,24 +147,70 @@ def cluster(folder: Path) -> Iterator[Path]:
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
 
     # --force: munged minds being root, and pytest's folders.
-    with Daemon(folder, "munged", "--foreground", "--force", *options):
+    with Daemon(folder, "munged", "--foreground", "--force", *options), ExitStack() as stack:
         until(lambda: (folder / "munge.socket").exists(), "munged listens")
+        lines = stack.enter_context(accounts(folder, host)) if accounting else ""
+        configuration.write_text(
+            CONFIGURATION.format(
+                host=host,
+                ports=free_ports(2),
+                folder=folder,
+                cpus=os.cpu_count(),
+                accounting=lines,
+            )
+        )
         with (
             Daemon(folder, "slurmctld", "-D", "-f", str(configuration)),
             Daemon(folder, "slurmd", "-D", "-f", str(configuration), "-N", host),
         ):
             try:
-                until(lambda: is_idle(environment), "the node is idle")
+                until(lambda: is_up(environment), "the node is up")
                 yield configuration
             finally:
                 subprocess.run(["scancel", "--user=root"], env=environment, check=False)
                 until(lambda: not jobs(environment), "no job is left", timeout=30)
 
 
-def is_idle(environment: dict[str, str]) -> bool:
+@contextmanager
+def accounts(folder: Path, host: str) -> Iterator[str]:
+    """Run slurmdbd and its database; yields what to add to slurm.conf."""
+    data, start = folder / "database", folder / "start.sql"
+    subprocess.run(
+        ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root"],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    start.write_text("GRANT ALL ON *.* TO slurm@'127.0.0.1' IDENTIFIED BY 'slurm';\n")
+    ports = free_ports(2)
+    options = {
+        "user": "root",
+        "datadir": data,
+        "init-file": start,
+        "socket": folder / "database.socket",
+        "bind-address": "127.0.0.1",
+        "port": ports[1],
+    }
+    settings = folder / "slurmdbd.conf"
+    settings.write_text(DATABASE.format(host=host, ports=ports, folder=folder))
+    settings.chmod(0o600)  # as slurmdbd asks for
+    given = [f"--{name}={value}" for name, value in options.items()]
+    with Daemon(folder, "mariadbd", "--no-defaults", *given):
+        until(lambda: listens(ports[1]), "the database listens")
+        with Daemon(folder, "slurmdbd", "-D"):
+            until(lambda: listens(ports[0]), "slurmdbd listens")
+            yield ACCOUNTING.format(port=ports[0], folder=folder)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_up(environment: dict[str, str]) -> bool:
+    """Whether the node takes jobs."""
     command = ["sinfo", "--noheader", "--partition=main", "--format=%T"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return done.stdout.strip() == "idle"
+    return done.stdout.strip() in ("idle", "mixed", "allocated")
 
 
 def jobs(environment: dict[str, str]) -> str:

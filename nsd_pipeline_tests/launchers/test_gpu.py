@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
+from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, EventLogEntry
 
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, needs_gpu
 from nsd_pipeline.launchers.devices import Device
@@ -155,6 +155,29 @@ def test_a_run_that_dies_says_how_and_can_be_resumed(make_home: MakeHome) -> Non
     messages = home.messages(run)
     assert f"Process {resumed['pid']} was killed by SIGKILL" in messages
     assert "working on it" in messages  # the tail of its output
+
+
+def test_a_run_that_dies_has_failed_when_its_failure_is_told(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's daemon looks at a run once, on that event, to see whether to launch it again."""
+    home = make_home(settings("0", run_monitoring={"enabled": True}))
+    run = home.launch("cpu_job")
+    pid = started(home, run)["pid"]
+    seen = []
+    storage = home.instance.event_log_storage
+    store = storage.store_event
+
+    def look_and_store(event: EventLogEntry) -> None:
+        if event.dagster_event and event.dagster_event.is_run_failure:
+            seen.append(home.status(run))
+        store(event)
+
+    monkeypatch.setattr(storage, "store_event", look_and_store)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(pid), "the process is gone")
+    assert home.monitor() == []
+    assert seen == [DagsterRunStatus.FAILURE]
 
 
 def test_a_run_that_dies_before_it_starts_fails_at_once(

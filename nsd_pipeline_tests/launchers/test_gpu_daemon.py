@@ -2,36 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.launchers.gpu import DEVICE_TAG
-from nsd_pipeline_tests.launchers.conftest import CODE, NO_WORKSPACE, Home, until
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, daemon, until
 from nsd_pipeline_tests.launchers.test_gpu import is_free, settings
 
 MakeHome = Callable[[dict[str, Any]], Home]
-
-
-@contextmanager
-def daemon(home: Home) -> Iterator[psutil.Process]:
-    log = (home.folder / "daemon.log").open("ab")
-    command = [sys.executable, "-m", "dagster._daemon", "run", "-f", str(CODE)]
-    child = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        yield psutil.Process(child.pid)
-        child.terminate()
-        child.wait(timeout=60)
-    finally:
-        child.kill()
-        child.wait()
-        log.close()
 
 
 def overlaps(intervals: list[tuple[float, float]]) -> int:

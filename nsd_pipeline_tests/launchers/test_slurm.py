@@ -4,19 +4,24 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 from dagster import DagsterRunStatus
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.slurm import JOB_TAG
 from nsd_pipeline.launchers.slurm_jobs import SlurmError, SlurmUnavailableError
 from nsd_pipeline_tests.launchers import slurm_cluster
-from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, daemon, until
 
 MakeHome = Callable[[dict[str, Any]], Home]
+DEPLOYED = Path(__file__).parents[2] / "deploy/slurm/dagster.yaml"
 
 REASON = slurm_cluster.why_not()
 needs_slurm = pytest.mark.skipif(REASON is not None, reason=REASON or "")
@@ -38,8 +43,17 @@ def home(make_home: MakeHome, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch)
                 "class": "SlurmRunLauncher",
                 "config": {"resources": {"cpus": 1, "memory": "50M"}, "poll_seconds": 0.5},
             },
-            "run_monitoring": {"enabled": True, "start_timeout_seconds": 3600},
-            "run_retries": {"enabled": True, "max_retries": 1},
+            "run_coordinator": {
+                "module": "dagster._core.run_coordinator",
+                "class": "QueuedRunCoordinator",
+                "config": {"dequeue_interval_seconds": 1},
+            },
+            "run_monitoring": {
+                "enabled": True,
+                "start_timeout_seconds": 3600,
+                "poll_interval_seconds": 1,
+            },
+            "run_retries": yaml.safe_load(DEPLOYED.read_text())["run_retries"],
         }
     )
     yield home
@@ -59,6 +73,23 @@ def show(home: Home, run_id: str) -> str:
 
 def started(home: Home, run_id: str) -> dict[str, Any]:
     return until(lambda: home.started(run_id), f"run {run_id} has started")
+
+
+@contextmanager
+def failing_node() -> Iterator[None]:
+    """Lose the only node, with all that runs on it, until the end of the block."""
+    node = subprocess.run(
+        ["sinfo", "--noheader", "--partition=main", "--format=%n"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    update = ["scontrol", "update", f"NodeName={node}"]
+    subprocess.run([*update, "State=DOWN", "Reason=test"], check=True)
+    yield
+    # slurmd may have brought the node back already.
+    subprocess.run([*update, "State=RESUME"], check=False, capture_output=True)
+    until(lambda: slurm_cluster.is_up(dict(os.environ)), "the node is back")
 
 
 def lost(home: Home, run_id: str) -> str:
@@ -147,18 +178,42 @@ def test_what_slurm_takes_away_is_named(home: Home) -> None:
     started(home, urgent)
     messages = lost(home, timed_out)
     assert "was ended at its time limit (TIMEOUT, TimeLimit). Ask for a longer" in messages
-    node = subprocess.run(
-        ["sinfo", "--noheader", "--partition=main", "--format=%n"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    update = ["scontrol", "update", f"NodeName={node}"]
-    subprocess.run([*update, "State=DOWN", "Reason=test"], check=True)
-    assert "lost because its node failed (NODE_FAIL" in lost(home, urgent)
-    # slurmd may have brought the node back already.
-    subprocess.run([*update, "State=RESUME"], check=False, capture_output=True)
-    until(lambda: slurm_cluster.is_idle(dict(os.environ)), "the node is back")
+    with failing_node():
+        assert "lost because its node failed (NODE_FAIL" in lost(home, urgent)
+
+
+@needs_slurm
+def test_what_slurm_takes_away_is_launched_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real daemon: preempted, then lost with its node, then done, each time a new job."""
+    monkeypatch.setenv("DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS", "1")
+
+    def next_attempt(run_id: str) -> str:
+        home.wait(run_id, DagsterRunStatus.FAILURE)
+        return until(lambda: home.run(run_id).tags.get(AUTO_RETRY_RUN_ID_TAG), "another attempt")
+
+    first = home.submit("gpu_job", {"nsd/slurm": '{"gpus": 2}'})
+    home.instance.submit_run(first, NO_WORKSPACE)
+    with daemon(home):
+        started(home, first)
+        options = {"nsd/slurm": '{"partition": "urgent", "gpus": 2}', "gate": "urgent"}
+        urgent = home.launch("cpu_job", options)
+        second = next_attempt(first)
+        assert "preempted by a job of higher priority (PREEMPTED" in home.messages(first)
+        home.open("urgent")
+        home.wait(urgent, DagsterRunStatus.SUCCESS)
+        pid = started(home, second)["pid"]
+        with failing_node():
+            third = next_attempt(second)
+        until(lambda: not psutil.pid_exists(pid), "the node, back again, has ended the lost job")
+        assert "lost because its node failed (NODE_FAIL" in home.messages(second)
+        home.open()
+        home.wait(third, DagsterRunStatus.SUCCESS)
+    attempts = [first, second, third]
+    assert len({job(home, run) for run in attempts}) == 3
+    assert [home.run(run).parent_run_id for run in attempts] == [None, first, second]
+    assert [line["run"] for line in home.trace("end") if line["run"] != urgent] == [third]
 
 
 @needs_slurm
