@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.remote_representation.code_location import CodeLocation
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -116,7 +116,10 @@ class Home:
         def look() -> bool:
             now = self.run(run_id)
             assert now.status == status or not now.is_finished, self.messages(run_id)
-            return now.status == status
+            if now.status != DagsterRunStatus.FAILURE:
+                return now.status == status
+            # A launcher's reason comes right behind the state.
+            return bool(self.instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE))
 
         until(look, f"run {run_id} is {status.value}", timeout)
 
