@@ -12,17 +12,20 @@ from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.nsd import layout
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
-LOCATION = Path(__file__).parents[1] / "automation" / "location.py"
 SESSIONS = ("subj01_ses01", "subj01_ses02")
 
 
 def test_a_backfill_is_recorded_fails_plainly_and_redoes_nothing(
-    small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_nsd: SmallNsd, tmp_path: Path
 ) -> None:
     source, artifacts = small_nsd.copy(tmp_path / "nsd"), tmp_path / "artifacts"
-    monkeypatch.setenv("NSD_SOURCE", str(source))
-    monkeypatch.setenv("NSD_STORAGE", str(artifacts))
-    definitions = LoadableTargetOrigin(python_file=str(LOCATION))
+    # A file of its own: Dagster loads each file once in a process.
+    location = tmp_path / "location.py"
+    location.write_text(
+        "from nsd_pipeline.definitions import build_defs\n"
+        f"defs = build_defs({str(source)!r}, {str(artifacts)!r})\n"
+    )
+    definitions = LoadableTargetOrigin(python_file=str(location))
     backfill = Backfill(SESSION_ASSETS, SESSIONS)
     assert backfill.title.endswith("[backfill: 2 sessions of subj01]")
     damaged = source / layout.betas_keys("subj01", 2, "fsaverage")[1]
