@@ -124,7 +124,7 @@ def test_volumes_of_derivatives_go_to_the_surface_within_their_mask(
     graph.run("experiment_design")
     chosen = config(mirror, query="type != 'Fmri' or space.str.startswith('MNI')")
     facts = graph.run(*BOLD_ASSETS, first=FIRST, config=chosen)
-    assert facts["bold_events"]["spaces"] == ["MNI152NLin6Asym", "fsaverage5"]
+    assert facts["bold_events"]["spaces"] == "MNI152NLin6Asym, fsaverage5"
     assert facts["fsaverage5_series"]["space"] == "MNI152NLin6Asym"
     runs[0][mask == 0] = np.nan
     expected = clean_series(project_volume(runs[0], affine), 1.6).T
