@@ -1,6 +1,7 @@
 """Rows of the training: epochs over betas and over windows of time series."""
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -98,13 +99,16 @@ def train(settings: Settings) -> Repeat:
         n_epochs=_EPOCHS, batch_size=BATCH, precision=settings["precision"]
     )
 
+    gather = splits[0].gather(torch.device("cpu"), BATCH)
+
     def seconds_of_loading() -> float:
-        gather = splits[0].gather(torch.device("cpu"), BATCH)
-        order = torch.randperm(splits[0].n_trials)
-        start = time.perf_counter()
-        for first in range(0, len(order), BATCH):
-            gather(order[first : first + BATCH])
-        return time.perf_counter() - start
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            for trials in torch.split(torch.randperm(splits[0].n_trials), BATCH):
+                gather(trials)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
 
     def repeat() -> Outcome:
         history = decoding.train(config, *splits, device="cpu").history
