@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
@@ -118,11 +119,11 @@ def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
 
 def mean_by_code(values: Floats, codes: Integers) -> Floats:
     """Means (N, D) of the rows of ``values`` (M, D) that share a code in 0..N-1."""
-    order = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    means: Floats = np.add.reduceat(values[order], starts, axis=0)
-    means /= counts[:, None]
+    # Adds rows in their order, as np.add.reduceat does in ten times the time.
+    rows = np.arange(len(codes))
+    belongs = csr_array((np.ones(len(codes), values.dtype), (codes, rows)))
+    means: Floats = belongs @ values
+    means /= np.bincount(codes)[:, None]
     return means
 
 
