@@ -1,7 +1,7 @@
 # make demo   the whole pipeline on a small generated dataset
 # make ui     the web UI on what the demo made
 # make test   the whole test suite
-# make bench  every stage against a named alternative: 10 minutes, 10 GB of disk, 14 GB of memory
+# make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv

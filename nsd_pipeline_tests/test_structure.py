@@ -56,8 +56,14 @@ def test_domain_code_knows_no_dagster(folder: str) -> None:
 
 def test_definitions_are_valid() -> None:
     dg.Definitions.validate_loadable(defs)
-    described = [spec for spec in defs.resolve_all_asset_specs() if spec.description]
-    assert len(described) == 14
+    specs = list(defs.resolve_all_asset_specs())
+    assert len(specs) == 14
+    assert all(spec.description and spec.kinds and spec.owners for spec in specs)
+    tables = {spec.key.to_user_string() for spec in specs if "parquet" in spec.kinds}
+    assert len(tables) == 5
+    for spec in specs:
+        schema = spec.metadata.get("dagster/column_schema")
+        assert (schema is not None) == (spec.key.to_user_string() in tables), spec.key
 
 
 def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> None:

@@ -134,6 +134,16 @@ def fmri_mlp(
     deps=[fmri_mlp],
     pool=GPU_POOL,
     automation_condition=CARRY_ON,
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn("metric", "string", description="name, as the reference has it"),
+                dg.TableColumn("value", "float64"),
+                dg.TableColumn("chance", "float64", description="of estimates that know nothing"),
+                dg.TableColumn("ratio", "float64", description="value / chance"),
+            ]
+        )
+    },
 )
 @fails_plainly
 def retrieval_metrics(
