@@ -124,6 +124,7 @@ def fsaverage5_series(
             repetition_time, {run: len(part) for run, part in zip(spaces, parts, strict=True)}
         )
         data = np.concatenate(parts)
+        parts.clear()
         space = ", ".join(dict.fromkeys(spaces.values()))
         attributes = {"subject": subject, "session": session, "source_space": space}
         write_series(draft.folder, data, layout_of_runs, attributes | config.model_dump())
