@@ -91,7 +91,8 @@ def to_markdown(results: Sequence[RowResult], described: dict[str, str], *, quic
         f"Written by `{command}`. Every row runs all its sides on the same inputs, in turns, each "
         "side in a process of its own; results are compared before a time counts. Times are "
         "medians, with the difference of the longest and the shortest behind them; memory is the "
-        "largest resident size of the process, libraries and inputs included.\n",
+        "largest resident size of the process, libraries and inputs included. All of it runs on "
+        "the processor: **nothing here was run on a GPU**.\n",
     ]
     if quick:
         parts.append("**A quick run: small inputs, so bars do not apply.**\n")
