@@ -51,19 +51,20 @@ def read_rows(
 
     def read_chunk(number: int) -> None:
         start = number * chunk_rows
-        blocks = _blocks(array, number)
+        first, last = np.searchsorted(wanted, (start, start + chunk_rows))
+        blocks = _blocks(array, number, wanted[first:last] - start)
         while True:
             try:
-                block = next(blocks, None)
+                found = next(blocks, None)
             except (ValueError, EOFError, FileNotFoundError) as error:
-                raise damaged(number * chunk_rows, error) from error
-            if block is None:
+                raise damaged(start, error) from error
+            if found is None:
                 break
-            first, last = np.searchsorted(wanted, (start, start + len(block)))
-            rows = wanted[first:last] - start
-            start += len(block)
-            if len(rows):
-                take(slice(first, last), block if len(rows) == len(block) else block[rows])
+            offset, block = found
+            begin = start + offset
+            first, last = np.searchsorted(wanted, (begin, begin + len(block)))
+            rows = wanted[first:last] - begin
+            take(slice(first, last), block if len(rows) == len(block) else block[rows])
 
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(read_chunk, np.unique(wanted // chunk_rows).tolist()):
@@ -99,22 +100,25 @@ def destination(
     return out
 
 
-def _blocks(array: Any, number: int) -> Iterator[NDArray[np.float32]]:
-    """All rows of a chunk, one block after the other."""
+def _blocks(
+    array: Any, number: int, rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blocks of a chunk that hold some of these rows of it, each after its first row's number."""
     n_rows, n_columns = array.shape
     first = number * array.chunks[0]
     n_rows = min(array.chunks[0], n_rows - first)
     file = _plain_file(array, number)
     if file is None:
-        yield array[first : first + n_rows]
+        yield 0, array[first : first + n_rows]
         return
     buffer = np.empty((_BLOCK_ROWS, n_columns), np.float32)
     with file:
-        for start in range(0, n_rows, _BLOCK_ROWS):
+        for start in (np.unique(rows // _BLOCK_ROWS) * _BLOCK_ROWS).tolist():
             block = buffer[: n_rows - start]
+            file.seek(start * buffer[0].nbytes)
             if file.readinto(block.data.cast("B")) != block.nbytes:
                 raise EOFError("its file ends too early")
-            yield block
+            yield start, block
 
 
 def _plain_file(array: Any, number: int) -> FileIO | None:
