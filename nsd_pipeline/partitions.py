@@ -8,9 +8,11 @@
 - a **cohort** is what one model is trained on: a subject, or all of them together.
 """
 
+from typing import cast
+
 import dagster as dg
 
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, Space, session_key
 from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
 
 SHARED = "shared"
@@ -30,6 +32,12 @@ COHORTS = (*SUBJECTS, ALL)
 def subject_space(subject: str, space: str) -> str:
     """Flat name of a subject's space: ``subj01_func1pt8mm``."""
     return f"{subject}_{space}"
+
+
+def parse_subject_space(partition: str) -> tuple[str, Space]:
+    """Subject and space of a name such as ``subj01_func1pt8mm``."""
+    subject, space = partition.split("_")
+    return subject, cast("Space", space)
 
 
 SUBJECT_SPACES = tuple(

@@ -7,7 +7,6 @@ What `betas`, `events` and `fsaverage5_betas` are to the betas task, `bold`, `bo
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import dagster as dg
 from pydantic import Field
@@ -37,7 +36,8 @@ from nsd_pipeline.events import (
 from nsd_pipeline.nsd import bids, layout
 from nsd_pipeline.nsd.bold import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.timeseries import TimeseriesSpace, design_onsets, timeseries_key
+from nsd_pipeline.nsd.spaces import FunctionalSpace
+from nsd_pipeline.nsd.timeseries import design_onsets, timeseries_key
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft
@@ -58,7 +58,7 @@ class BoldConfig(dg.Config):
         description="raw BIDS tree (nsddata_rawdata), which has the events; only with derivatives."
         " The default is NSD_BIDS_RAW's",
     )
-    space: Literal["func1pt8mm", "func1mm"] = Field(
+    space: FunctionalSpace = Field(
         default="func1pt8mm",
         description="which of NSD's prepared time series (TR 4/3 s, or 1 s); not with derivatives",
     )
@@ -98,7 +98,7 @@ def bold(
     design = read_experiment_design(artifacts.folder(manifest.key) / "nsd_expdesign.mat")
     derived: dict[str, list[BoldRun]] = {}
     prepared: dict[str, list[TimeseriesObject]] = {}
-    space: TimeseriesSpace = config.space
+    space: FunctionalSpace = config.space
 
     def recipe(partition: str) -> Recipe:
         subject, session = layout.parse_session_key(partition)

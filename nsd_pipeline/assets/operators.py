@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
 
 import dagster as dg
 import numpy as np
@@ -63,7 +62,7 @@ def fsaverage5_operator(
     found: dict[str, Transforms] = {}
 
     def recipe(partition: str) -> Recipe:
-        found[partition] = find_transforms(bucket, *parse_subject_space(partition))
+        found[partition] = find_transforms(bucket, *partitions.parse_subject_space(partition))
         shape = found[partition].volume_shape
         return Recipe(
             keys.fsaverage5_operator(partition),
@@ -75,7 +74,7 @@ def fsaverage5_operator(
         )
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:
-        subject, space = parse_subject_space(partition)
+        subject, space = partitions.parse_subject_space(partition)
         transforms = found[partition]
         with TemporaryDirectory() as folder:
             paths = copy_transforms(bucket, transforms, Path(folder))
@@ -92,12 +91,6 @@ def fsaverage5_operator(
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
-
-
-def parse_subject_space(partition: str) -> tuple[str, Space]:
-    """Subject and space of a partition such as ``subj01_func1pt8mm``."""
-    subject, space = partition.split("_")
-    return subject, cast("Space", space)
 
 
 def require_operator(store: Store, subject: str, space: Space) -> Manifest:

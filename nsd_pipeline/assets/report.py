@@ -28,7 +28,7 @@ PAGE_FILE = "report.html"
 
 _FIGURES = {
     "training_curves": ("Training", "The marked epoch's weights are the model's.", False),
-    "ranks": ("Ranks of the images seen", "Chance is the flat line.", False),
+    "ranks": ("Ranks of the images seen", "Chance is dashed.", False),
     "retrieval_gallery": (
         "What was seen, and what was retrieved",
         "Test trials from the best to the worst, evenly spaced.",

@@ -50,7 +50,8 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
         " it does not fit",
     )
     data_dtype: DataDtype = Field(
-        default="float32", description="what fMRI is kept in; the model gets float32 either way"
+        default="float32",
+        description="what fMRI is kept in; what the model computes in is `precision`",
     )
     n_processes: int = Field(
         default=1,

@@ -33,7 +33,7 @@ from nsd_pipeline.surface import read_roi, summarise, write_session
 class SurfaceConfig(dg.Config):
     """Which betas are expected, and which region of interest is kept beside them."""
 
-    space: str | None = Field(
+    space: str | None = Field(  # Dagster knows no optional choices
         default=None,
         description="space that the betas have to come from; null: the one that `betas` fetched",
     )

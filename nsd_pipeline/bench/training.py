@@ -61,12 +61,12 @@ def _step(n_times: int) -> int:
 def _splits(settings: Settings) -> "tuple[Batches, Batches]":
     """Trials to train and to validate on, kept in the precision of the steps."""
     from nsd_pipeline.decoding import TrialData, WindowData
-    from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, round_into
+    from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, fill_rounded
 
     series, n_times = _series(settings), settings["n_times"]
     if settings["precision"] == "bfloat16":
         exact, series = series, np.empty(series.shape, NUMPY_DTYPES["bfloat16"])
-        round_into(series, exact)
+        fill_rounded(series, partial(np.copyto, src=exact))
     number = np.arange(settings["n_train"] + _N_VALIDATION)
     split = np.where(number < settings["n_train"], "train", "val")
     table = pd.DataFrame({"subject": "subj01", "session": 1, "image_id": number, "split": split})

@@ -9,13 +9,14 @@ not.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, round_into
+from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, fill_rounded
 from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
 
@@ -271,11 +272,9 @@ def assemble_trials(
     start = 0
     for (subject, session), group in sessions.items():
         numbers = group["trial"].to_numpy(dtype=np.int64)
-        part = betas[start : start + len(group)]
-        whole = part if dtype == "float32" else np.empty(part.shape, np.float32)
-        read_session(subject, session, numbers, whole)
-        if whole is not part:
-            round_into(part, whole)
+        fill_rounded(
+            betas[start : start + len(group)], partial(read_session, subject, session, numbers)
+        )
         start += len(group)
     return TrialData(
         betas=betas,

@@ -4,6 +4,7 @@ bfloat16 has float32's range and 8 bits of precision, float16 has 11 bits up to 
 betas need no range. numpy has no bfloat16, so its bits lie in uint16 arrays there.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -30,8 +31,13 @@ def as_tensor(values: NDArray[Any]) -> "torch.Tensor":
     return tensor.view(torch.bfloat16) if values.dtype == np.uint16 else tensor
 
 
-def round_into(out: NDArray[Any], values: NDArray[np.float32]) -> None:
-    """Round to the nearest value that ``out`` can hold."""
+def fill_rounded(out: NDArray[Any], fill: Callable[[NDArray[np.float32]], object]) -> None:
+    """Let something fill an array with float32, rounded to the nearest value that it can hold."""
+    if out.dtype == np.float32:
+        fill(out)
+        return
     import torch
 
-    as_tensor(out).copy_(torch.from_numpy(values))
+    exact = np.empty(out.shape, np.float32)
+    fill(exact)
+    as_tensor(out).copy_(torch.from_numpy(exact))

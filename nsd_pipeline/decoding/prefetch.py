@@ -1,9 +1,9 @@
 """A window on more trials than memory holds, filled by a thread that reads ahead.
 
-Trials are stored in blocks that are read whole. Given the order in which trials will be asked for,
-blocks are read in the order in which each is first needed; a trial stays in memory until it has
-been asked for, and its place is then free for another one. How much memory an order needs can
-therefore be told beforehand.
+Trials are stored in blocks, of which all that is wanted is read at once. Given the order in which
+trials will be asked for, blocks are read in the order in which each is first needed; a trial stays
+in memory until it has been asked for, and its place is then free for another one. How much memory
+an order needs can therefore be told beforehand.
 """
 
 import threading

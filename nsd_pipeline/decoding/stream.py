@@ -1,11 +1,11 @@
 """Trials that stay in the store: a cohort larger than memory, read anew in every epoch.
 
-Sessions are stored in chunks of consecutive trials. Every epoch reads all chunks once, each whole,
-in a new random order, into a window of so many trials; the next trial is drawn from the window at
-random and its place is taken by the next one read. An epoch begins when 16 chunks have been read,
-and the window then grows to its size. So a trial can meet any other one in a batch,
-but trials of one chunk meet more often than they would in a full shuffle. With a window of all
-trials the order is the very one of an array in memory.
+Sessions are stored in chunks of consecutive trials. Every epoch reads what it needs of each chunk
+at once, the chunks in a new random order, into a window of so many trials; the next trial is drawn
+from the window at random and its place is taken by the next one read. An epoch begins when 16
+chunks have been read, and the window then grows to its size. So a trial can meet any other one in a
+batch, but trials of one chunk meet more often than they would in a full shuffle. With a window of
+all trials the order is the very one of an array in memory.
 """
 
 import itertools

@@ -7,6 +7,7 @@ number of its first sample, and samples are copied when a batch is put together.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from nsd_pipeline.decoding.data import (
     by_session,
     target_rows,
 )
-from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, round_into
+from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, fill_rounded
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.layout import session_key
@@ -197,11 +198,7 @@ def assemble_windows(
     series = np.empty((sum(map(len, samples)), n_vertices), dtype=NUMPY_DTYPES[dtype])
     first, row = [], 0
     for key, begin, wanted in zip(sessions, begins, samples, strict=True):
-        part = series[row : row + len(wanted)]
-        whole = part if dtype == "float32" else np.empty(part.shape, np.float32)
-        read_series(*key, wanted, whole)
-        if whole is not part:
-            round_into(part, whole)
+        fill_rounded(series[row : row + len(wanted)], partial(read_series, *key, wanted))
         first.append(row + np.searchsorted(wanted, begin))
         row += len(wanted)
     return WindowData(

@@ -7,12 +7,12 @@ them. That is a guess at what comes next and nothing more: HDF5 alone reads mean
 and what was not guessed is fetched when it is asked for.
 """
 
-import io
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from nsd_pipeline.storage.range_file import RangeFile
 from nsd_pipeline.storage.source import ObjectInfo, Source
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ _HEADER: Final = struct.Struct("<4sBBHQQ")
 _ADDRESS: Final = struct.Struct("<Q")
 
 
-class IndexFile(io.RawIOBase):
-    """Read-only file over exact range requests that fetches the nodes of an index ahead.
+class IndexFile(RangeFile):
+    """A remote file, read by exact ranges instead of blocks, with the nodes of its index ahead.
 
     Parameters
     ----------
@@ -42,33 +42,12 @@ class IndexFile(io.RawIOBase):
     """
 
     def __init__(self, source: Source, info: ObjectInfo, n_axes: int) -> None:
-        self.name = f"{source.url}/{info.key}"
+        super().__init__(source, info)
         self.n_bytes = 0
         self.n_requests = 0
-        self._source = source
-        self._info = info
-        self._position = 0
         self._key_bytes = 8 + 8 * (n_axes + 1)
         self._fetched: dict[tuple[int, int], bytes] = {}
         self._pool = ThreadPoolExecutor(source.max_concurrency)
-
-    def readable(self) -> bool:
-        """Whether this can be read: yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Whether this can be repositioned: yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.n_bytes}
-        self._position = base[whence] + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Present position."""
-        return self._position
 
     def close(self) -> None:
         """Let go of the threads that fetch ahead."""

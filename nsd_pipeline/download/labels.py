@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from nsd_pipeline.download.small_files import local_file
 from nsd_pipeline.nsd.errors import NsdError, SourceError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
 from nsd_pipeline.storage.source import Source
@@ -64,14 +65,7 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     objects = {hemisphere: source.describe(key) for hemisphere, key in found.items()}
 
     def copy(folder: Path) -> dict[Hemisphere, Path]:
-        paths: dict[Hemisphere, Path] = {}
-        for hemisphere, info in objects.items():
-            path = source.local_path(info.key)
-            if path is None:
-                path = folder / PurePosixPath(info.key).name
-                path.write_bytes(source.read(info.key, 0, info.n_bytes, etag=info.etag))
-            paths[hemisphere] = path
-        return paths
+        return {side: local_file(source, info, folder) for side, info in objects.items()}
 
     return LabelFiles({info.key: info.etag for info in objects.values()}, copy)
 

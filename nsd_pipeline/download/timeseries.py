@@ -12,9 +12,9 @@ from nsd_pipeline.download.betas import DownloadReport
 from nsd_pipeline.nsd.bold import BoldRun
 from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.nsd.spaces import FunctionalSpace
 from nsd_pipeline.nsd.timeseries import (
     TR,
-    TimeseriesSpace,
     design_key,
     read_design,
     timeseries_key,
@@ -44,7 +44,7 @@ class TimeseriesObject:
 
 
 def inspect_timeseries(
-    source: Source, subject: str, session: int, space: TimeseriesSpace, runs: Sequence[int]
+    source: Source, subject: str, session: int, space: FunctionalSpace, runs: Sequence[int]
 ) -> list[TimeseriesObject]:
     """Find the files of a session's task runs.
 
@@ -78,7 +78,7 @@ def inspect_timeseries(
 def download_timeseries(
     source: Source,
     objects: Sequence[TimeseriesObject],
-    space: TimeseriesSpace,
+    space: FunctionalSpace,
     folder: Path,
     scratch: Path,
     *,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nsd_pipeline.download.small_files import local_file
 from nsd_pipeline.download.volumes import volume_shape
 from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.nsd.layout import Space
@@ -54,11 +55,4 @@ def find_transforms(source: Source, subject: str, space: Space) -> Transforms:
 
 def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str, Path]:
     """Copy the files into a folder, unless a mirror has them on this machine: paths by key."""
-    paths = {}
-    for key, info in found.objects.items():
-        path = source.local_path(key)
-        if path is None:
-            path = folder / Path(key).name
-            path.write_bytes(source.read(key, 0, info.n_bytes, etag=info.etag))
-        paths[key] = path
-    return paths
+    return {key: local_file(source, info, folder) for key, info in found.objects.items()}

@@ -6,7 +6,7 @@ the run has volumes: the last volume belongs to no trial and is left out.
 """
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from nsd_pipeline.nsd.bold import Onsets
 from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import N_IMAGES
+from nsd_pipeline.nsd.spaces import FunctionalSpace
 
-TimeseriesSpace = Literal["func1pt8mm", "func1mm"]
-
-TR: Final[dict[TimeseriesSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
+TR: Final[dict[FunctionalSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
 """Seconds from one volume to the next. Trials start every 4 s, so the design files must have an
 onset on every third or fourth volume, which is checked; headers are not relied upon."""
 
@@ -35,7 +34,7 @@ def file_run(subject: str, session: int, run: int) -> int:
     return run + 1 if session in resting else run
 
 
-def timeseries_key(subject: str, session: int, run: int, space: TimeseriesSpace) -> str:
+def timeseries_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the volumes of a task run."""
     number = file_run(subject, session, run)
     return (
@@ -44,7 +43,7 @@ def timeseries_key(subject: str, session: int, run: int, space: TimeseriesSpace)
     )
 
 
-def design_key(subject: str, session: int, run: int, space: TimeseriesSpace) -> str:
+def design_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the file that says with which volume of a task run an image came on."""
     number = file_run(subject, session, run)
     return (

@@ -175,8 +175,8 @@ class SessionSeries:
         samples
             Which samples to read, ascending; all of them if None.
         out : array of shape (R, V), float32
-            Where to read to, for instance a slice of an array for many sessions. Beyond it, no
-            more than one chunk is held in memory.
+            Where to read to, for instance a slice of an array for many sessions. Beyond it, a
+            few rows are held in memory; of chunks that are no local files, four at most.
 
         Returns
         -------

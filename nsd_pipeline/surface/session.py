@@ -141,8 +141,8 @@ def read_betas(
         Z-score each vertex over all of the session's trials, whichever are read. Otherwise percent
         signal change.
     out : array of shape (T, V), float32
-        Where to read to, for instance a slice of an array for many sessions. Beyond it, no more
-        than one chunk is held in memory.
+        Where to read to, for instance a slice of an array for many sessions. Beyond it, a few
+        trials are held in memory; of chunks that are no local files, four at most.
 
     Returns
     -------
