@@ -31,18 +31,28 @@ MEGABYTE = 2**20
 
 
 def fill(settings):
-    """A side: so many megabytes filled in so many seconds."""
+    """A side: so many megabytes filled in, as it says, so many seconds."""
     calls = []
 
     def repeat():
         calls.append(None)
-        time.sleep(settings["seconds"])
         value = settings.get("value", 1)
         block = np.full(settings["megabytes"] * MEGABYTE, value, np.uint8)
         return Outcome(
             {"sum": block[:: MEGABYTE // 4].sum() // settings["megabytes"]},
             {"bytes": block.nbytes, "calls": len(calls)},
+            settings["seconds"],
         )
+
+    return repeat
+
+
+def pause(_settings):
+    """A side that leaves it to the harness to take the time."""
+
+    def repeat():
+        time.sleep(0.05)
+        return Outcome()
 
     return repeat
 
@@ -77,11 +87,16 @@ def test_sides_are_measured_apart_and_bars_judged() -> None:
     )
     result = measure(row, Inputs({}), repetitions=3)
     ours, theirs = result.sides.values()
-    assert ours.seconds < 0.1 < 0.2 <= theirs.seconds
+    assert (ours.seconds, theirs.seconds) == (0.01, 0.2)
     assert theirs.peak_bytes - ours.peak_bytes > 150 * MEGABYTE
     assert [sample.facts["calls"] for sample in ours.samples] == [2, 3, 4], "the first warms up"
     assert [met for _, _, met in result.bars()] == [True, False, True, True, True]
     assert result.difference == 0
+
+
+def test_the_clock_runs_from_call_to_return() -> None:
+    result = measure(make_row(Side("pause", pause)), Inputs({}), repetitions=2)
+    assert all(sample.seconds >= 0.05 for sample in result.sides["pause"].samples)
 
 
 def test_what_was_shown_is_what_was_measured() -> None:
