@@ -56,7 +56,7 @@ _HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank")
 @dg.asset(
     group_name="decoding",
     kinds={"pytorch"},
-    code_version="1",
+    code_version="2",
     partitions_def=partitions.cohorts,
     deps=[
         dg.AssetDep("fsaverage5_betas", partition_mapping=partitions.sessions_to_cohorts),
@@ -129,7 +129,7 @@ def fmri_mlp(
 @dg.asset(
     group_name="decoding",
     kinds={"pytorch", "parquet"},
-    code_version="1",
+    code_version="2",
     partitions_def=partitions.cohorts,
     deps=[fmri_mlp],
     pool=GPU_POOL,

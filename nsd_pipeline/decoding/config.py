@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Monitor = Literal["val/batch_top5_acc", "val/batch_inv_norm_rank_mean"]
+"""A column of the training's history of which more is better."""
+
 
 class TrainingConfig(BaseModel):
     """Architecture, loss and optimisation of one training.
@@ -28,12 +31,12 @@ class TrainingConfig(BaseModel):
             "which is the reference's [1536]."
         ),
     )
-    time_weights: Literal["reference", "mean"] = Field(
-        default="reference",
+    time_weights: Literal["auto", "reference", "mean"] = Field(
+        default="auto",
         description=(
-            "How the map over time starts: as the reference draws it, or as a plain mean. With one "
-            "time point it is a single number, which seed 0 draws as -0.007: a short training "
-            "never recovers from that."
+            "How the map over time starts: as the reference draws it, or as a plain mean. auto is "
+            "the mean for betas and the reference's draw for windows: of one time point the map is "
+            "a single number, and a draw near zero silences the model for good."
         ),
     )
     norm_kind: Literal["x", "y", "xy", "none"] = Field(
@@ -80,7 +83,14 @@ class TrainingConfig(BaseModel):
     patience: int = Field(
         default=5,
         ge=1,
-        description="Stop after so many epochs without a better val/batch_top5_acc.",
+        description="Stop after so many epochs without a better value of the monitor.",
+    )
+    monitor: Monitor = Field(
+        default="val/batch_top5_acc",
+        description=(
+            "What the epoch that is kept is best at. val/batch_top5_acc is the published task's, "
+            "val/batch_inv_norm_rank_mean that of the reference's release 0.4.0."
+        ),
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
@@ -91,3 +101,7 @@ class TrainingConfig(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and dropout.")
     data_seed: int = Field(default=33, ge=0, description="Seed of the order of the trials.")
+
+    def starts_as_mean(self, n_times: int) -> bool:
+        """Whether the map over ``n_times`` time points starts as their plain mean."""
+        return self.time_weights == "mean" or (self.time_weights == "auto" and n_times == 1)

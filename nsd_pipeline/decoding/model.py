@@ -55,7 +55,9 @@ class FmriMlp(nn.Module):
     ) -> None:
         super().__init__()
         self.n_vertices, self.n_times = n_vertices, n_repetition_times
-        self.out_time_agg = nn.Linear(n_repetition_times, 1)
+        # The reference names this layer first and draws its weights last. Both are kept: the order
+        # of names is that of its checkpoints, the order of draws makes its seed 0 ours.
+        self.out_time_agg = nn.utils.skip_init(nn.Linear, n_repetition_times, 1)
         self.lin0 = nn.Linear(n_vertices, hidden)
         self.post_lin0 = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(INPUT_DROPOUT))
         self.mlp = nn.ModuleList(
@@ -69,6 +71,7 @@ class FmriMlp(nn.Module):
         )
         self.lin1 = nn.Linear(hidden, n_outputs)
         self.output_head = _head(n_outputs, head_sizes)
+        self.out_time_agg.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimates (B, width of the last layer) from fMRI (B, V, T)."""
@@ -208,7 +211,7 @@ def build_model(
         If the head would not end with the embedding's width.
     """
     model = _build(config, n_vertices, n_times, n_outputs)
-    if config.time_weights == "mean":
+    if config.starts_as_mean(n_times):
         nn.init.constant_(model.out_time_agg.weight, 1 / n_times)
         nn.init.zeros_(model.out_time_agg.bias)
     return model

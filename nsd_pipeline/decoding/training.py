@@ -2,10 +2,13 @@
 
 REFERENCE, "The task's configuration": AdamW under one cycle of the learning rate, stepped per batch
 and laid out over all epochs; every trial once an epoch in a new order, the last batch as short as
-it comes; gradients clipped; validation after every epoch; the epoch with the best top-5 accuracy
-among the 64 targets of a validation batch is kept, and training stops when five epochs in a row
-were no better. OneCycleLR also moves AdamW's first momentum between 0.85 and 0.95, which is
-PyTorch's default and therefore the reference's.
+it comes; gradients clipped; validation after every epoch; the epoch that is best by the monitor
+(unless set otherwise, the top-5 accuracy among the 64 targets of a validation batch) is kept, and
+training stops when five epochs in a row were no better. OneCycleLR also moves AdamW's first
+momentum between 0.85 and 0.95, which is PyTorch's default and therefore the reference's.
+
+Seeds are the reference's: the same seed gives its initial weights, its dropout and its order of
+trials.
 
 Several processes can train one model (see ``team``): started with a group of torch.distributed,
 each calls :func:`train` with the same arguments and gets the same result. Batches are the same as
@@ -20,7 +23,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import pandas as pd
 import torch
@@ -38,11 +40,9 @@ from nsd_pipeline.decoding.data import Batches, Gather
 from nsd_pipeline.decoding.loss import clip_loss
 from nsd_pipeline.decoding.metrics import BatchMetrics
 from nsd_pipeline.decoding.model import Decoder, build_model
+from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.team import Team, share_dropout
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
-
-MONITOR: Final = "val/batch_top5_acc"
-"""What the best epoch is best at; more is better."""
 
 OnEpoch = Callable[[Mapping[str, float]], object]
 """Called with an epoch's row of the history."""
@@ -66,7 +66,7 @@ class TrainingResult:
     best_epoch
         Epoch of the weights.
     best_score
-        Its ``val/batch_top5_acc``.
+        Its value of the monitor.
     stopped_early
         Whether epochs were left when training stopped.
     """
@@ -113,11 +113,13 @@ def train(
     NsdError
         If the loss is no longer finite.
     """
-    _require_enough(train, validation)
+    _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         run = _Run(config, train, validation, device)
+        # Again, as the reference does: dropout then does not depend on what the model drew.
+        torch.manual_seed(config.seed)
         if checkpoint is not None:
             identity = identify(config, device, train, validation)
             if saved := read_checkpoint(checkpoint, identity):
@@ -132,8 +134,10 @@ def train(
     return run.result()
 
 
-def _require_enough(train: Batches, validation: Batches) -> None:
-    if train.n_trials < 2 or validation.n_trials < 1:
+def _require_enough(config: TrainingConfig, train: Batches, validation: Batches) -> None:
+    # A normalised rank among one trial does not exist, so no epoch would ever be the best.
+    n_validation = 2 if config.monitor == "val/batch_inv_norm_rank_mean" else 1
+    if train.n_trials < 2 or validation.n_trials < n_validation:
         raise NotEnoughDataError(
             f"{train.n_trials} trials to train on and {validation.n_trials} to validate on are too "
             "few: a trial is told from the others of its batch.",
@@ -166,7 +170,7 @@ class _Run:
         self.scheduler = _one_cycle(
             self.optimizer, config, config.n_epochs * math.ceil(self.n_train / config.batch_size)
         )
-        self.order = torch.Generator().manual_seed(config.data_seed)
+        self.order = TrialOrder(config.data_seed, self.n_train)
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_score = -1, -math.inf
         self.best: Tensors = {}
@@ -195,8 +199,9 @@ class _Run:
         # Unlike machines may round differently, but must take the same decisions.
         row = dict(zip(found, self.team.agree(list(found.values())), strict=True))
         row |= {name: int(row[name]) for name in ("epoch", "step")}
-        if row[MONITOR] > self.best_score:
-            self.best_epoch, self.best_score = len(self.history), row[MONITOR]
+        score = row[self.config.monitor]
+        if score > self.best_score:
+            self.best_epoch, self.best_score = len(self.history), score
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.history.append(row)
         return row
@@ -205,7 +210,7 @@ class _Run:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         learning_rate = math.nan
-        order = self.gather_train.shuffle(self.order)
+        order = self.order.epoch(self.gather_train.shuffle)
         for trials in self._batches(self.gather_train, order):
             loss = self._loss(*self._forward(self.gather_train, trials, self.config.precision))
             self.optimizer.zero_grad(set_to_none=True)
@@ -290,7 +295,7 @@ class _Run:
                 for index, values in optimizer["state"].items()
                 for name, value in values.items()
             },
-            "random/order": self.order.get_state(),
+            "random/order": self.order.state(),
             "random/cpu": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -315,7 +320,7 @@ class _Run:
         groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(notes["scheduler"])
-        self.order.set_state(tensors["random/order"])
+        self.order.restore(tensors["random/order"])
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)

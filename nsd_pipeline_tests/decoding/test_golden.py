@@ -16,6 +16,7 @@ from nsd_pipeline.decoding import (
     n_parameters,
     retrieval_metrics,
 )
+from nsd_pipeline.decoding.order import TrialOrder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -40,6 +41,32 @@ def test_reference_weights_give_the_reference_estimates(name):
     np.testing.assert_allclose(y.numpy(), golden["y"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", [0, 1])
+def test_a_seed_draws_the_reference_s_weights(case):
+    golden = np.load(GOLDEN / "seeds.npz")
+    spec = json.loads(str(golden["specs"]))[case]
+    torch.manual_seed(spec["seed"])
+    model = FmriMlp(
+        spec["V"], spec["out"], spec["hidden"], spec["blocks"], spec["T"], head_sizes=(spec["out"],)
+    )
+    names = [key for key in golden.files if key.startswith(f"{case}/")]
+    assert [f"{case}/{name}" for name in model.state_dict()] == names
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), golden[f"{case}/{name}"], err_msg=name)
+
+
+def test_trials_come_in_the_reference_s_order():
+    golden = np.load(GOLDEN / "seeds.npz")
+    n_trials = int(golden["order/n"])
+    order = TrialOrder(TrainingConfig().data_seed, n_trials)
+
+    def shuffle(generator):
+        return torch.randperm(n_trials, generator=generator)
+
+    epochs = [order.epoch(shuffle).tolist() for _ in golden["order/epochs"]]
+    assert epochs == golden["order/epochs"].tolist()
+
+
 def test_full_size_has_the_reference_parameters():
     golden = json.loads((GOLDEN / "fmri_mlp_seed_config.json").read_text())
     with torch.device("meta"):
@@ -56,6 +83,7 @@ def test_defaults_are_those_of_the_task():
     assert (config.gradient_clip_norm, config.patience) == (1.0, 5)
     assert (config.seed, config.data_seed) == (0, 33)
     assert (config.norm_kind, config.symmetric) == ("y", False)
+    assert config.monitor == "val/batch_top5_acc"
     assert all(field.description for field in TrainingConfig.model_fields.values())
 
     with torch.device("meta"):

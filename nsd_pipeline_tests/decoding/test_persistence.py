@@ -99,7 +99,7 @@ def test_time_can_start_as_a_mean_and_draws_nothing_else_differently(
     model: str, n_times: int
 ) -> None:
     states = {}
-    for start in ("reference", "mean"):
+    for start in ("auto", "reference", "mean"):
         torch.manual_seed(0)
         config = TrainingConfig(model=model, time_weights=start, hidden=4)
         built = build_model(config, n_vertices=5, n_times=n_times, n_outputs=3)
@@ -109,3 +109,6 @@ def test_time_can_start_as_a_mean_and_draws_nothing_else_differently(
         assert torch.equal(value, states["mean"][name]) == (name not in over_time)
     assert (states["mean"]["out_time_agg.weight"] == 1 / n_times).all()
     assert (states["mean"]["out_time_agg.bias"] == 0).all()
+    # Betas have one time point, windows have several.
+    like = "mean" if n_times == 1 else "reference"
+    assert all(torch.equal(value, states[like][name]) for name, value in states["auto"].items())

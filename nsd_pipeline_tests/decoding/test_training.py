@@ -21,7 +21,9 @@ from nsd_pipeline.decoding import (
     train,
     vertex_contributions,
 )
+from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+from nsd_pipeline_tests.decoding.conftest import make_cohort
 
 CONFIG = TrainingConfig(hidden=24, n_epochs=15, batch_size=32, learning_rate=1e-2)
 
@@ -81,7 +83,8 @@ def test_other_seeds_other_weights(result, cohort, seed):
 
 def test_it_is_the_plain_recipe(cohort):
     """AdamW as it comes, clip_grad_norm_, OneCycleLR and a stack of single trials."""
-    config = CONFIG.model_copy(update={"n_epochs": 2})
+    limit = 2.0  # of the gradients' norms here, some are above it
+    config = CONFIG.model_copy(update={"n_epochs": 2, "gradient_clip_norm": limit})
     data = cohort.split("train")
     x, y = torch.from_numpy(data.betas[data.rows])[:, :, None], torch.from_numpy(data.y_true())
     states = []
@@ -93,16 +96,17 @@ def test_it_is_the_plain_recipe(cohort):
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-2, total_steps=2 * steps_per_epoch, pct_start=0.1
     )
-    generator = torch.Generator().manual_seed(config.data_seed)
-    clipped = 0
+    torch.manual_seed(config.seed)
+    order, clipped = TrialOrder(config.data_seed, len(x)), 0
     for _ in range(2):
-        for trials in torch.randperm(len(x), generator=generator).split(32):
+        shuffled = order.epoch(lambda generator: torch.randperm(len(x), generator=generator))
+        for trials in shuffled.split(32):
             loss = clip_loss(
                 model(torch.stack([x[i] for i in trials])), torch.stack([y[i] for i in trials])
             )
             optimizer.zero_grad()
             loss.backward()
-            clipped += torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item() > 1
+            clipped += torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item() > limit
             optimizer.step()
             scheduler.step()
         states.append({k: v.clone() for k, v in model.state_dict().items()})
@@ -134,6 +138,24 @@ def test_the_best_epoch_is_kept_and_patience_ends(noise):
     row = result.history.iloc[result.best_epoch]
     batch = {name: value for name, value in again.items() if name.startswith("batch_")}
     assert batch == pytest.approx({name: row[f"val/{name}"] for name in batch}, rel=1e-5)
+
+
+def test_the_monitor_chooses_the_epoch():
+    """Where there is little signal the two disagree about which epoch is best."""
+    faint, kept = make_cohort(signal=0.1), {}
+    for monitor in ("val/batch_top5_acc", "val/batch_inv_norm_rank_mean"):
+        result = fit(faint, CONFIG.model_copy(update={"monitor": monitor, "patience": 15}))
+        scores = result.history[monitor]
+        assert (result.best_epoch, result.best_score) == (scores.idxmax(), scores.max())
+        kept[monitor] = result.best_epoch
+    assert len(set(kept.values())) == 2
+
+    validation = faint.split("val")
+    one = validation.select(np.arange(validation.n_trials) == 0)
+    config = CONFIG.model_copy(update={"n_epochs": 1})
+    assert train(config, faint.split("train"), one).best_epoch == 0
+    with pytest.raises(NotEnoughDataError, match="1 to validate on"):
+        train(config.model_copy(update={"monitor": monitor}), faint.split("train"), one)
 
 
 def test_as_good_is_not_better(cohort):
