@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsd_pipeline.decoding.chance import chance_levels
+    from nsd_pipeline.decoding.chance import AgainstChance, against_chance, chance_levels
     from nsd_pipeline.decoding.config import TrainingConfig
     from nsd_pipeline.decoding.contributions import vertex_contributions
     from nsd_pipeline.decoding.data import Batches, TrialData, assemble_trials
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model, n_parameters
     from nsd_pipeline.decoding.persistence import load_model, save_model
     from nsd_pipeline.decoding.prediction import predict
-    from nsd_pipeline.decoding.ranks import top_images, trial_ranks
+    from nsd_pipeline.decoding.ranks import name_trials, top_images, trial_ranks
     from nsd_pipeline.decoding.stream import StreamedTrials, stream_trials, window_of
     from nsd_pipeline.decoding.training import TrainingResult, train
     from nsd_pipeline.decoding.windows import WindowData, assemble_windows, place_windows
 
 _HOMES = {
-    "chance": ["chance_levels"],
+    "chance": ["AgainstChance", "against_chance", "chance_levels"],
     "config": ["TrainingConfig"],
     "data": ["Batches", "TrialData", "assemble_trials"],
     "loss": ["TEMPERATURE_START", "clip_loss", "clip_scores"],
@@ -35,7 +35,7 @@ _HOMES = {
     "persistence": ["load_model", "save_model"],
     "prediction": ["predict"],
     "contributions": ["vertex_contributions"],
-    "ranks": ["top_images", "trial_ranks"],
+    "ranks": ["name_trials", "top_images", "trial_ranks"],
     "stream": ["StreamedTrials", "stream_trials", "window_of"],
     "training": ["TrainingResult", "train"],
     "windows": ["WindowData", "assemble_windows", "place_windows"],
@@ -44,6 +44,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "TEMPERATURE_START",
+    "AgainstChance",
     "BatchMetrics",
     "Batches",
     "Decoder",
@@ -54,6 +55,7 @@ __all__ = [
     "TrainingResult",
     "TrialData",
     "WindowData",
+    "against_chance",
     "assemble_trials",
     "assemble_windows",
     "build_model",
@@ -62,6 +64,7 @@ __all__ = [
     "clip_scores",
     "load_model",
     "n_parameters",
+    "name_trials",
     "place_windows",
     "predict",
     "retrieval_metrics",

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.decoding.metrics import TOP_K, size_suffix
-from nsd_pipeline.decoding.retrieval import most_frequent, pair_codes, require_trials
+from nsd_pipeline.decoding.retrieval import existing_sets, most_frequent, pair_codes, require_trials
 
 Doubles = NDArray[np.float64]
 
@@ -43,10 +43,59 @@ def chance_levels(
     codes, _ = pd.factorize(np.asarray(groups))
     subject_of = np.asarray(subjects)
     levels: dict[str, float] = {}
-    for size in set_sizes:
+    for size in existing_sets(codes, set_sizes):
         among = np.isin(codes, most_frequent(codes, size))
         levels |= _set_levels(codes[among], subject_of[among], size_suffix(size))
     return levels | _batch_levels(codes, batch_size)
+
+
+@dataclass(frozen=True)
+class AgainstChance:
+    """How a number of hits compares with guessing.
+
+    Attributes
+    ----------
+    accuracy
+        Share of the images that were found.
+    chance
+        Share that guessing finds.
+    n_images
+        Images that were asked for, each once.
+    p_value
+        How probable as many hits are by guessing.
+    """
+
+    accuracy: float
+    chance: float
+    n_images: int
+    p_value: float
+
+    @property
+    def least_p_value(self) -> float:
+        """The p value if every image had been found: what so few images can show at most."""
+        return float(self.chance**self.n_images)
+
+
+def against_chance(accuracy: float, n_images: int, k: int = 5) -> AgainstChance:
+    """Compare a top-k accuracy over images with guessing: an exact binomial test, one-sided.
+
+    Images are what is independent here. Trials are not: those that showed one image share its
+    target, and a test over trials takes luck with some images for skill.
+
+    Parameters
+    ----------
+    accuracy
+        Share of images found among the first k, estimates averaged per image over all of its
+        trials: ``top5_acc_instance-agg``.
+    n_images
+        Distinct test images, all of which are candidates.
+    k
+        Places that count as found.
+    """
+    from scipy.stats import binom
+
+    hits, chance = round(accuracy * n_images), min(1.0, k / n_images)
+    return AgainstChance(accuracy, chance, n_images, float(binom.sf(hits - 1, n_images, chance)))
 
 
 @dataclass(frozen=True)

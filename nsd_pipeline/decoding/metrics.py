@@ -31,6 +31,7 @@ from nsd_pipeline.decoding.retrieval import (
     Integers,
     Scores,
     cosine_to_candidates,
+    existing_sets,
     most_frequent,
     pair_codes,
     require_finite,
@@ -59,8 +60,8 @@ def retrieval_metrics(
     groups, subjects
         Image and subject (M,) of each trial.
     set_sizes
-        Retrieval sets: so many of the most frequent images, ``None`` for all. A set larger than
-        what there is holds all images.
+        Retrieval sets: so many of the most frequent images, ``None`` for all. A set of more images
+        than there are is left out.
     batch_size
         Candidates of the ``batch_...`` metrics.
 
@@ -69,12 +70,12 @@ def retrieval_metrics(
     NotEnoughDataError
         If there are no trials.
     NsdError
-        If an estimate is not finite.
+        If an estimate or a target is not finite.
     """
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     metrics: dict[str, float] = {}
-    for size in set_sizes:
+    for size in existing_sets(scores.target, set_sizes):
         some, rows = scores.among(most_frequent(scores.target, size))
         metrics |= _set_metrics(some, subject_of[rows], size_suffix(size))
     batches = BatchMetrics()
@@ -144,9 +145,9 @@ class BatchMetrics:
         Raises
         ------
         NsdError
-            If an estimate is not finite.
+            If an estimate or a target is not finite.
         """
-        require_finite(y_pred)
+        require_finite(y_pred, y_true)
         own = np.arange(len(y_pred))
         self._ranks.append(Scores(cosine_to_candidates(y_pred, y_true), own, own).ranks())
         if self._correlation is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from nsd_pipeline.decoding.retrieval import most_frequent, score_trials
+from nsd_pipeline.decoding.retrieval import existing_sets, most_frequent, score_trials
 
 
 def trial_ranks(
@@ -35,12 +35,12 @@ def trial_ranks(
     NotEnoughDataError
         If there are no trials.
     NsdError
-        If an estimate is not finite.
+        If an estimate or a target is not finite.
     """
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     tables = []
-    for size in set_sizes:
+    for size in existing_sets(scores.target, set_sizes):
         some, rows = scores.among(most_frequent(scores.target, size))
         tables.append(
             pd.DataFrame(
@@ -76,7 +76,7 @@ def top_images(
     Returns
     -------
     DataFrame
-        ``row`` (of the arguments), ``image_id`` (that was shown), ``subject``, ``place`` (0-based),
+        ``row`` (of the arguments), ``image_id`` (that was shown), ``subject``, ``place`` (from 1),
         ``retrieved_image_id`` and ``score``, best first; tied images by first appearance.
 
     Raises
@@ -84,7 +84,7 @@ def top_images(
     NotEnoughDataError
         If there are no trials.
     NsdError
-        If an estimate is not finite.
+        If an estimate or a target is not finite.
     """
     scores = score_trials(y_pred, y_true, groups)
     n_trials, n_images = scores.values.shape
@@ -96,8 +96,31 @@ def top_images(
             "row": row,
             "image_id": scores.images[scores.target][row],
             "subject": np.asarray(subjects)[row],
-            "place": np.tile(np.arange(n_top), n_trials),
+            "place": np.tile(np.arange(1, n_top + 1), n_trials),
             "retrieved_image_id": scores.images[columns.ravel()],
             "score": np.take_along_axis(scores.values, columns, axis=1).ravel(),
         }
     )
+
+
+def name_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Say which trial each row of a table is about.
+
+    Parameters
+    ----------
+    table
+        What :func:`trial_ranks` or :func:`top_images` returned: ``row`` counts the trials from 0.
+    trials
+        The trials (M) in the order of the estimates: ``session`` and ``trial``, its index within
+        the session.
+
+    Returns
+    -------
+    DataFrame
+        The table with ``session`` and ``trial`` after ``subject``.
+    """
+    named = table.copy()
+    after = int(named.columns.get_indexer(["subject"])[0]) + 1
+    for place, name in enumerate(("session", "trial"), after):
+        named.insert(place, name, trials[name].to_numpy(np.int64)[named["row"]])
+    return named

@@ -89,7 +89,7 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
     NotEnoughDataError
         If there are no trials.
     NsdError
-        If an estimate is not finite.
+        If an estimate, a target or a score is not finite.
     """
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
     if estimates.shape != targets.shape or estimates.ndim != 2 or len(groups) != len(estimates):
@@ -98,7 +98,7 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
             f"(here {len(groups)})"
         )
     require_trials(len(estimates))
-    require_finite(estimates)
+    require_finite(estimates, targets)
     codes, images = pd.factorize(np.asarray(groups))
     values = cosine_to_candidates(estimates, mean_by_code(targets, codes))
     return Scores(values, codes, np.asarray(images))
@@ -109,9 +109,16 @@ def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
 
     Identical candidates get identical scores: a matrix product sums the columns at its edge in
     another order, which would break ties by accident.
+
+    Raises
+    ------
+    NsdError
+        If a score is not finite, as finite estimates near float32's limit can make it.
     """
     lengths = np.linalg.norm(candidates, axis=1, keepdims=True)
     scores: Floats = estimates @ (candidates / (lengths + _EPSILON)).T
+    # NaN is neither above nor below anything, so it would be ranked before the first place.
+    _require_finite_rows("scores", scores, "check the size of the model's estimates.")
     seen: dict[bytes, int] = {}
     first = [seen.setdefault(row.tobytes(), i) for i, row in enumerate(candidates)]
     return scores if len(seen) == len(candidates) else scores[:, first]
@@ -137,6 +144,12 @@ def most_frequent(codes: Integers, size: int | None) -> Integers:
     return np.sort(np.argsort(-counts, kind="stable")[:size])
 
 
+def existing_sets(codes: Integers, set_sizes: Sequence[int | None]) -> list[int | None]:
+    """Sizes of the retrieval sets for which there are enough images; None is all there are."""
+    n_images = len(np.unique(codes))
+    return [size for size in set_sizes if size is None or size <= n_images]
+
+
 def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
     """Give each pair of subject and image a number (M,), in order of first appearance."""
     subject_codes, _ = pd.factorize(subjects)
@@ -153,11 +166,18 @@ def require_trials(n_trials: int) -> None:
         )
 
 
-def require_finite(estimates: Floats) -> None:
-    """Complain about estimates that cannot be ranked."""
-    bad = np.flatnonzero(~np.isfinite(estimates).all(axis=1))
+def require_finite(estimates: Floats, targets: Floats) -> None:
+    """Complain about estimates (M, D) and targets (M, D) that cannot be ranked."""
+    _require_finite_rows(
+        "estimates", estimates, "check the model's weights and the betas it was given for NaN."
+    )
+    _require_finite_rows("targets", targets, "materialize stimulus_embeddings of the images again.")
+
+
+def _require_finite_rows(what: str, values: Floats, next_step: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise NsdError(
-            f"{len(bad)} of {len(estimates)} estimates are not finite (the first is row {bad[0]}).",
-            next_step="check the model's weights and the betas it was given for NaN.",
+            f"{len(bad)} of {len(values)} {what} are not finite (the first is row {bad[0]}).",
+            next_step=next_step,
         )

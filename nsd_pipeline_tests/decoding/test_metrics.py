@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import binom
 
 from nsd_pipeline.decoding import (
+    against_chance,
     chance_levels,
     metrics,
+    name_trials,
     retrieval,
     retrieval_metrics,
     top_images,
@@ -85,7 +88,8 @@ def test_every_name_agrees_with_its_definition(seed):
     arguments = make_predictions(seed)
     computed = retrieval_metrics(*arguments, set_sizes=(None, 5, 99))
     names = [n for n in computed if not n.startswith("batch") and not n.endswith("_macro")]
-    assert len(names) == 3 * 25
+    # There are 14 images, so no set of 99.
+    assert len(names) == 2 * 25
     for name in names:
         assert computed[name] == pytest.approx(naive_metric(name, *arguments), rel=1e-6), name
 
@@ -137,7 +141,8 @@ def test_perfect_estimates():
     _, y_true, groups, subjects = make_predictions(0)
     computed = retrieval_metrics(y_true, y_true, groups, subjects)
     assert computed["mean_retrieval_rank"] == 0
-    assert computed["inv_norm_rank_mean"] == computed["top1_acc_subject-agg_size=250"] == 1
+    assert computed["inv_norm_rank_mean"] == computed["top1_acc_subject-agg"] == 1
+    assert not [name for name in computed if "size" in name]
     assert computed["batch_pearson_corr"] == pytest.approx(1)
 
 
@@ -169,8 +174,9 @@ def test_tables_say_what_the_metrics_say():
     hits = top[top["image_id"] == top["retrieved_image_id"]]
     assert len(hits) / 90 == pytest.approx(computed["top5_acc"])
     everything = table[table["set"] == "all"].set_index("row")["rank"]
+    # Ranks count from 0 as the reference's do, places from 1.
     pd.testing.assert_series_equal(
-        hits.set_index("row")["place"],
+        hits.set_index("row")["place"] - 1,
         everything[hits["row"]],
         check_dtype=False,
         check_names=False,
@@ -197,10 +203,61 @@ def test_chance_is_what_random_estimates_get():
         assert level == pytest.approx(simulated[name].mean(), rel=0.02, abs=4.5 * error), name
 
 
-def test_no_trials_and_no_numbers():
+def test_rows_name_their_trials():
+    arguments = make_predictions(4)
+    trials = pd.DataFrame({"session": np.arange(90) // 30 + 1, "trial": np.arange(90) % 30 + 5})
+    named = name_trials(trial_ranks(*arguments, set_sizes=(None, 5)), trials)
+    assert list(named)[:5] == ["row", "image_id", "subject", "session", "trial"]
+    assert (named["session"] == named["row"] // 30 + 1).all()
+    assert (named["trial"] == named["row"] % 30 + 5).all()
+
+
+def test_no_more_permutations_pass_than_the_level_allows():
+    """A model that has learned what the images look like, but not which one was seen.
+
+    Its estimates are targets of other images, the same ones in all of an image's trials, so that
+    hits come image by image: a test over trials lets many more of these pass.
+    """
+    rng = np.random.default_rng(0)
+    n_images, n_passed, n_passed_by_trials = 60, 0, 0
+    targets = rng.standard_normal((n_images, 8), dtype=np.float32)
+    groups = np.repeat(np.arange(n_images), 3)
+    for _ in range(1000):
+        mistaken = targets[rng.permutation(n_images)[groups]]
+        y_pred = mistaken + 0.3 * rng.standard_normal(mistaken.shape, dtype=np.float32)
+        scores = retrieval.score_trials(y_pred, targets[groups], groups)
+        by_image = scores.averaged(scores.target).ranks()
+        n_passed += against_chance(float(np.mean(by_image < 5)), n_images).p_value < 0.01
+        by_trial = float(np.mean(scores.ranks() < 5))
+        n_passed_by_trials += binom.sf(by_trial * 180 - 1, 180, 5 / n_images) < 0.01
+    assert 3 <= n_passed <= 20
+    assert n_passed_by_trials > 40
+
+
+def test_what_so_few_images_can_show():
+    assert against_chance(1.0, 7).p_value == pytest.approx(against_chance(1.0, 7).least_p_value)
+    assert against_chance(1.0, 7).least_p_value == pytest.approx((5 / 7) ** 7)
+    assert against_chance(0.5, 4).least_p_value == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(bad):
+    y_pred, y_true, groups, subjects = make_predictions(0)
+    for which, name in ((0, "estimates"), (1, "targets")):
+        arrays = [y_pred.copy(), y_true.copy()]
+        arrays[which][3, 0] = bad
+        with pytest.raises(NsdError, match=f"1 of 90 {name}.*row 3"):
+            retrieval_metrics(*arrays, groups, subjects)
+        with pytest.raises(NsdError, match=f"1 of 90 {name}.*row 3"):
+            trial_ranks(*arrays, groups, subjects)
+        with pytest.raises(NsdError, match=f"1 of 90 {name}.*row 3"):
+            metrics.BatchMetrics().update(*arrays)
+    y_pred[3] = 3e38
+    with pytest.raises(NsdError, match=r"1 of 90 scores.*row 3"), np.errstate(all="ignore"):
+        retrieval_metrics(y_pred, y_true, groups, subjects)
+
+
+def test_no_trials():
     y_pred, y_true, groups, subjects = make_predictions(0)
     with pytest.raises(NotEnoughDataError, match="test split is empty"):
         retrieval_metrics(y_pred[:0], y_true[:0], groups[:0], subjects[:0])
-    y_pred[3, 0] = np.nan
-    with pytest.raises(NsdError, match=r"1 of 90 estimates.*row 3"):
-        retrieval_metrics(y_pred, y_true, groups, subjects)
