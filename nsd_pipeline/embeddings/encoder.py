@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.embeddings.model_files import ModelError, fetch_model, model_identity
+from nsd_pipeline.embeddings.model_files import (
+    ModelError,
+    fetch_model,
+    model_identity,
+    model_name,
+)
 from nsd_pipeline.embeddings.preprocessing import Processor, read_preprocessing
 
 if TYPE_CHECKING:
@@ -128,8 +133,9 @@ class ImageEncoder:
     Attributes
     ----------
     settings : dict
-        Everything that determines the numbers, ready for JSON: `encoder_identity`, and how it
-        worked out (number of the hidden state, blocks, what the network sees, library versions).
+        Everything that determines the numbers, ready for JSON: `encoder_identity`, the model's
+        name, and how it worked out (number of the hidden state, blocks, what the network sees,
+        library versions). `describe_encoder` turns it into a line.
 
     Raises
     ------
@@ -177,7 +183,7 @@ class ImageEncoder:
             input_size=self._preprocessing.network_size,
         )
         self.settings: dict[str, Any] = {
-            "model": Path(model).name if Path(model).is_dir() else str(model),
+            "model": model_name(model),
             **identity,
             "hidden_state": self._backbone.hidden_state,
             "n_blocks": self._backbone.n_blocks,

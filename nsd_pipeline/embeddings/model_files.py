@@ -7,6 +7,7 @@ unpickling runs whatever code the file holds. Nothing here loads torch.
 
 import hashlib
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -52,9 +53,37 @@ def model_identity(model: str | Path, revision: str | None = None) -> str:
     ModelError
         If the model is not there, or has no safetensors weights.
     """
-    if Path(model).is_dir():
-        return f"sha256:{_folder_digest(Path(model))}"
+    folder = _local_folder(model)
+    if folder is not None:
+        return f"sha256:{_folder_digest(folder)}"
     return f"commit:{_snapshot(str(model), revision, (CONFIG,)).name}"
+
+
+def model_name(model: str | Path) -> str:
+    """Name to call a model by: the hub's, or that of its folder.
+
+    Two folders of one name may hold different models, so this identifies nothing.
+
+    Parameters
+    ----------
+    model
+        Name on the Hugging Face Hub, or a local folder.
+
+    Returns
+    -------
+    str
+        Never empty. A folder of the Hugging Face cache is called what the hub calls it: its own
+        name is a commit's.
+    """
+    folder = _local_folder(model)
+    if folder is None:
+        return str(model)
+    # Not a link's target: people give links the names that they go by.
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100, Path.absolute leaves `..` in
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return folder.name or str(folder)
 
 
 def fetch_model(model: str | Path, revision: str | None = None) -> Path:
@@ -75,8 +104,8 @@ def fetch_model(model: str | Path, revision: str | None = None) -> Path:
     ModelError
         If the model is not there, or has no safetensors weights.
     """
-    folder = Path(model)
-    if not folder.is_dir():
+    folder = _local_folder(model)
+    if folder is None:
         commit = _snapshot(str(model), revision, (CONFIG,)).name
         folder = _snapshot(str(model), commit, _FILES)
     weight_files(folder)
@@ -132,6 +161,13 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} {problem}.", next_step="copy or download the model again, complete."
         )
     return content
+
+
+def _local_folder(model: str | Path) -> Path | None:
+    """Folder that a model's name stands for; ``None`` if there is none, so that it is the hub's."""
+    # A shell does not expand the ~ of a setting. Path.expanduser raises for a user it cannot find.
+    folder = Path(os.path.expanduser(model))  # noqa: PTH111
+    return folder if folder.is_dir() else None
 
 
 def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
