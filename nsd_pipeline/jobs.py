@@ -35,6 +35,7 @@ from nsd_pipeline.assets.embeddings import EncoderConfig
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.series import SeriesConfig
 from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline.checks import AtChance
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
 from nsd_pipeline.resources import SourceResource, StoreResource
@@ -107,7 +108,8 @@ def every_stage(
     """Run what is left to do for a cohort, stage by stage, each as a run of its own.
 
     A session that fails does not stop the others: the model is trained on those that could be
-    prepared, and the job fails at its end, naming the others.
+    prepared, and the job fails at its end, naming the others. So it does if the model is no better
+    than guessing.
     """
     cohort = context.partition_key
     subjects = partitions.subjects_of_cohort(cohort)
@@ -140,14 +142,19 @@ def every_stage(
         except Exception as error:  # whatever it is, it is this session's alone
             context.log.error(f"{stage.title}: {error}")
             failed[stage.first] = str(error)
+    problems: list[str] = []
     for stage in (*stages.embed(subjects), *stages.decode((cohort,))):
-        run(stage)
+        try:
+            run(stage)
+        except AtChance as found:  # the report says so as well
+            problems.append(str(found.description))
     if failed:
-        raise dg.Failure(
-            description=f"{cohort} is trained and measured, but without these sessions:\n"
-            + "\n".join(f"{key}: {message}" for key, message in failed.items()),
-            allow_retries=False,
+        problems.append(
+            f"{cohort} is trained and measured, but without these sessions:\n"
+            + "\n".join(f"{key}: {message}" for key, message in failed.items())
         )
+    if problems:
+        raise dg.Failure(description="\n\n".join(problems), allow_retries=False)
 
 
 def _sessions_to_do(

@@ -15,7 +15,7 @@ from nsd_pipeline.assets.artifacts import require
 from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
 from nsd_pipeline.assets.presets import PRESETS, Preset
 from nsd_pipeline.assets.tables import read_sessions, sessions_with
-from nsd_pipeline.embeddings import read_embeddings
+from nsd_pipeline.embeddings import describe_encoder, read_embeddings, same_encoder
 from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.manifest import Manifest
@@ -38,6 +38,10 @@ class Cohort:
         Stimulus sets that these sessions showed images of.
     inputs
         Fingerprint of each artifact, by its key.
+    space
+        Space that the fMRI of all sessions came from.
+    encoder
+        Settings of the encoder that embedded all images, its name among them.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Cohort:
     sessions: list[str]
     stimulus_sets: list[str]
     inputs: Mapping[str, str]
+    space: str
+    encoder: Mapping[str, Any]
 
 
 def find_cohort(store: Store, name: str, preset: Preset) -> Cohort:
@@ -55,7 +61,8 @@ def find_cohort(store: Store, name: str, preset: Preset) -> Cohort:
     NotEnoughDataError
         If no session of it has been prepared.
     ArtifactError
-        If embeddings of its images are missing, or there is fMRI without its events.
+        If embeddings of its images are missing, or were made by different encoders, or there is
+        fMRI without its events.
     """
     subjects = partitions.subjects_of_cohort(name)
     sessions = sessions_with(store, preset.fmri_folder, subjects)
@@ -80,10 +87,11 @@ def trained_cohort(store: Store, model: Manifest) -> Cohort:
     """
     preset = PRESETS[model.config["preset"]]
     cohort = _collect(store, str(model.partition), preset, model.metadata["sessions"])
-    if encoder_of(store, cohort) != model.metadata["encoder"]:
+    then = model.metadata["encoder"]
+    if not same_encoder(cohort.encoder, then):
         raise ArtifactError(
-            f"fmri_mlp of {cohort.name} was trained on embeddings of another encoder than the ones"
-            f" in {store.url} now.",
+            f"fmri_mlp of {cohort.name} was trained on embeddings of {describe_encoder(then)}, but"
+            f" those in {store.url} are now of {describe_encoder(cohort.encoder)}.",
             next_step="run `dagster asset materialize -m nsd_pipeline.definitions --select fmri_mlp"
             f" --partition {cohort.name}` to train it on the new ones.",
         )
@@ -114,19 +122,27 @@ def _collect(store: Store, name: str, preset: Preset, sessions: list[str]) -> Co
             lambda each: require(store, each[1], asset=each[0], partition=each[2]), wanted
         )
         found = {key: manifest for (_, key, _), manifest in zip(wanted, manifests, strict=True)}
-    _check_space(
-        {
-            session: str(found[preset.fmri_key(session)].metadata.get("space", ""))
-            for session in sessions
-        },
+    return Cohort(
+        name,
         preset,
+        sessions,
+        stimulus_sets,
+        inputs={key: manifest.fingerprint for key, manifest in found.items()},
+        space=_one_space(
+            {
+                session: str(found[preset.fmri_key(session)].metadata.get("space", ""))
+                for session in sessions
+            },
+            preset,
+        ),
+        encoder=_one_encoder(
+            {each: found[keys.stimulus_embeddings(each)] for each in stimulus_sets}
+        ),
     )
-    inputs = {key: manifest.fingerprint for key, manifest in found.items()}
-    return Cohort(name, preset, sessions, stimulus_sets, inputs)
 
 
-def _check_space(spaces: Mapping[str, str], preset: Preset) -> None:
-    """Check that all sessions came from one space: a model would learn the difference."""
+def _one_space(spaces: Mapping[str, str], preset: Preset) -> str:
+    """Space that all sessions came from: a model would learn the difference between two."""
     first, *others = spaces
     for other in others:
         if spaces[other] != spaces[first]:
@@ -136,6 +152,29 @@ def _check_space(spaces: Mapping[str, str], preset: Preset) -> None:
                 next_step=f"materialize {preset.fmri_asset} and what it needs for both in the same"
                 " space.",
             )
+    return spaces[first]
+
+
+def _one_encoder(embeddings: Mapping[str, Manifest]) -> Mapping[str, Any]:
+    """Settings of the encoder of all stimulus sets, as it described itself.
+
+    Raises
+    ------
+    ArtifactError
+        If two sets were embedded by encoders that differ in model, layer or another setting.
+    """
+    first, *others = embeddings
+    settings: Mapping[str, Any] = embeddings[first].metadata["encoder"]
+    for other in others:
+        another = embeddings[other].metadata["encoder"]
+        if not same_encoder(settings, another):
+            raise ArtifactError(
+                f"The images of {first} were embedded by {describe_encoder(settings)}, those of"
+                f" {other} by {describe_encoder(another)}.",
+                next_step=f"materialize stimulus_embeddings of {first} and {other} with the same"
+                " encoder: a model cannot learn from both.",
+            )
+    return settings
 
 
 def check_unchanged(store: Store, cohort: Cohort) -> None:
@@ -156,36 +195,6 @@ def check_unchanged(store: Store, cohort: Cohort) -> None:
         )
 
 
-def encoder_of(store: Store, cohort: Cohort) -> dict[str, Any]:
-    """Settings of the encoder that embedded a cohort's images.
-
-    Raises
-    ------
-    ArtifactError
-        If its stimulus sets were embedded by different encoders.
-    """
-    encoders = {
-        stimulus_set: require(
-            store,
-            keys.stimulus_embeddings(stimulus_set),
-            asset="stimulus_embeddings",
-            partition=stimulus_set,
-        ).config["encoder"]
-        for stimulus_set in cohort.stimulus_sets
-    }
-    first, *others = encoders
-    for other in others:
-        if encoders[other] != encoders[first]:
-            raise ArtifactError(
-                f"The stimulus sets {first} and {other} were embedded with different settings:"
-                f" {encoders[first]} and {encoders[other]}.",
-                next_step=f"materialize stimulus_embeddings of {first} and {other} with the same"
-                " encoder.",
-            )
-    settings: dict[str, Any] = encoders[first]
-    return settings
-
-
 def read_trials(store: Store, cohort: Cohort) -> pd.DataFrame:
     """Image events of all of a cohort's sessions, in order."""
     events = read_sessions(store, cohort.sessions, cohort.preset.events_key)
@@ -193,11 +202,26 @@ def read_trials(store: Store, cohort: Cohort) -> pd.DataFrame:
 
 
 def read_targets(store: Store, cohort: Cohort) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Image ids (n,) and embeddings (n, D) of a cohort's stimulus sets."""
+    """Image ids (n,) and embeddings (n, D) of a cohort's stimulus sets.
+
+    Raises
+    ------
+    ArtifactError
+        If the sets' embeddings differ in width.
+    """
     ids, embeddings = [], []
     for stimulus_set in cohort.stimulus_sets:
         key = keys.stimulus_embeddings(stimulus_set)
         set_ids, values, _ = read_embeddings(store.folder(key) / EMBEDDINGS_FILE)
         ids.append(set_ids.astype(np.int64))
         embeddings.append(values)
+    widths = [values.shape[1] for values in embeddings]
+    if len(set(widths)) > 1:
+        sets = ", ".join(
+            f"{name} has {n}" for name, n in zip(cohort.stimulus_sets, widths, strict=True)
+        )
+        raise ArtifactError(
+            f"The embeddings of {cohort.name}'s images differ in width: {sets}.",
+            next_step="materialize stimulus_embeddings of these sets again, with one encoder.",
+        )
     return np.concatenate(ids), np.concatenate(embeddings)

@@ -21,7 +21,6 @@ from nsd_pipeline.assets.artifacts import (
 )
 from nsd_pipeline.assets.cohort import (
     Cohort,
-    encoder_of,
     find_cohort,
     read_targets,
     read_trials,
@@ -30,6 +29,7 @@ from nsd_pipeline.assets.cohort import (
 from nsd_pipeline.assets.embeddings import open_images
 from nsd_pipeline.assets.holding import N_VERTICES
 from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.assets.raw import pictures_of
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.assets.training import (
     HISTORY_FILE,
@@ -41,6 +41,7 @@ from nsd_pipeline.assets.training import (
     train_in_processes,
 )
 from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
+from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
@@ -50,7 +51,8 @@ METRICS_FILE = "metrics.parquet"
 RANKS_FILE = "ranks.parquet"
 TOP_FILE = "top10.parquet"
 
-_HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank")
+_HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
+_MEDIAN = "median_retrieval_rank"
 
 
 @dg.asset(
@@ -112,12 +114,15 @@ def fmri_mlp(
         write_figure(
             draft,
             "training_curves",
-            report.training_curves(history, batch_size=config.batch_size),
+            report.training_curves(history, batch_size=config.batch_size, monitor=config.monitor),
         )
         return {
+            "decoder": config.model,
+            "image encoder": describe_encoder(cohort.encoder),
             "preset": config.preset,
+            "space": cohort.space,
             "sessions": cohort.sessions,
-            "encoder": encoder_of(artifacts, cohort),
+            "encoder": dict(cohort.encoder),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
             **chosen.facts,
             **trained,
@@ -184,9 +189,13 @@ def retrieval_metrics(
         chance = decoding.chance_levels(images, subjects)
         table = report.metrics_table(metrics, chance)
         table.to_parquet(draft.folder / METRICS_FILE, index=False)
-        ranks = decoding.trial_ranks(y_pred, y_true, images, subjects)
+        ranks = decoding.name_trials(
+            decoding.trial_ranks(y_pred, y_true, images, subjects), data.trials
+        )
         ranks.to_parquet(draft.folder / RANKS_FILE, index=False)
-        top = decoding.top_images(y_pred, y_true, images, subjects)
+        top = decoding.name_trials(
+            decoding.top_images(y_pred, y_true, images, subjects), data.trials
+        )
         top.to_parquet(draft.folder / TOP_FILE, index=False)
 
         among_all = ranks[ranks["set"] == "all"]
@@ -217,10 +226,15 @@ def retrieval_metrics(
             write_figure(draft, name, png)
         return {
             **{name: metrics[name] for name in _HEADLINES},
+            "median place": report.place_of(metrics[_MEDIAN]),
             **{f"chance {name}": chance[name] for name in _HEADLINES},
+            "chance median place": report.place_of(chance[_MEDIAN]),
+            "decoder": options.model,
+            "image encoder": describe_encoder(trained.metadata["encoder"]),
             "test trials": len(images),
             "test images": set_size,
-            "metrics": json.loads(table.to_json(orient="records")),
+            "pictures": pictures_of(artifacts, partitions.SHARED),
+            "metrics": json.loads(report.readable_metrics(table).to_json(orient="records")),
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)

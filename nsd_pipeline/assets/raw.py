@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Final
 
 import dagster as dg
 import numpy as np
@@ -33,6 +34,10 @@ from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft, Store
+
+PHOTOGRAPHS: Final = "photographs of NSD"
+GENERATED: Final = "generated"
+"""What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
 
 
 @dg.asset(group_name="raw", kinds={"s3"}, code_version="1")
@@ -223,7 +228,12 @@ def stimuli(
         else:
             index, n_bytes = _fetch_new_images(partition)
         index.to_parquet(draft.folder / stimuli_download.INDEX_FILE, index=False)
-        return {"images": len(image_ids), "bytes fetched": n_bytes}
+        generated = layout.GENERATED_KEY in bucket.list(layout.GENERATED_KEY)
+        return {
+            "images": len(image_ids),
+            "bytes fetched": n_bytes,
+            "pictures": GENERATED if generated else PHOTOGRAPHS,
+        }
 
     def _fetch_new_images(partition: str) -> tuple[pd.DataFrame, int]:
         """Index of all images needed, after fetching those that no part of this version holds."""
@@ -259,6 +269,15 @@ def stimuli(
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
+
+
+def pictures_of(store: Store, stimulus_set: str) -> str:
+    """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `GENERATED`.
+
+    What an earlier version fetched does not say; such pictures are taken for NSD's, to be safe.
+    """
+    manifest = require(store, keys.stimuli(stimulus_set), asset="stimuli", partition=stimulus_set)
+    return str(manifest.metadata.get("pictures", PHOTOGRAPHS))
 
 
 def _known_images(store: Store, stimulus_set: str, etag: str) -> pd.DataFrame:

@@ -18,17 +18,22 @@ from nsd_pipeline.assets.artifacts import (
     write_figure,
 )
 from nsd_pipeline.assets.decoding import METRICS_FILE
+from nsd_pipeline.assets.raw import GENERATED
+from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.automation import CARRY_ON
+from nsd_pipeline.decoding.chance import against_chance
+from nsd_pipeline.decoding.verdict import Verdict
+from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.store import Draft
+from nsd_pipeline.storage.store import Draft, Store
 
 PAGE_FILE = "report.html"
 
 _FIGURES = {
     "training_curves": ("Training", "The marked epoch's weights are the model's.", False),
-    "ranks": ("Ranks of the images seen", "Chance is dashed.", False),
+    "ranks": ("Places of the images seen", "Chance is dashed.", False),
     "retrieval_gallery": (
         "What was seen, and what was retrieved",
         "Test trials from the best to the worst, evenly spaced.",
@@ -45,7 +50,7 @@ _FIGURES = {
 @dg.asset(
     group_name="report",
     kinds={"html"},
-    code_version="1",
+    code_version="2",
     deps=[
         dg.AssetDep("retrieval_metrics", partition_mapping=dg.AllPartitionMapping()),
         dg.AssetDep("fmri_mlp", partition_mapping=dg.AllPartitionMapping()),
@@ -72,24 +77,30 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
         model = require(artifacts, keys.fmri_mlp(cohort), asset="fmri_mlp", partition=cohort)
         folders = [artifacts.folder(manifest.key) for manifest in (metrics, model)]
         table = pd.read_parquet(folders[0] / METRICS_FILE).set_index("metric")
+        generated = metrics.metadata.get("pictures") == GENERATED
+        verdict = read_verdict(artifacts, cohort)
         return report.CohortReport(
             cohort,
             {str(name): float(value) for name, value in table["value"].items()},
             {str(name): float(value) for name, value in table["chance"].items()},
             [
-                report.PageFigure(title, png, caption, photographs)
+                report.PageFigure(title, png, caption, photographs and not generated)
                 for name, (title, caption, photographs) in _FIGURES.items()
                 for png in _figure(folders, name)
             ],
             {
+                "Decoder": model.config["model"],
+                "Image encoder": describe_encoder(model.metadata["encoder"]),
                 "Sessions": ", ".join(model.metadata["sessions"]),
                 "Trials": model.metadata["trials"],
-                "Encoder": model.metadata["encoder"],
+                "Settings of the image encoder": model.metadata["encoder"],
                 "Training": model.config,
                 "Fingerprints": {
                     manifest.key: manifest.fingerprint for manifest in (model, metrics)
                 },
             },
+            settings=comparable_settings(model),
+            at_chance="" if verdict.above_chance else verdict.message,
         )
 
     def make(_: str, __: Recipe, draft: Draft) -> Facts:
@@ -99,10 +110,13 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
             {each.cohort: each.chance for each in cohorts},
         )
         write_figure(draft, "overview", overview)
+        different = report.differing_settings({each.cohort: each.settings for each in cohorts})
+        caption = "Made with different settings, listed above." if different else ""
         page = report.render_page(
             cohorts,
             created=datetime.now(UTC),
-            figures=[report.PageFigure("Retrieval of the test images", overview)],
+            figures=[report.PageFigure("Retrieval of the test images", overview, caption)],
+            generated=all(each.metadata.get("pictures") == GENERATED for each in measured),
         )
         (draft.folder / PAGE_FILE).write_text(page, encoding="utf-8")
         return {"cohorts": [each.cohort for each in cohorts], "page": PAGE_FILE}
@@ -116,6 +130,42 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
         ),
         make=make,
     )
+
+
+def read_verdict(store: Store, cohort: str) -> Verdict:
+    """Say whether a cohort's model retrieves better than guessing.
+
+    Raises
+    ------
+    ArtifactError
+        If it has not been measured.
+    """
+    metrics = require(
+        store, keys.retrieval_metrics(cohort), asset="retrieval_metrics", partition=cohort
+    )
+    model = require(store, keys.fmri_mlp(cohort), asset="fmri_mlp", partition=cohort)
+    table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
+    accuracy = float(table["value"].to_dict()["top5_acc_instance-agg"])
+    return Verdict(
+        cohort,
+        against_chance(accuracy, int(metrics.metadata["test images"])),
+        seed=int(model.config["seed"]),
+        n_sessions=len(model.metadata["sessions"]),
+    )
+
+
+def comparable_settings(model: Manifest) -> dict[str, str]:
+    """What two models must have in common if their numbers are to be compared, in words."""
+    # What an earlier version did not know had the value that is the default now.
+    training = FmriMlpConfig(**model.config).decisive()
+    return {
+        "decoder": str(training.pop("model")),
+        "data": str(training.pop("preset")),
+        "space": model.metadata.get("space", report.NOT_RECORDED),
+        "image encoder": describe_encoder(model.metadata["encoder"]),
+        **{name: str(value) for name, value in training.items()},
+        "version of the code": model.code_version,
+    }
 
 
 def _figure(folders: list[Path], name: str) -> list[bytes]:

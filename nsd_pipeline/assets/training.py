@@ -115,7 +115,7 @@ def train_here(
         "parameters": decoding.n_parameters(result.model),
         "epochs": len(result.history),
         "best epoch": int(result.best_epoch),
-        "val/batch_top5_acc": float(result.best_score),
+        training.monitor: float(result.best_score),
         "device": str(next(result.model.parameters()).device),
         "seconds": float(result.history["seconds"].sum()),
         "data": f"read in every epoch, shuffled among {data.window} trials"

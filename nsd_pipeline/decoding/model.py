@@ -57,7 +57,9 @@ class FmriMlp(nn.Module):
         self.n_vertices, self.n_times = n_vertices, n_repetition_times
         # The reference names this layer first and draws its weights last. Both are kept: the order
         # of names is that of its checkpoints, the order of draws makes its seed 0 ours.
-        self.out_time_agg = nn.utils.skip_init(nn.Linear, n_repetition_times, 1)
+        self.out_time_agg: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, n_repetition_times, 1
+        )
         self.lin0 = nn.Linear(n_vertices, hidden)
         self.post_lin0 = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(INPUT_DROPOUT))
         self.mlp = nn.ModuleList(

@@ -120,7 +120,7 @@ def name_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         The table with ``session`` and ``trial`` after ``subject``.
     """
     named = table.copy()
-    after = int(named.columns.get_indexer(["subject"])[0]) + 1
+    after = list(named).index("subject") + 1
     for place, name in enumerate(("session", "trial"), after):
         named.insert(place, name, trials[name].to_numpy(np.int64)[named["row"]])
     return named

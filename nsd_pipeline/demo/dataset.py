@@ -29,6 +29,7 @@ from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
+    GENERATED_KEY,
     HEMISPHERES,
     STIM_INFO_KEY,
     STIMULI_KEY,
@@ -38,7 +39,7 @@ from nsd_pipeline.nsd.layout import (
 )
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 
-SETTINGS_FILE: Final = "demo.json"
+SETTINGS_FILE: Final = GENERATED_KEY
 """The settings of a complete dataset; written last."""
 _UNFINISHED_FILE: Final = "demo.unfinished"
 """Marks a folder as ours while a dataset is being written to it."""

@@ -19,12 +19,13 @@ from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.bold import BoldConfig, has_bold
 from nsd_pipeline.assets.decoding import METRICS_FILE
 from nsd_pipeline.assets.presets import PRESETS, PresetName
-from nsd_pipeline.assets.report import PAGE_FILE
+from nsd_pipeline.assets.report import PAGE_FILE, comparable_settings
 from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline.checks import AtChance
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
-from nsd_pipeline.report import metric_label, to_markdown
+from nsd_pipeline.report import as_read, differing_settings, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.stages import DESIGN, Stage, decode, embed, run_stage
 from nsd_pipeline.storage.source import Source
@@ -70,17 +71,22 @@ def main(preset: PresetName) -> None:
         *embed(subjects),
         *decode((*subjects, partitions.ALL)),
     ]
-    settings = settings_of(preset)
+    settings, at_chance = settings_of(preset), []
     with dg.DagsterInstance.get() as instance:
         for number, stage in enumerate(planned, 1):
             click.echo(f"[{number}/{len(planned)}] {stage.title}")
             started = time.perf_counter()
             try:
                 said = _run(instance, stage, settings)
+            except AtChance as found:
+                said = ["made, but at chance: see below"]
+                at_chance.append(str(found.description))
             except dg.Failure as failure:
                 raise click.ClickException(str(failure.description)) from failure
             click.echo(f"      {', '.join(said)} ({time.perf_counter() - started:.1f} s)")
     _print_results(store)
+    if at_chance:
+        raise click.ClickException("\n\n".join(at_chance))
 
 
 def _run(
@@ -109,7 +115,7 @@ def _url(resource: str) -> str:
 
 def _print_results(store: Store) -> None:
     measured = {
-        cohort: pd.read_parquet(store.folder(key) / METRICS_FILE).set_index("metric")
+        cohort: pd.read_parquet(store.folder(key) / METRICS_FILE).set_index("metric").to_dict()
         for cohort in partitions.COHORTS
         if store.manifest(key := keys.retrieval_metrics(cohort))
     }
@@ -117,13 +123,21 @@ def _print_results(store: Store) -> None:
         {
             "cohort": cohort,
             "metric": metric_label(name),
-            "value": table.loc[name, "value"],
-            "chance": table.loc[name, "chance"],
+            "value": as_read(name, table["value"][name]),
+            "chance": as_read(name, table["chance"][name]),
         }
         for cohort, table in measured.items()
         for name in _SHOWN
     ]
     click.echo(f"\n{to_markdown(pd.DataFrame(rows))}\n")
+    models = [store.manifest(keys.fmri_mlp(cohort)) for cohort in measured]
+    if different := differing_settings(
+        {str(model.partition): comparable_settings(model) for model in models if model}
+    ):
+        click.echo("These cohorts were made with different settings:")
+        click.echo(
+            f"{to_markdown(pd.DataFrame(different).T.rename_axis('setting').reset_index())}\n"
+        )
     page = store.folder(keys.DECODING_REPORT) / PAGE_FILE
     click.echo(f"Figures and how the numbers came about:  {page}")
     click.echo("The same in the web UI:                  make ui")

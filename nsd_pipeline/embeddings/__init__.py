@@ -5,7 +5,7 @@ Importing this loads neither torch nor transformers; making an `ImageEncoder` do
 
 from nsd_pipeline.embeddings.describe import describe_encoder
 from nsd_pipeline.embeddings.embed import embed_images
-from nsd_pipeline.embeddings.encoder import ImageEncoder, encoder_identity
+from nsd_pipeline.embeddings.encoder import ImageEncoder, encoder_identity, same_encoder
 from nsd_pipeline.embeddings.model_files import ModelError, model_identity
 from nsd_pipeline.embeddings.parquet import read_embeddings, write_embeddings
 
@@ -17,5 +17,6 @@ __all__ = [
     "encoder_identity",
     "model_identity",
     "read_embeddings",
+    "same_encoder",
     "write_embeddings",
 ]

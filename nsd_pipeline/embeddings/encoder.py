@@ -1,7 +1,7 @@
 """Image embeddings from one hidden state of a vision model, as the reference computes them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -26,6 +26,8 @@ Dtype = Literal["float32", "bfloat16", "auto"]
 DEFAULT_MODEL: Final = "facebook/dinov2-giant"
 DEFAULT_LAYERS: Final = 0.6667
 DEFAULT_IMAGE_SIZE: Final = 518
+_IDENTITY: Final = ("weights", "layers", "token_aggregation", "image_size", "processor", "dtype")
+"""What two encoders must have in common to give the same embeddings."""
 
 
 def encoder_identity(
@@ -83,6 +85,17 @@ def encoder_identity(
         "processor": processor,
         "dtype": _fastest_dtype(device) if dtype == "auto" else dtype,
     }
+
+
+def same_encoder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two encoders give the same embeddings, by what their `encoder_identity` has.
+
+    Parameters
+    ----------
+    one, other
+        Identities, or the settings of encoders, which hold more than that.
+    """
+    return all(one.get(name) == other.get(name) for name in _IDENTITY)
 
 
 def _fastest_dtype(device: str | None) -> Literal["float32", "bfloat16"]:

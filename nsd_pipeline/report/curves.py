@@ -27,11 +27,16 @@ _COLUMNS: Final = (
 _DOTTED: Final = (0, (1, 2))
 
 
-def training_curves(history: pd.DataFrame, *, batch_size: int | None = None) -> bytes:
+def training_curves(
+    history: pd.DataFrame,
+    *,
+    batch_size: int | None = None,
+    monitor: str = "val/batch_top5_acc",
+) -> bytes:
     """Draw loss, retrieval within validation batches, and learning rate over the epochs.
 
-    The epoch whose ``val/batch_top5_acc`` is highest (the first, if several) is marked: its model
-    is the one that is kept.
+    The epoch whose ``monitor`` is highest (the first, if several) is marked: its model is the one
+    that is kept.
 
     Parameters
     ----------
@@ -40,6 +45,8 @@ def training_curves(history: pd.DataFrame, *, batch_size: int | None = None) -> 
         ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and ``learning_rate``.
     batch_size
         Trials per validation batch; with it, chance level is drawn too.
+    monitor
+        Column of the history that chose the epoch.
 
     Returns
     -------
@@ -51,14 +58,14 @@ def training_curves(history: pd.DataFrame, *, batch_size: int | None = None) -> 
     NsdError
         If there is no epoch or a column is missing.
     """
-    missing = [name for name in _COLUMNS if name not in history]
+    missing = [name for name in (*_COLUMNS, monitor) if name not in history]
     if missing or history.empty:
         raise NsdError(
             f"The training history has {len(history)} epochs and lacks the columns {missing}.",
             next_step="pass the history that training returns.",
         )
     epoch = history["epoch"].to_numpy()
-    best = epoch[history["val/batch_top5_acc"].fillna(-np.inf).to_numpy().argmax()]
+    best = epoch[history[monitor].fillna(-np.inf).to_numpy().argmax()]
 
     figure = new_figure(8.4, 2.8)
     loss, top, rate = figure.subplots(1, 3, width_ratios=(1.1, 1.25, 0.85))

@@ -1,4 +1,4 @@
-"""Figures of how retrieval ranks and embedding norms are distributed, and of cohorts compared."""
+"""Figures of how retrieval places and embedding norms are distributed, and of cohorts compared."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -24,10 +24,10 @@ _DASHED: Final = (0, (4, 2))
 
 
 def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
-    """Draw how many trials rank their image where, and how many have it among the first k.
+    """Draw at which place trials have their image, and how many have it among the first k.
 
-    Chance is a rank drawn evenly from the set: a flat histogram, k / ``set_size`` among the first
-    k, and a median of (``set_size`` - 1) / 2.
+    Places count from 1. Chance is a place drawn evenly from the set: a flat histogram, k /
+    ``set_size`` among the first k, and a median of (``set_size`` + 1) / 2.
 
     Parameters
     ----------
@@ -52,31 +52,32 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
             f"The {values.size} ranks do not lie in 0 to {set_size - 1}.",
             next_step="pass 0-based ranks and the size of the set they were computed in.",
         )
+    places = values + 1
     figure = new_figure(7.2, 2.9)
     histogram, curve = figure.subplots(1, 2, width_ratios=(1.15, 1))
 
     n_bins = min(set_size, 50)
     histogram.hist(
-        values + 0.5,
-        bins=np.linspace(0, set_size, n_bins + 1).tolist(),
+        places,
+        bins=np.linspace(0.5, set_size + 0.5, n_bins + 1).tolist(),
         weights=np.full(values.size, 100 / values.size),
         color=BLUE,
         edgecolor="white",
         lw=0.3,
     )
     histogram.axhline(100 / n_bins, color=INK, lw=1.0, ls=_DASHED, label="chance")
-    median = float(np.median(values))
+    median = float(np.median(places))
     histogram.axvline(
-        median + 0.5,
+        median,
         color=VERMILION,
         lw=1.2,
-        label=f"median {median:g} (chance {(set_size - 1) / 2:g})",
+        label=f"median {median:g} (chance {(set_size + 1) / 2:g})",
     )
-    histogram.set_xlim(0, set_size)
+    histogram.set_xlim(0.5, set_size + 0.5)
     style(
         histogram,
-        title=f"Rank of the image seen ({values.size:,} trials)",
-        xlabel=f"rank among {set_size:,} images (0 = first)",
+        title=f"Place of the image seen ({values.size:,} trials)",
+        xlabel=f"place among {set_size:,} images",
         ylabel="trials (%)",
     )
 

@@ -22,7 +22,7 @@ class Example(NamedTuple):
     retrieved
         The images ranked first, best first.
     correct
-        Place of the image seen among ``retrieved``; None if it is not there.
+        Index of the image seen within ``retrieved``; None if it is not there.
     """
 
     image_id: int
@@ -43,7 +43,7 @@ def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
     """
     ordered = ranks.sort_values("rank", kind="stable")
     places = np.linspace(0, len(ordered) - 1, min(_ROWS, len(ordered))).round().astype(int)
-    first = top[top["place"] < _RETRIEVED].sort_values("place")
+    first = top[top["place"] <= _RETRIEVED].sort_values("place")
     examples = []
     chosen = ordered.iloc[places]
     for row, image_id, rank in zip(chosen["row"], chosen["image_id"], chosen["rank"], strict=True):

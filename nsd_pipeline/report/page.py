@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from nsd_pipeline.report.comparison import differing_settings, shared_settings
 from nsd_pipeline.report.figure import data_uri
-from nsd_pipeline.report.tables import metric_label, metrics_table
+from nsd_pipeline.report.tables import as_read, metric_label, metrics_table, readable_metrics
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seed")
+"""Settings that are named above the table if all cohorts share them; the others are in tables."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class CohortReport:
     provenance
         How the numbers came about: a heading ("Sessions", "Encoder", "Training", "Fingerprints")
         over settings by name, or over a sentence.
+    settings
+        By what cohorts may be compared: decoder, image encoder and whatever else was set.
+    at_chance
+        What there is to say of a model that is no better than guessing; empty for any other.
     """
 
     cohort: str
@@ -60,6 +68,8 @@ class CohortReport:
     chance: Mapping[str, float]
     figures: Sequence[PageFigure] = ()
     provenance: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    at_chance: str = ""
 
 
 def render_page(
@@ -68,6 +78,7 @@ def render_page(
     created: datetime,
     main_metrics: Sequence[str] = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank"),
     figures: Sequence[PageFigure] = (),
+    generated: bool = False,
 ) -> str:
     """Write the decoding report.
 
@@ -81,6 +92,8 @@ def render_page(
         Metrics of the table at the top, which has a row per cohort.
     figures
         Figures across cohorts.
+    generated
+        Whether the data were generated in NSD's layout, and are not NSD's.
 
     Returns
     -------
@@ -95,6 +108,13 @@ def render_page(
         main_metrics=main_metrics,
         figures=figures,
         photographs=any(figure.photographs for figure in all_figures),
+        generated=generated,
+        alike={
+            name: value
+            for name, value in shared_settings([cohort.settings for cohort in cohorts]).items()
+            if name in _IN_A_SENTENCE
+        },
+        different=differing_settings({cohort.cohort: cohort.settings for cohort in cohorts}),
     )
 
 
@@ -113,16 +133,22 @@ def _environment() -> "Environment":
         metric_label=metric_label,
         metric_value=_metric_value,
         ratio=_ratio,
-        metrics_table=lambda cohort: metrics_table(cohort.metrics, cohort.chance).to_dict(
-            "records"
-        ),
+        metrics_table=lambda cohort: readable_metrics(
+            metrics_table(cohort.metrics, cohort.chance)
+        ).to_dict("records"),
+        metric_in_table=_metric_in_table,
     )
     environment.tests["mapping"] = lambda value: isinstance(value, Mapping)
     return environment
 
 
 def _metric_value(value: float | None, name: str) -> str:
-    """Write a metric: accuracies as percentages, the rest with four significant digits."""
+    """Write a metric as it is read: places from 1, accuracies as percentages."""
+    return _metric_in_table(None if value is None else as_read(name, value), name)
+
+
+def _metric_in_table(value: float | None, name: str) -> str:
+    """Write a value that is a place already; everything else with four significant digits."""
     if value is None or pd.isna(value):
         return "–"  # noqa: RUF001
     return f"{100 * value:.1f} %" if name.endswith("_acc") or "_acc_" in name else f"{value:.4g}"

@@ -1,4 +1,8 @@
-"""Metrics in words: what each name means, tables of them, and Markdown."""
+"""Metrics in words: what each name means, tables of them, and Markdown.
+
+The reference's ranks count from 0, and so do values by its names. A person counts places from 1:
+whatever is written for people says *place*, which is the rank plus 1.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,12 +11,12 @@ from typing import Final
 import pandas as pd
 
 _NAMES: Final = {
-    "median_retrieval_rank": "Median rank",
-    "mean_retrieval_rank": "Mean rank",
-    "std_retrieval_rank": "Standard deviation of rank",
-    "median_rank": "Median rank",
-    "mean_rank": "Mean rank",
-    "std_rank": "Standard deviation of rank",
+    "median_retrieval_rank": "Median place",
+    "mean_retrieval_rank": "Mean place",
+    "std_retrieval_rank": "Standard deviation of place",
+    "median_rank": "Median place",
+    "mean_rank": "Mean place",
+    "std_rank": "Standard deviation of place",
     "inv_norm_rank_mean": "Mean inverse normalised rank",
     "inv_norm_rank_median": "Median inverse normalised rank",
     "pearson_corr": "Pearson correlation",
@@ -28,6 +32,18 @@ _NAME = re.compile(
     r"(?:_size=(?P<size>\d+))?(?P<macro>_macro)?"
 )
 _TOP_K = re.compile(r"top(\d+)_acc")
+_RANK = re.compile(r"(?:batch_)?(?:median|mean)_(?:retrieval_)?rank")
+"""Beginning of the names of metrics that are a rank; their spread and normalised ranks are not."""
+
+
+def place_of(rank: float) -> float:
+    """Place, counted from 1, of a rank counted from 0."""
+    return rank + 1
+
+
+def as_read(name: str, value: float) -> float:
+    """Value of a metric as a person reads it: a place for what is a rank by its name."""
+    return place_of(value) if _RANK.match(name) else value
 
 
 def metric_label(name: str) -> str:
@@ -71,6 +87,25 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> 
     table["chance"] = table["metric"].map(chance).astype(float)
     table["ratio"] = table["value"] / table["chance"].where(table["chance"] != 0)
     return table
+
+
+def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn a table of :func:`metrics_table` into one for people.
+
+    Returns
+    -------
+    DataFrame
+        ``metric`` in words, ``value`` and ``chance`` with places instead of ranks, their ``ratio``,
+        and ``name``, by which the reference knows the metric (and counts ranks from 0).
+    """
+    names = [str(name) for name in table["metric"]]
+    read = {
+        column: [as_read(name, value) for name, value in zip(names, table[column], strict=True)]
+        for column in ("value", "chance")
+    }
+    readable = pd.DataFrame({"metric": [metric_label(name) for name in names], **read})
+    readable["ratio"] = readable["value"] / readable["chance"].where(readable["chance"] != 0)
+    return readable.assign(name=names)
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -1,20 +1,41 @@
 """What a cohort is made of, and that it stays so while it is read."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.cohort import check_unchanged, find_cohort
+from nsd_pipeline.assets.cohort import check_unchanged, find_cohort, read_targets
+from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
 from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.embeddings import write_embeddings
 from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.storage.store import Store, open_store
 
+GIANT = {
+    "model": "facebook/dinov2-giant", "weights": "commit:1234567890", "layers": 0.6667,
+    "token_aggregation": "mean", "image_size": 518, "processor": "model", "dtype": "float32",
+    "hidden_state": 26, "n_blocks": 40, "device": "cuda",
+}  # fmt: skip
 
-def put(store: Store, key: str, fingerprint: str) -> None:
+
+def put(store: Store, key: str, fingerprint: str, **metadata: Any) -> None:
     made_by = {"asset": "any", "partition": None, "code_version": "1"}
     with store.write(key, **made_by, fingerprint=fingerprint, inputs={}, config={}) as draft:
         (draft.folder / "file").write_text(fingerprint)
+        draft.metadata.update(metadata)
+
+
+def put_embeddings(store: Store, stimulus_set: str, width: int = 4, **changes: Any) -> None:
+    encoder = {**GIANT, **changes}
+    key = keys.stimulus_embeddings(stimulus_set)
+    put(store, key, str(encoder), encoder=encoder)
+    ids = np.arange(3) + 10 * partitions.STIMULUS_SETS.index(stimulus_set)
+    path = store.folder(key) / EMBEDDINGS_FILE
+    write_embeddings(path, ids, np.ones((3, width), np.float32), encoder)
 
 
 def test_a_cohort_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
@@ -24,7 +45,7 @@ def test_a_cohort_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
         put(store, preset.fmri_key(session), "first")
         put(store, preset.events_key(session), "first")
     for stimulus_set in ("shared", "subj01"):
-        put(store, keys.stimulus_embeddings(stimulus_set), "first")
+        put_embeddings(store, stimulus_set)
     cohort = find_cohort(store, "subj01", preset)
     check_unchanged(store, cohort)
 
@@ -36,3 +57,28 @@ def test_a_cohort_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="was replaced while subj01's data was read") as told:
         check_unchanged(store, cohort)
     assert preset.fmri_key("subj01_ses02") in str(told.value)
+
+
+def test_embeddings_of_two_encoders_are_refused_before_training_by_name(tmp_path: Path) -> None:
+    store, preset = open_store(tmp_path), PRESETS["betas"]
+    put(store, preset.fmri_key("subj01_ses01"), "first")
+    put(store, preset.events_key("subj01_ses01"), "first")
+    put_embeddings(store, "shared")
+    put_embeddings(store, "subj01", device="cpu")  # where it ran makes no other encoder
+    cohort = find_cohort(store, "subj01", preset)
+    assert cohort.encoder["model"] == "facebook/dinov2-giant"
+    assert read_targets(store, cohort)[1].shape == (6, 4)
+
+    put_embeddings(store, "subj01", layers=0.5, hidden_state=20)
+    with pytest.raises(ArtifactError, match=r"hidden state 26 .*subj01.* hidden state 20 "):
+        find_cohort(store, "subj01", preset)
+    other = {"model": "facebook/dinov2-large", "weights": "commit:abcdef0123"}
+    put_embeddings(store, "subj01", width=3, **other)
+    with pytest.raises(ArtifactError, match=r"dinov2-giant .*dinov2-large ") as told:
+        find_cohort(store, "subj01", preset)
+    assert "with the same encoder" in str(told.value)
+
+    # One encoder by its settings, but a file that was exchanged.
+    put_embeddings(store, "subj01", width=3)
+    with pytest.raises(ArtifactError, match="shared has 4, subj01 has 3"):
+        read_targets(store, find_cohort(store, "subj01", preset))

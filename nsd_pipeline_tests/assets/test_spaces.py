@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
 
-from nsd_pipeline.assets.cohort import _check_space
+from nsd_pipeline.assets.cohort import _one_space
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.demo import generate
 from nsd_pipeline.nsd.errors import ArtifactError
@@ -298,6 +298,6 @@ def test_a_space_that_is_not_there(small_nsd: SmallNsd, pipeline: Callable[..., 
 
 def test_a_model_is_trained_on_one_space() -> None:
     same = {"subj01_ses01": "MNI", "subj01_ses02": "MNI"}
-    _check_space(same, PRESETS["betas"])
+    assert _one_space(same, PRESETS["betas"]) == "MNI"
     with pytest.raises(ArtifactError, match="ses01 came from MNI, those of subj01_ses03 from func"):
-        _check_space({**same, "subj01_ses03": "func1mm"}, PRESETS["betas"])
+        _one_space({**same, "subj01_ses03": "func1mm"}, PRESETS["betas"])

@@ -59,7 +59,15 @@ def test_from_memory_from_the_store_and_in_two_processes(
 def test_a_plan_survives_json(tmp_path: Path) -> None:
     plan = TrainingPlan(
         store_url="s3://lab/artifacts",
-        cohort=Cohort("all", PRESETS["neuralbench"], ["subj01_ses01"], ["shared"], {"a": "b"}),
+        cohort=Cohort(
+            name="all",
+            preset=PRESETS["neuralbench"],
+            sessions=["subj01_ses01"],
+            stimulus_sets=["shared"],
+            inputs={"a": "b"},
+            space="func1mm",
+            encoder={"model": "facebook/dinov2-giant", "network_size": [224, 224]},
+        ),
         config=FmriMlpConfig(precision="bfloat16", head_sizes=[8], data_dtype="float16"),
         folder=tmp_path,
         checkpoint=tmp_path / "scratch" / "checkpoint",

@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 
 from nsd_pipeline.report import (
+    NOT_RECORDED,
     CohortReport,
     PageFigure,
+    differing_settings,
     metric_label,
     metrics_table,
+    readable_metrics,
     render_page,
     to_markdown,
 )
@@ -40,7 +43,8 @@ def test_page_shows_values_beside_chance_and_where_they_come_from():
     page = render_page([cohort()], created=CREATED, main_metrics=["top1_acc", "top5_acc"])
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
     assert "12.3 % 0.1 %" in text
-    assert "Median rank 12.5 499.5 0.025× median_retrieval_rank" in text  # noqa: RUF001
+    # Rank 12.5 is place 13.5.
+    assert "Median place 13.5 500.5 0.027× median_retrieval_rank" in text  # noqa: RUF001
     for expected in ("3 of 40", "dinov2", "1, 2", "2026-03-04 05:06 UTC"):
         assert expected in text
     for expected in ("10.1038/s41593-021-00962-x", "IIS-1822683", "IIS-1822929"):
@@ -53,6 +57,38 @@ def test_page_warns_of_photographs_only_when_it_has_some():
     photos = [PageFigure("Gallery", b"png", photographs=True)]
     assert warning in render_page([cohort(figures=photos)], created=CREATED)
     assert warning in render_page([cohort()], created=CREATED, figures=photos)
+
+
+def test_page_says_whose_pictures_it_shows():
+    assert "from the Natural Scenes Dataset" in render_page([cohort()], created=CREATED)
+    page = render_page([cohort()], created=CREATED, generated=True)
+    assert "none is NSD" in page
+    assert "from the Natural Scenes Dataset" not in page
+
+
+def test_page_says_in_which_settings_cohorts_differ_and_which_are_at_chance():
+    one = cohort("subj01", settings={"decoder": "FmriMlp", "seed": "0", "patience": "5"})
+    other = cohort("all", settings={"decoder": "FmriMlp", "seed": "1", "patience": "5"})
+    alike = render_page([one, one], created=CREATED)
+    assert "different settings" not in alike
+    assert "decoder FmriMlp, seed 0." in alike
+    page = render_page([one, other], created=CREATED)
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+    assert "made with different settings" in text
+    assert "Setting subj01 all seed 0 1 Per trial" in text
+    assert "decoder FmriMlp." in text
+    assert "at chance" not in page
+    assert "all is at chance." in render_page(
+        [one, cohort("all", at_chance="p = 0.7")], created=CREATED
+    )
+
+
+def test_a_setting_that_a_result_does_not_have_is_a_difference():
+    by_result = {"a": {"x": 1, "y": 2}, "b": {"x": 1}, "c": {"x": 1, "z": 3}}
+    assert differing_settings(by_result) == {
+        "y": {"a": 2, "b": NOT_RECORDED, "c": NOT_RECORDED},
+        "z": {"a": NOT_RECORDED, "b": NOT_RECORDED, "c": 3},
+    }
 
 
 def test_page_escapes_everything_it_is_given():
@@ -104,6 +140,17 @@ def test_table_puts_metrics_beside_chance():
     ]
 
 
+def test_people_read_places_and_files_have_ranks():
+    metrics = {"median_retrieval_rank": 0.0, "batch_mean_rank": 3.0, "std_retrieval_rank": 2.0}
+    table = metrics_table(metrics, {"median_retrieval_rank": 4.0})
+    assert table["value"].tolist() == [0.0, 3.0, 2.0]
+    read = readable_metrics(table)
+    assert read["value"].tolist() == [1.0, 4.0, 2.0]
+    assert read["ratio"].tolist()[0] == pytest.approx(0.2)
+    assert read["metric"].tolist()[0] == "Median place"
+    assert read["name"].tolist() == list(metrics)
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [
@@ -115,7 +162,7 @@ def test_table_puts_metrics_beside_chance():
         ),
         (
             "median_retrieval_rank_subject-ind_size=250_macro",
-            "Median rank (mean over subjects, set of 250)",
+            "Median place (mean over subjects, set of 250)",
         ),
         ("inv_norm_rank_mean", "Mean inverse normalised rank"),
         ("something else", "something else"),
