@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m nsd_pipeline.bench
+	$(BIN)/python -m benchmarks
 	cp build/bench/benchmarks.md docs/benchmarks.md
 
 lock: # new versions of everything, within pyproject's ranges

@@ -11,23 +11,23 @@ from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
-from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets.backlog import find_backlog, ranges
+from nsd_pipeline.dagster_private import partition_span, range_tags
 from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import SourceResource, StoreResource
 
 _PREFIX = "NSD_BACKFILL_"
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
+_ENDED = (
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+)
+_NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 
 def parse_sessions(text: str) -> tuple[int, ...]:
@@ -100,8 +100,10 @@ class BackfillSettings(BaseModel):
     @field_validator("cron")
     @classmethod
     def _check_cron(cls, text: str) -> str:
-        if not is_valid_cron_string(text):
-            raise ValueError("it is not a cron expression such as 0 1 * * *")
+        try:
+            dg.ScheduleDefinition(job_name="session", cron_schedule=text)
+        except dg.DagsterInvalidDefinitionError as error:
+            raise ValueError("it is not a cron expression such as 0 1 * * *") from error
         return text
 
     @field_validator("timezone")
@@ -201,18 +203,16 @@ def code_versions(repository: dg.RepositoryDefinition) -> dict[str, str]:
 def _request(first: str, last: str, run_key: str) -> dg.RunRequest:
     if first == last:
         return dg.RunRequest(run_key, partition_key=first)
-    span = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-    return dg.RunRequest(run_key, tags=span)
+    return dg.RunRequest(run_key, tags=range_tags(first, last))
 
 
 def _under_way(instance: dg.DagsterInstance) -> set[str]:
     """Sessions that a run which has not ended, or not begun, is for."""
     found: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
-        first = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_START_TAG)
-        last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG) or first
-        if first in partitions.SESSIONS and last in partitions.SESSIONS:
-            start, stop = map(partitions.SESSIONS.index, (first, last))
+    for run in instance.get_runs(dg.RunsFilter(statuses=_NOT_ENDED)):
+        span = partition_span(run)
+        if span and set(span) <= set(partitions.SESSIONS):
+            start, stop = map(partitions.SESSIONS.index, span)
             found |= set(partitions.SESSIONS[start : stop + 1])
     return found
 

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-)
 
 from nsd_pipeline import partitions
 from nsd_pipeline.assets.backlog import SESSION_ASSETS, ranges
+from nsd_pipeline.dagster_private import range_tags
 
 
 @dataclass(frozen=True)
@@ -98,14 +95,7 @@ def run_stage(
     job = repository.get_implicit_job_def_for_assets(keys)
     if job is None:
         raise ValueError(f"{stage.title}: these assets are not partitioned alike")
-    span = (
-        {
-            ASSET_PARTITION_RANGE_START_TAG: stage.first,
-            ASSET_PARTITION_RANGE_END_TAG: stage.last,
-        }
-        if stage.first
-        else {}
-    )
+    span = range_tags(stage.first, stage.last) if stage.first else {}
     result = job.execute_in_process(
         run_config={
             "ops": {

@@ -3,10 +3,14 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import nsd_pipeline
 from nsd_pipeline import partitions
@@ -26,10 +30,16 @@ def loaded_by(statement: str) -> set[str]:
     return set(answer.stdout.split())
 
 
-def imports_of(path: Path) -> set[str]:
-    """Top-level names of the packages that a file imports, wherever in it."""
+class _WithoutTypes(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def imports_of(path: Path, *, for_types: bool = True) -> set[str]:
+    """Names of the modules that a file imports, wherever in it."""
+    tree: ast.AST = ast.parse(path.read_text())
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree if for_types else _WithoutTypes().visit(tree)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -41,10 +51,27 @@ def test_the_code_location_loads_nothing_heavy() -> None:
     assert not loaded_by("import nsd_pipeline.definitions").intersection(HEAVY)
 
 
+def test_product_code_needs_the_declared_dependencies_and_nothing_else() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    distributions = packages_distributions()
+    for path in PACKAGE.rglob("*.py"):
+        packages = {name.split(".")[0] for name in imports_of(path, for_types=False)}
+        for package in packages - sys.stdlib_module_names - {PACKAGE.name}:
+            from_ = {canonicalize_name(name) for name in distributions.get(package, [])}
+            assert from_ & declared, f"{path} imports {package}"
+
+
+def test_one_file_alone_uses_what_dagster_does_not_promise_to_keep() -> None:
+    # Text, not imports: dagster.yaml's classes are named in strings.
+    files = [path for path in PACKAGE.rglob("*.py") if "dagster._" in path.read_text()]
+    assert files == [PACKAGE / "dagster_private.py"]
+
+
 @pytest.mark.parametrize("folder", DOMAIN)
 def test_domain_code_knows_no_dagster(folder: str) -> None:
     allowed = {"nsd": {"nsd"}, "storage": {"nsd", "storage"}}
-    upper = {"assets", "resources", "launchers", "definitions", "checks", "jobs", "demo", "bench"}
+    upper = {"assets", "resources", "launchers", "definitions", "checks", "jobs", "demo"}
     for path in (PACKAGE / folder).rglob("*.py"):
         names = imports_of(path)
         assert not {name for name in names if name.split(".")[0].startswith("dagster")}, path

@@ -7,7 +7,6 @@ What is left in the history is what any backfill leaves; the web UI's daemon wou
 was interrupted.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,40 +14,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
-from dagster._core.execution.backfill import (
-    BULK_ACTION_TERMINAL_STATUSES,
-    BulkActionStatus,
-    PartitionBackfill,
-)
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.utils import make_new_backfill_id
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
-from dagster._daemon.backfill import execute_backfill_iteration
-from dagster._time import get_current_timestamp
 
+from nsd_pipeline.dagster_private import SYNC_LAUNCHER, start_backfill
 from nsd_pipeline.nsd.layout import parse_session_key
 
-DEFINITIONS: Final = LoadableTargetOrigin(module_name="nsd_pipeline.definitions")
+DEFINITIONS: Final = {"module_name": "nsd_pipeline.definitions"}
 LOCATION: Final = "nsd_pipeline"
 """Name of the code location in workspace.yaml, so that the web UI knows what the runs are of."""
 
 _HERE: Final[dict[str, Any]] = {
-    "run_launcher": {
-        "module": "dagster._core.launcher.sync_in_memory_run_launcher",
-        "class": "SyncInMemoryRunLauncher",
-    },
+    "run_launcher": SYNC_LAUNCHER,
     # Not at once: backfills are evaluated in an event loop, and runs need one of their own.
-    "run_coordinator": {
-        "module": "dagster._core.run_coordinator",
-        "class": "QueuedRunCoordinator",
-    },
+    "run_coordinator": {"module": "dagster", "class": "QueuedRunCoordinator"},
     # There is no daemon that would retry a run, and a backfill waits for one that will be retried.
     "run_retries": {"enabled": False},
 }
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,8 +57,8 @@ class Backfill:
 @contextmanager
 def runs_here(instance: dg.DagsterInstance) -> Iterator[dg.DagsterInstance]:
     """Open an instance once more, so that what is launched is executed at once in this process."""
-    reference = InstanceRef.from_dir(instance.root_directory, overrides=_HERE)
-    with dg.DagsterInstance.from_ref(reference) as here:
+    # Any folder will do, and nothing of it is temporary, whatever the name says.
+    with dg.DagsterInstance.local_temp(instance.root_directory, overrides=_HERE) as here:
         yield here
 
 
@@ -87,7 +67,7 @@ def run_backfill(
     backfill: Backfill,
     *,
     config: Mapping[str, Mapping[str, Any]] | None = None,
-    definitions: LoadableTargetOrigin = DEFINITIONS,
+    definitions: Mapping[str, str] = DEFINITIONS,
 ) -> Sequence[str]:
     """Carry out a backfill in this process, recorded as any other one.
 
@@ -98,7 +78,7 @@ def run_backfill(
     config
         Settings of an asset, by its name; assets that the backfill does not have are left out.
     definitions
-        Where the assets are defined.
+        Where the assets are defined, as `start_backfill` takes it.
 
     Returns
     -------
@@ -110,56 +90,36 @@ def run_backfill(
     Failure
         With the messages of the steps that failed.
     """
-    origin = InProcessCodeLocationOrigin(definitions, location_name=LOCATION)
-    target = InProcessWorkspaceLoadTarget(origin)
-    with WorkspaceProcessContext(instance, target) as context:
-        graph = context.create_request_context().asset_graph
-        requested = PartitionBackfill.from_asset_partitions(
-            backfill_id=make_new_backfill_id(),
-            asset_graph=graph,
-            partition_names=backfill.sessions,
-            asset_selection=[dg.AssetKey(asset) for asset in backfill.assets],
-            backfill_timestamp=get_current_timestamp(),
-            tags={},
-            dynamic_partitions_store=instance,
-            all_partitions=False,
-            title=None,
-            description=None,
-            run_config={
-                "ops": {
-                    asset: {"config": dict(settings)}
-                    for asset, settings in (config or {}).items()
-                    if asset in backfill.assets
-                },
-                # Failures are raised below; their stack traces are in the history.
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-        )
-        instance.add_backfill(requested)
-        tags = dg.DagsterRun.tags_for_backfill_id(requested.backfill_id)
-        queued = dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.QUEUED])
-        while True:
-            for error in execute_backfill_iteration(context, _log):
-                if error is not None:
-                    raise dg.Failure(error.message)
-            status = _status(instance, requested)
-            if status in BULK_ACTION_TERMINAL_STATUSES:
-                break
+    run_config = {
+        "ops": {
+            asset: {"config": dict(settings)}
+            for asset, settings in (config or {}).items()
+            if asset in backfill.assets
+        },
+        # Failures are raised below; their stack traces are in the history.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    with start_backfill(
+        instance,
+        backfill.assets,
+        backfill.sessions,
+        run_config=run_config,
+        definitions=definitions,
+        location=LOCATION,
+    ) as started:
+        queued = dg.RunsFilter(tags=started.tags, statuses=[dg.DagsterRunStatus.QUEUED])
+        while not started.evaluate():
             # In the order of their creation: the last check that was planned is the one shown.
             waiting = instance.get_runs(queued, ascending=True)
             for run in waiting:
-                instance.launch_run(run.run_id, context.create_request_context())
+                started.launch(run)
             if not waiting:  # the daemon of a web UI that is open was faster
                 time.sleep(1)
-    runs = instance.get_run_ids(dg.RunsFilter(tags=tags))
-    if status is not BulkActionStatus.COMPLETED_SUCCESS:
-        raise dg.Failure("\n".join(_failures(instance, runs)) or f"the backfill is {status.value}")
+        runs = instance.get_run_ids(dg.RunsFilter(tags=started.tags))
+        if started.outcome != "COMPLETED_SUCCESS":
+            failures = "\n".join(_failures(instance, runs))
+            raise dg.Failure(failures or f"the backfill is {started.outcome}")
     return sorted(set(_outcomes(instance, runs)))
-
-
-def _status(instance: dg.DagsterInstance, backfill: PartitionBackfill) -> BulkActionStatus:
-    now = instance.get_backfill(backfill.backfill_id)
-    return BulkActionStatus.CANCELED if now is None else now.status
 
 
 def _failures(instance: dg.DagsterInstance, runs: Sequence[str]) -> Iterator[str]:

@@ -16,9 +16,14 @@ from dagster import (
     DagsterRunStatus,
     RunsFilter,
 )
-from dagster._core.launcher.base import CheckRunHealthResult, RunLauncher, WorkerStatus
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
+from nsd_pipeline.dagster_private import (
+    CheckRunHealthResult,
+    ConfigurableClassData,
+    ConfigurableRunLauncher,
+    WorkerStatus,
+    worker_command,
+)
 from nsd_pipeline.launchers.process import tail
 from nsd_pipeline.nsd.errors import NsdError
 
@@ -57,8 +62,8 @@ def needs_gpu(run: DagsterRun) -> bool:
 def run_command(
     instance: DagsterInstance,
     run: DagsterRun,
-    arguments: type[ExecuteRunArgs] | type[ResumeRunArgs] = ExecuteRunArgs,
     *,
+    resume: bool = False,
     module: str = "dagster",
 ) -> list[str]:
     """Program and arguments that execute a run, in the Python that loaded its code.
@@ -74,18 +79,13 @@ def run_command(
             f"Run {run.run_id} does not say where its code is.",
             next_step="launch it from a code location of the workspace.",
         )
-    program, *rest = arguments(
-        job_origin=origin,
-        run_id=run.run_id,
-        instance_ref=instance.get_ref(),
-        set_exit_code_on_failure=True,
-    ).get_command_args()
+    program, *rest = worker_command(instance, run, resume=resume)
     if program == "dagster":  # not on the PATH unless the environment was activated
         return [origin.repository_origin.executable_path, "-m", module, *rest]
     return [program, *rest]
 
 
-class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
+class MonitoredRunLauncher(ConfigurableRunLauncher):
     """A launcher that knows how each of its workers ended.
 
     Dagster's run monitoring asks only about runs in progress, and lets those that start or are
@@ -94,12 +94,14 @@ class MonitoredRunLauncher(RunLauncher[DagsterInstance]):
 
     Parameters
     ----------
+    inst_data
+        Where the configuration came from.
     poll_seconds
         Seconds between two looks.
     """
 
-    def __init__(self, *, poll_seconds: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, inst_data: ConfigurableClassData | None, *, poll_seconds: float) -> None:
+        super().__init__(inst_data)
         self._poll_seconds = poll_seconds
         self._disposed = False
         self._wake = threading.Event()

@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from dagster import Any as AnyConfig
-from dagster import Array, DagsterEvent, DagsterRun, DagsterRunStatus, Field, RunsFilter
-from dagster._config import UserConfigSchema
-from dagster._core.events import EngineEventData
-from dagster._core.instance.config import PoolGranularity
-from dagster._core.launcher.base import LaunchRunContext, ResumeRunContext
-from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster import (
+    Array,
+    DagsterEvent,
+    DagsterRun,
+    DagsterRunStatus,
+    Field,
+    QueuedRunCoordinator,
+    RunsFilter,
+)
 from filelock import FileLock
 
+from nsd_pipeline.dagster_private import (
+    ConfigurableClassData,
+    LaunchRunContext,
+    ResumeRunContext,
+    counts_pools_by_run,
+)
 from nsd_pipeline.launchers import process
 from nsd_pipeline.launchers.base import (
     GPU_POOL,
@@ -51,7 +58,7 @@ _POOL_CURSOR = "nsd/gpu_pool"
 _IN_PROGRESS = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
-class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
+class GpuRunLauncher(MonitoredRunLauncher):
     """Starts each run as a process on this host and gives one free GPU to each run that needs one.
 
     A device is busy if its lock is held, which the run's process does for as long as it lives, or
@@ -78,20 +85,14 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         kill_after_seconds: float = 30.0,
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
-        super().__init__(poll_seconds=2.0)
-        self._inst_data = inst_data
+        super().__init__(inst_data, poll_seconds=2.0)
         self._devices = devices
         self._kill_after = kill_after_seconds
         self._exit_codes: dict[str, int] = {}
         self._put_back: set[str] = set()
 
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
-        return self._inst_data
-
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Field]:
         """Return the schema of the configuration in dagster.yaml."""
         return {
             "devices": Field(
@@ -132,11 +133,11 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         NsdError
             If every GPU is busy and there is no queue.
         """
-        self._launch(context.dagster_run, ExecuteRunArgs)
+        self._launch(context.dagster_run)
 
     def resume_run(self, context: ResumeRunContext) -> None:
         """Start a new process for a run whose process ended before the run had."""
-        self._launch(context.dagster_run, ResumeRunArgs)
+        self._launch(context.dagster_run, resume=True)
 
     def terminate(self, run_id: str) -> bool:
         """Ask a run's process to end, and kill it if it does not."""
@@ -172,10 +173,8 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         """Path below the instance's storage of the output of the run's process."""
         return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
 
-    def _launch(
-        self, run: DagsterRun, arguments: type[ExecuteRunArgs] | type[ResumeRunArgs]
-    ) -> None:
-        command = run_command(self._instance, run, arguments)
+    def _launch(self, run: DagsterRun, *, resume: bool = False) -> None:
+        command = run_command(self._instance, run, resume=resume)
         if not needs_gpu(run):
             self._start(run, command, {MASK_ENV: ""}, "cpu")
             return
@@ -247,8 +246,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         """Let the queue launch a GPU run per device, unless somebody set another limit."""
         instance = self._instance
         # Counted by step, slots of killed runs stay taken (free_slots_after_run_end_seconds).
-        granularity = instance.get_concurrency_config().pool_config.pool_granularity
-        if granularity != PoolGranularity.RUN:
+        if not counts_pools_by_run(instance):
             return
         storage = instance.event_log_storage
         limits = {pool.name: pool for pool in storage.get_pool_limits()}
@@ -307,7 +305,7 @@ class GpuRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         self._wake.set()
 
     def _tell(self, run: DagsterRun, message: str) -> None:
-        self._instance.report_engine_event(message, run, EngineEventData(), cls=type(self))
+        self._instance.report_engine_event(message, run, cls=type(self))
 
     def _worker(self, run: DagsterRun) -> process.RunProcess | None:
         return self._tagged_worker(run) or process.find(run.run_id)

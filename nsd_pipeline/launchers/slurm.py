@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from dagster import DagsterRun, Field
-from dagster._config import UserConfigSchema
-from dagster._core.events import EngineEventData
-from dagster._core.launcher.base import LaunchRunContext
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
+from nsd_pipeline.dagster_private import ConfigurableClassData, LaunchRunContext
 from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
 from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV
@@ -22,7 +19,7 @@ JOB_TAG: Final = "nsd/slurm_job"
 """Id of a run's Slurm job."""
 
 
-class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
+class SlurmRunLauncher(MonitoredRunLauncher):
     """Submits each run as a Slurm job.
 
     The nodes have to see the same Python environment, ``DAGSTER_HOME`` and storage as the daemon. A
@@ -48,21 +45,15 @@ class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         poll_seconds: float = 15.0,
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
-        super().__init__(poll_seconds=poll_seconds)
-        self._inst_data = inst_data
+        super().__init__(inst_data, poll_seconds=poll_seconds)
         self._resources = dict(resources or {})
         self._gpu_resources = {"gpus": 1, **(gpu_resources or {})}
         slurm_jobs.parse_resources(
             self._resources, self._gpu_resources, where="run_launcher in dagster.yaml"
         )
 
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
-        return self._inst_data
-
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Field]:
         """Return the schema of the configuration in dagster.yaml."""
         return {
             "resources": Field(
@@ -135,7 +126,6 @@ class SlurmRunLauncher(MonitoredRunLauncher, ConfigurableClass):
         self._instance.report_engine_event(
             f"Submitted Slurm job {job_id} with {asked}. Its output: {self.log_path(run)}",
             run,
-            EngineEventData(),
             cls=type(self),
         )
         self.watch()

@@ -9,10 +9,10 @@ A blocked or ignored signal would be inherited by the run's own helpers, which a
 SIGTERM; a handler is not.
 """
 
+import runpy
 import signal
 
-from dagster._cli import main
-from dagster._utils import interrupts
+from nsd_pipeline.dagster_private import keep_signal_handlers
 
 
 def ignore_sigterm() -> None:
@@ -21,7 +21,5 @@ def ignore_sigterm() -> None:
 
 
 if __name__ == "__main__":
-    # Dagster calls this each time it changes its handler of SIGINT.
-    interrupts.setup_interrupt_handlers = ignore_sigterm
-    ignore_sigterm()
-    main()  # type: ignore[no-untyped-call]
+    keep_signal_handlers(ignore_sigterm)
+    runpy.run_module("dagster", run_name="__main__", alter_sys=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
@@ -25,7 +24,7 @@ def test_a_backfill_is_recorded_fails_plainly_and_redoes_nothing(
         "from nsd_pipeline.definitions import build_defs\n"
         f"defs = build_defs({str(source)!r}, {str(artifacts)!r})\n"
     )
-    definitions = LoadableTargetOrigin(python_file=str(location))
+    definitions = {"python_file": str(location)}
     backfill = Backfill(SESSION_ASSETS, SESSIONS)
     assert backfill.title.endswith("[backfill: 2 sessions of subj01]")
     damaged = source / layout.betas_keys("subj01", 2, "fsaverage")[1]

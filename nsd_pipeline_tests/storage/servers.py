@@ -2,8 +2,8 @@
 
 - ``moto_server``: moto, for the protocol: conditions, errors, listings, writing. It reads the whole
   object for every range, so it is of no use for large ones.
-- ``s3rver``: serves a folder's files by seeking (see :mod:`nsd_pipeline.bench.s3_server`). It
-  ignores ``If-Match``. Installed once, into pytest's cache folder.
+- ``s3rver``: serves a folder's files by seeking (see `s3_server`). It ignores ``If-Match``.
+  Installed once, into pytest's cache folder.
 - :class:`Relay`: stands between client and server, counts, cuts and holds back.
 - :class:`ScriptedServer`: answers as told.
 
@@ -22,8 +22,8 @@ from typing import Any
 import boto3
 import pytest
 
-from nsd_pipeline.bench import s3_server
-from nsd_pipeline.bench.s3_server import S3rver
+from nsd_pipeline_tests.storage import s3_server
+from nsd_pipeline_tests.storage.s3_server import S3rver
 
 S3RVER_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench.harness import Inputs, Row, Side, faster, less_memory
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from benchmarks.harness import Inputs, Row, Side, faster, less_memory
+from benchmarks.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, fact
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from benchmarks.harness import Bar, Inputs, Row, Side, Sides, fact
+from benchmarks.worker import Outcome, Repeat, Settings
 from nsd_pipeline.nsd.layout import session_key
 
 ASSETS: Final = ("betas", "events", "fsaverage_events", "fsaverage5_betas")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from nsd_pipeline.bench.__main__ import all_rows, main
-from nsd_pipeline.bench.harness import (
+from benchmarks.__main__ import all_rows, main
+from benchmarks.harness import (
     BenchmarkError,
     Inputs,
     Row,
@@ -24,8 +24,8 @@ from nsd_pipeline.bench.harness import (
     measure,
     run_row,
 )
-from nsd_pipeline.bench.report import to_json, to_markdown
-from nsd_pipeline.bench.worker import Outcome
+from benchmarks.report import to_json, to_markdown
+from benchmarks.worker import Outcome
 
 MEGABYTE = 2**20
 

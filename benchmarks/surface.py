@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench import data
-from nsd_pipeline.bench.harness import (
+from benchmarks import data
+from benchmarks.harness import (
     Bar,
     Inputs,
     Row,
@@ -21,7 +21,7 @@ from nsd_pipeline.bench.harness import (
     fewer,
     less_memory,
 )
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings, bytes_read_from_disk
+from benchmarks.worker import Outcome, Repeat, Settings, bytes_read_from_disk
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
 
 _OURS: Final = "ours"

@@ -1,4 +1,4 @@
-"""Command line: ``python -m nsd_pipeline.bench [--quick] [--row NAME ...]``."""
+"""Command line: ``python -m benchmarks [--quick] [--row NAME ...]``."""
 
 import json
 import shutil
@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 
-from nsd_pipeline.bench import report
-from nsd_pipeline.bench.harness import Row, RowResult, run_row
+from benchmarks import report
+from benchmarks.harness import Row, RowResult, run_row
 
 _FAMILIES: Final = (
     "surface",
@@ -28,7 +28,7 @@ _FAMILIES: Final = (
 
 def all_rows() -> dict[str, Row]:
     """Every row by its name, in the order of the table."""
-    modules = (import_module(f"nsd_pipeline.bench.{family}") for family in _FAMILIES)
+    modules = (import_module(f"benchmarks.{family}") for family in _FAMILIES)
     return {row.name: row for module in modules for row in module.ROWS}
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, faster
-from nsd_pipeline.bench.worker import Outcome, Prepare, Repeat, Settings
+from benchmarks.harness import Bar, Inputs, Row, Side, Sides, faster
+from benchmarks.worker import Outcome, Prepare, Repeat, Settings
 
 _SUBJECT: Final = "subj01"
 _SPACE: Final = "func1pt8mm"

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench import data
-from nsd_pipeline.bench.harness import Bar, Inputs, Row, Side, Sides, Values, fact, faster
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from benchmarks import data
+from benchmarks.harness import Bar, Inputs, Row, Side, Sides, Values, fact, faster
+from benchmarks.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding.data import Batches

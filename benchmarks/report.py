@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from nsd_pipeline.bench.harness import Bar, Measured, RowResult
+from benchmarks.harness import Bar, Measured, RowResult
 
 _LIBRARIES: Final = ("numpy", "torch", "transformers", "nilearn", "nibabel", "zarr", "dagster")
 _GB: Final = 1e9
@@ -85,7 +85,7 @@ def to_json(results: Sequence[RowResult], described: dict[str, str], *, quick: b
 
 def to_markdown(results: Sequence[RowResult], described: dict[str, str], *, quick: bool) -> str:
     """The whole report as a page."""
-    command = "python -m nsd_pipeline.bench" + (" --quick" if quick else "")
+    command = "python -m benchmarks" + (" --quick" if quick else "")
     parts = [
         "# Benchmarks\n",
         f"Written by `{command}`. Every row runs all its sides on the same inputs, in turns, each "

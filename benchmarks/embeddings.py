@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench.harness import Inputs, Row, Side, Values, fact, faster, less_memory
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from benchmarks.harness import Inputs, Row, Side, Values, fact, faster, less_memory
+from benchmarks.worker import Outcome, Repeat, Settings
 
 BATCH: Final = 8
 LAYERS: Final = 0.6667

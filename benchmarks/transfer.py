@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench import data, s3_server
-from nsd_pipeline.bench.harness import Inputs, Row, Side, faster, fewer, less_memory
-from nsd_pipeline.bench.worker import Outcome, Repeat, Settings
+from benchmarks import data
+from benchmarks.harness import Inputs, Row, Side, faster, fewer, less_memory
+from benchmarks.worker import Outcome, Repeat, Settings
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
+from nsd_pipeline_tests.storage import s3_server
 
 BUCKET: Final = "natural-scenes-dataset"
 LINK_BYTES_PER_SECOND: Final = 50e6

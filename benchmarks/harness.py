@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.bench.worker import Prepare, Sample, Settings, forget_files, serve
+from benchmarks.worker import Prepare, Sample, Settings, forget_files, serve
 
 _PATIENCE: Final = 300.0
 """Seconds after which a side is given up."""

@@ -75,10 +75,10 @@ def serve(script: Path, folder: Path) -> Iterator[S3rver]:
     """
     node = Path(_nodejs().__file__).parent / "bin" / "node"
     where = ["--directory", str(folder), "--address", "127.0.0.1", "--port", "0"]
-    with subprocess.Popen(  # noqa: S603, the command is ours
+    with subprocess.Popen(
         [str(node), str(script), *where, "--silent"], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None  # noqa: S101, it was asked for
+        assert process.stdout is not None
         try:
             for line in process.stdout:
                 if "listening on" in line:
