@@ -6,15 +6,22 @@ says how many blocks it has, it is built with k of them, and only their weights 
 that is built otherwise (stages of different widths, say) is run whole.
 """
 
-import contextlib
-import copy
-import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsd_pipeline.embeddings.model_files import ModelError
+from nsd_pipeline.embeddings.model_files import CONFIG, ModelError, first_line, read_json
+from nsd_pipeline.embeddings.outline import (
+    Outline,
+    hidden_states,
+    list_of_blocks,
+    on_meta,
+    other_inputs,
+    outline,
+    quiet,
+    size_arguments,
+    with_blocks,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +43,8 @@ class Backbone:
         Name of the model's list of blocks if it was cut; ``None`` if it runs whole.
     missing
         Names of weights that the files do not hold.
+    outline
+        Shapes of the whole model's hidden states.
     """
 
     model: "torch.nn.Module"
@@ -43,6 +52,12 @@ class Backbone:
     n_blocks: int
     blocks: str | None
     missing: tuple[str, ...]
+    outline: Outline
+
+    @property
+    def kind(self) -> str:
+        """What transformers calls the model's architecture."""
+        return str(self.model.config.model_type)  # type: ignore[union-attr]
 
     def __call__(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """Run the model up to the hidden state.
@@ -57,9 +72,8 @@ class Backbone:
         torch.Tensor
             (N, tokens, features); (N, features, height, width) for models that keep maps.
         """
-        arguments = _size_arguments(self.model, pixels)
         if self.blocks is None:
-            return _hidden_states(self.model, pixels, arguments)[self.hidden_state]
+            return hidden_states(self.model, pixels)[self.hidden_state]
 
         def stop(_module: object, _inputs: object, output: Any) -> None:
             raise _Reached(output[0] if isinstance(output, tuple) else output)
@@ -67,7 +81,7 @@ class Backbone:
         last = self.model.get_submodule(self.blocks)[self.hidden_state - 1]  # type: ignore[index]
         hook = last.register_forward_hook(stop)
         try:
-            self.model(pixel_values=pixels, **arguments)
+            self.model(pixel_values=pixels, **size_arguments(self.model, pixels))
         except _Reached as reached:
             return reached.state
         finally:
@@ -122,49 +136,70 @@ def load_backbone(
     """
     import torch
 
-    config = _vision_config(folder)
+    config, whole = _vision_model(folder)
+    known = outline(config, whole, input_size)
     n_blocks = getattr(config, "num_hidden_layers", None)
     if isinstance(n_blocks, int):
         hidden_state = _check_hidden_state(folder, layers, n_blocks)
-        blocks = _list_of_blocks(config, n_blocks, hidden_state)
+        blocks = list_of_blocks(config, whole, n_blocks, hidden_state)
         if blocks is not None:
-            model, missing = _load(folder, _with_blocks(config, hidden_state), dtype)
-            return Backbone(model.to(device), hidden_state, n_blocks, blocks, missing)
+            model, missing = _load(folder, with_blocks(config, hidden_state), dtype)
+            return Backbone(model.to(device), hidden_state, n_blocks, blocks, missing, known)
 
     model, missing = _load(folder, config, dtype)
     model = model.to(device)
-    # How many hidden states it has is known once there are some: one black image tells.
-    black = torch.zeros((1, 3, *input_size), dtype=dtype, device=device)
-    with torch.inference_mode():
-        n_blocks = len(_hidden_states(model, black, _size_arguments(model, black))) - 1
+    if known.shapes is None:
+        # How many hidden states it has is known once there are some: one black image tells.
+        black = torch.zeros((1, 3, *input_size), dtype=dtype, device=device)
+        with torch.inference_mode():
+            n_blocks = len(hidden_states(model, black)) - 1
+    else:
+        n_blocks = len(known.shapes) - 1
     hidden_state = _check_hidden_state(folder, layers, n_blocks)
-    return Backbone(model, hidden_state, n_blocks, None, missing)
+    return Backbone(model, hidden_state, n_blocks, None, missing, known)
 
 
-def _vision_config(folder: Path) -> Any:
-    """Read the configuration of the model, or of its image half if it has another for text."""
-    from transformers import AutoConfig
+def _vision_model(folder: Path) -> tuple[Any, Any]:
+    """Configuration of the model, or of its image half if it has another for text; and that model.
 
+    The model is on the meta device: shapes without weights.
+    """
+    from transformers import CONFIG_MAPPING
+
+    # Read by us, because transformers does not read a file that begins with a byte order mark.
+    content = read_json(folder / CONFIG)
+    kind = content.get("model_type")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(f"model_type is {kind!r}")
+        config = CONFIG_MAPPING[kind].from_dict(content)
+    except Exception as error:
+        # transformers raises whatever its own checks and conversions of the values come to.
         raise ModelError(
-            f"{folder / 'config.json'} describes no model that transformers knows: "
-            f"{str(error).strip().splitlines()[0]}",
+            f"{folder / CONFIG} describes no model that transformers knows: {first_line(error)}",
             next_step="name a model whose code is part of the transformers library.",
         ) from error
     config = getattr(config, "vision_config", config)
+    takes, reason = None, ""
     try:
-        takes_images = _on_meta(config).main_input_name == "pixel_values"
-    except ValueError:
-        takes_images = False
-    if not takes_images:
+        model = on_meta(config)
+        takes = model.main_input_name
+    except Exception as error:
+        # Configurations that no model belongs to, values that do not fit, packages that lack.
+        reason = f" ({first_line(error)})"
+    if takes != "pixel_values":
         raise ModelError(
-            f"The model in {folder} ({config.model_type}) is not a model of images that "
-            "transformers can build.",
+            f"The model in {folder} ({kind}) is not a model of images that transformers can "
+            f"build{reason}.",
             next_step="name a vision model, for example facebook/dinov2-giant.",
         )
-    return config
+    if others := other_inputs(model):
+        raise ModelError(
+            f"The model in {folder} ({kind}) takes more than the pixels of a photo: its image "
+            f"half also needs {', '.join(others)}.",
+            next_step="name a model that takes pixels alone, for example facebook/dinov2-giant.",
+        )
+    return config, model
 
 
 def _check_hidden_state(folder: Path, layers: float, n_blocks: int) -> int:
@@ -177,53 +212,6 @@ def _check_hidden_state(folder: Path, layers: float, n_blocks: int) -> int:
     return hidden_state
 
 
-def _list_of_blocks(config: Any, n_blocks: int, hidden_state: int) -> str | None:
-    """Name of the one module list that follows ``num_hidden_layers``, if cutting it is safe.
-
-    Both sizes are built without memory and compared: exactly one list may differ in length and
-    no weight in shape.
-    """
-    import torch
-
-    n_fewer = hidden_state if hidden_state < n_blocks else n_blocks - 1
-    try:
-        whole, cut = _on_meta(config), _on_meta(_with_blocks(config, n_fewer))
-    except Exception:
-        # Whatever a model's code makes of fewer blocks: run it whole.
-        return None
-
-    def lengths(model: torch.nn.Module) -> dict[str, int]:
-        return {
-            name: len(module)
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.ModuleList)
-        }
-
-    shapes = {name: weight.shape for name, weight in whole.state_dict().items()}
-    if any(shapes.get(name) != weight.shape for name, weight in cut.state_dict().items()):
-        return None
-    before, after = lengths(whole), lengths(cut)
-    changed = [name for name in after if after[name] != before[name]]
-    if len(changed) != 1 or (before[changed[0]], after[changed[0]]) != (n_blocks, n_fewer):
-        return None
-    return changed[0]
-
-
-def _with_blocks(config: Any, n_blocks: int) -> Any:
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = n_blocks
-    return config
-
-
-def _on_meta(config: Any) -> Any:
-    """Build a model that has shapes and no memory."""
-    import torch
-    from transformers import AutoModel
-
-    with torch.device("meta"), _quiet():
-        return AutoModel.from_config(config, trust_remote_code=False)
-
-
 def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[str, ...]]:
     """Model with the weights that ``config`` has a place for, and the names of those it lacks."""
     import torch
@@ -231,7 +219,7 @@ def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[s
     from transformers import AutoModel
 
     try:
-        with _quiet():
+        with quiet():
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -243,7 +231,7 @@ def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[s
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"The weights in {folder} cannot be loaded: {str(error).strip().splitlines()[0]}",
+            f"The weights in {folder} cannot be loaded: {first_line(error)}",
             next_step="copy or download the model again; weights and config.json must be a pair.",
         ) from error
     missing = tuple(sorted(report["missing_keys"]))
@@ -255,44 +243,3 @@ def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[s
             if name in weights:
                 weights[name].fill_(torch.nan)
     return model.eval(), missing
-
-
-def _size_arguments(model: Any, pixels: "torch.Tensor") -> dict[str, bool]:
-    """Ask for interpolated positions where the image is not of the size the model was made for."""
-    made_for = getattr(model.config, "image_size", None)
-    if isinstance(made_for, int):
-        made_for = (made_for, made_for)
-    if made_for is not None and tuple(pixels.shape[-2:]) == tuple(made_for):
-        return {}
-    parameters = inspect.signature(model.forward).parameters
-    name = "interpolate_pos_encoding"
-    return {name: True} if name in parameters else {}
-
-
-def _hidden_states(
-    model: Any, pixels: "torch.Tensor", arguments: dict[str, bool]
-) -> "tuple[torch.Tensor, ...]":
-    output = model(pixel_values=pixels, output_hidden_states=True, **arguments)
-    states = getattr(output, "hidden_states", None)
-    if not states:
-        raise ModelError(
-            f"The model {type(model).__name__} does not give its hidden states.",
-            next_step="name a vision transformer, for example facebook/dinov2-giant.",
-        )
-    return tuple(states)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from reporting every weight that is left out on purpose."""
-    from transformers.utils import logging
-
-    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()

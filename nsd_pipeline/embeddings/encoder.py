@@ -126,7 +126,8 @@ class ImageEncoder:
     layers
         Depth of the hidden state as a fraction of the blocks: number ``int(layers * n_blocks)``.
     token_aggregation
-        ``"mean"`` over all tokens, the class token included, or ``"cls"``: the first token alone.
+        ``"mean"`` over all tokens, the class token included, or ``"cls"``: the first token alone,
+        of models that have one before their patches.
     image_size
         Side in pixels that every photo is first resized to (8 bit, bilinear).
     revision
@@ -154,7 +155,8 @@ class ImageEncoder:
     ------
     ModelError
         If the model is not there or is not a vision model with safetensors weights, if its
-        processor asks for something that is not known here, or if ``layers`` selects no block.
+        processor asks for something that is not known here, if ``layers`` selects no block, or if
+        one image, tried at once, shows that the model is not what it is taken for (see ``trial``).
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class ImageEncoder:
         import torch
 
         from nsd_pipeline.embeddings.backbone import load_backbone
+        from nsd_pipeline.embeddings.trial import try_backbone
 
         folder = fetch_model(model, revision)
         self._preprocessing = read_preprocessing(folder, image_size=image_size, processor=processor)
@@ -204,6 +207,16 @@ class ImageEncoder:
             "device": self._device.type,
             "versions": {name: version(name) for name in ("torch", "transformers", "pillow")},
         }
+        size = (1, image_size, image_size, 3)
+        photo = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        with torch.inference_mode(), _full_precision():
+            state = try_backbone(
+                folder,
+                self._backbone,
+                self._pixels(photo),
+                class_token=token_aggregation == "cls",  # noqa: S105, no password
+            )
+            self._checked(self._aggregate(state))
 
     def encode(self, images: NDArray[np.uint8], *, batch_size: int = 16) -> NDArray[np.float32]:
         """Embed photos.
@@ -271,27 +284,29 @@ class ImageEncoder:
         import torch
 
         with torch.inference_mode(), _full_precision():
-            pixels = self._preprocessing.to_network(torch.from_numpy(photos).to(self._device))
-            state = self._backbone(pixels.to(self._dtype))
-            embeddings = self._aggregate(state).cpu().numpy()
+            return self._checked(self._aggregate(self._backbone(self._pixels(photos))))
+
+    def _pixels(self, photos: NDArray[np.uint8]) -> "torch.Tensor":
+        import torch
+
+        on_device = torch.from_numpy(photos).to(self._device)
+        return self._preprocessing.to_network(on_device).to(self._dtype)
+
+    def _checked(self, pooled: "torch.Tensor") -> NDArray[np.float32]:
+        embeddings = pooled.cpu().numpy()
         if not np.isfinite(embeddings).all():
             lacking = ", ".join(self._backbone.missing[:5])
             raise ModelError(
                 f"{self.settings['model']} gives embeddings that are not finite"
                 + (f": its files lack weights that it needs, among {lacking}." if lacking else "."),
                 next_step="copy or download the model again, or name another"
-                + (" dtype." if self._dtype != torch.float32 else "."),
+                + (" dtype." if self.settings["dtype"] != "float32" else "."),
             )
         return np.asarray(embeddings, dtype=np.float32)
 
     def _aggregate(self, state: "torch.Tensor") -> "torch.Tensor":
         """(N, tokens, D), or (N, D, height, width) of a model that keeps maps, to (N, D)."""
         if state.ndim == 4:
-            if self._aggregation == "cls":
-                raise ModelError(
-                    f"{self.settings['model']} keeps maps of features and has no class token.",
-                    next_step='set `token_aggregation` to "mean".',
-                )
             state = state.flatten(2).transpose(1, 2)
         if self._aggregation == "cls":
             return state[:, 0].float()

@@ -170,6 +170,12 @@ def _local_folder(model: str | Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, as far as it fits into a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
 def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     """Folder of one commit in the Hugging Face cache, downloaded if it is not there."""
     from huggingface_hub import snapshot_download
@@ -198,10 +204,9 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         return snapshot(local_files_only=False)
     except (OSError, ValueError) as error:
         wanted = model if revision is None else f"{model} (revision {revision})"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The model {wanted} is neither a local folder nor can it be had from the Hugging Face "
-            f"Hub: {reason}",
+            f"Hub: {first_line(error)}",
             next_step=f"check the name and the network, or {USE_A_FOLDER}",
         ) from error
 

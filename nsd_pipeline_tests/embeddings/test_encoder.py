@@ -106,11 +106,6 @@ def test_models_that_are_built_otherwise(
     assert encoder.settings["n_blocks"] == n_blocks
 
 
-def test_a_model_of_maps_has_no_class_token(convnext: Path, images: NDArray[np.uint8]) -> None:
-    with pytest.raises(ModelError, match="no class token"):
-        ImageEncoder(convnext, 0.5, "cls", 60).encode(images)
-
-
 @pytest.mark.parametrize("architecture", ["vit", "clip"])
 def test_normalize_feeds_the_image_size_itself(
     architecture: str, images: NDArray[np.uint8], request: pytest.FixtureRequest
@@ -267,14 +262,14 @@ def test_weights_that_are_needed_must_be_there(
     kept = {name: value for name, value in weights.items() if not name.startswith(lacking)}
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    encoder = ImageEncoder(folder)
     if harmless:
+        encoder = ImageEncoder(folder)
         np.testing.assert_allclose(
             encoder.encode(golden["images"]), golden["embeddings"], rtol=0, atol=1e-6
         )
     else:
         with pytest.raises(ModelError, match=lacking):
-            encoder.encode(golden["images"])
+            ImageEncoder(folder)
 
 
 @pytest.mark.parametrize(

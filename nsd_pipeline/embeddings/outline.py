@@ -1,0 +1,187 @@
+"""What a model's configuration alone says of it: built and run on torch's meta device.
+
+Tensors there have shapes and no numbers, so a model of any size costs well under a second and no
+memory. Found this way: what a model takes, which list of blocks can be cut, and the shape of each
+hidden state, at the size of the photos and at twice that.
+"""
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nsd_pipeline.embeddings.model_files import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Shapes of the hidden states of a whole model, for two photos at a time.
+
+    Parameters
+    ----------
+    hidden_size
+        Width of the features as the configuration states it; ``None`` if it does not.
+    shapes
+        For photos of the size that will be fed. ``None`` if the model does not run without
+        numbers: it looks at values to decide what to do.
+    grown
+        For photos twice as high and wide; ``None`` if no such model can be built either.
+    """
+
+    hidden_size: int | None
+    shapes: tuple[Shape, ...] | None
+    grown: tuple[Shape, ...] | None
+
+
+def outline(config: Any, model: Any, input_size: tuple[int, int]) -> Outline:
+    """Find the shapes of a model's hidden states.
+
+    Parameters
+    ----------
+    config
+        Of the whole model.
+    model
+        The same, from `on_meta`.
+    input_size
+        Height and width of the images that will be fed.
+    """
+    twice = (2 * input_size[0], 2 * input_size[1])
+    grown = _shapes(model, twice)
+    if grown is None and getattr(config, "image_size", None) is not None:
+        # It takes one size, as SAM and Hiera do: build the one that takes the other.
+        larger = copy.deepcopy(config)
+        larger.image_size = twice[0] if isinstance(config.image_size, int) else list(twice)
+        with contextlib.suppress(Exception):
+            grown = _shapes(on_meta(larger), twice)
+    hidden_size = getattr(config, "hidden_size", None)
+    return Outline(
+        hidden_size if isinstance(hidden_size, int) else None,
+        _shapes(model, input_size),
+        grown,
+    )
+
+
+def _shapes(model: Any, size: tuple[int, int]) -> tuple[Shape, ...] | None:
+    import torch
+
+    pixels = torch.empty((2, 3, *size), device="meta")
+    try:
+        with torch.inference_mode():
+            states = hidden_states(model, pixels)
+            return tuple(tuple(state.shape) for state in states)
+    except Exception:
+        # Whatever a model's code makes of tensors without numbers, or of another size.
+        return None
+
+
+def other_inputs(model: Any) -> list[str]:
+    """Names of what a model cannot do without, other than pixels."""
+    return [
+        name
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name != "pixel_values"
+    ]
+
+
+def list_of_blocks(config: Any, whole: Any, n_blocks: int, hidden_state: int) -> str | None:
+    """Name of the one module list that follows ``num_hidden_layers``, if cutting it is safe.
+
+    A smaller model is built and compared: exactly one list may differ in length and no weight in
+    shape.
+    """
+    import torch
+
+    n_fewer = hidden_state if hidden_state < n_blocks else n_blocks - 1
+    try:
+        cut = on_meta(with_blocks(config, n_fewer))
+    except Exception:
+        # Whatever a model's code makes of fewer blocks: run it whole.
+        return None
+
+    def lengths(model: torch.nn.Module) -> dict[str, int]:
+        return {
+            name: len(module)
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.ModuleList)
+        }
+
+    shapes = {name: weight.shape for name, weight in whole.state_dict().items()}
+    if any(shapes.get(name) != weight.shape for name, weight in cut.state_dict().items()):
+        return None
+    before, after = lengths(whole), lengths(cut)
+    changed = [name for name in after if after[name] != before[name]]
+    if len(changed) != 1 or (before[changed[0]], after[changed[0]]) != (n_blocks, n_fewer):
+        return None
+    return changed[0]
+
+
+def with_blocks(config: Any, n_blocks: int) -> Any:
+    """Copy of a configuration with another number of blocks."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = n_blocks
+    return config
+
+
+def on_meta(config: Any) -> Any:
+    """Build a model that has shapes and no memory, in eval mode."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"), quiet():
+        return AutoModel.from_config(config, trust_remote_code=False).eval()
+
+
+def size_arguments(model: Any, pixels: "torch.Tensor") -> dict[str, bool]:
+    """Ask for interpolated positions where the image is not of the size the model was made for."""
+    made_for = getattr(model.config, "image_size", None)
+    if isinstance(made_for, int):
+        made_for = (made_for, made_for)
+    if made_for is not None and tuple(pixels.shape[-2:]) == tuple(made_for):
+        return {}
+    parameters = inspect.signature(model.forward).parameters
+    name = "interpolate_pos_encoding"
+    return {name: True} if name in parameters else {}
+
+
+def hidden_states(model: Any, pixels: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    """Run a whole model.
+
+    Raises
+    ------
+    ModelError
+        If it does not give its hidden states.
+    """
+    arguments = size_arguments(model, pixels)
+    output = model(pixel_values=pixels, output_hidden_states=True, **arguments)
+    states = getattr(output, "hidden_states", None)
+    if not states:
+        raise ModelError(
+            f"The model {type(model).__name__} does not give its hidden states.",
+            next_step="name a vision transformer, for example facebook/dinov2-giant.",
+        )
+    return tuple(states)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from reporting every weight that is left out on purpose."""
+    from transformers.utils import logging
+
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
