@@ -76,9 +76,9 @@ def require(store: Store, key: str, *, asset: str, partition: str | None = None)
     Raises
     ------
     ArtifactError
-        If it has not been materialized.
+        If it has not been materialized, or is damaged.
     """
-    manifest = store.manifest(key)
+    manifest = store.find(key)
     if manifest is None:
         option = f" --partition {partition}" if partition else ""
         raise ArtifactError(

@@ -64,7 +64,7 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
     measured = [
         manifest
         for cohort in partitions.COHORTS
-        if (manifest := artifacts.manifest(keys.retrieval_metrics(cohort)))
+        if (manifest := artifacts.find(keys.retrieval_metrics(cohort)))
     ]
     if not measured:
         raise NotEnoughDataError(

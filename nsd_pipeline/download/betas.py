@@ -13,6 +13,7 @@ from pathlib import Path
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
+from nsd_pipeline.nsd.paths import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch
 
@@ -174,8 +175,11 @@ def locate_betas(folder: Path) -> dict[Hemisphere, Path]:
     """
     mirror = folder / _MIRROR
     if mirror.exists():
-        paths = json.loads(mirror.read_text())
-        return {hemisphere: Path(paths[hemisphere]) for hemisphere in HEMISPHERES}
+        paths = read_listing(mirror)
+        return {
+            hemisphere: listed_path(folder, paths.get(hemisphere), mirror)
+            for hemisphere in HEMISPHERES
+        }
     return {
         hemisphere: next(folder.glob(f"{hemisphere}.betas_session*.mgh"))
         for hemisphere in HEMISPHERES

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd import voxel_chunks
+from nsd_pipeline.nsd.paths import listed_path, read_listing
 
 LocalFormat = Literal["hdf5", "nii.gz", "npy"]
 
@@ -44,14 +45,20 @@ def write_files(folder: Path, file_format: str, betas: Sequence[str], masks: Seq
 
 
 def locate_files(folder: Path) -> SpaceFiles:
-    """Find the files again that :func:`write_files` listed in a folder."""
-    listed = json.loads((folder / _FILES).read_text())
-    # A name is one in the folder; a mirror's path is absolute and stays as it is.
-    return SpaceFiles(
-        file_format=listed["file_format"],
-        betas=tuple(folder / name for name in listed["betas"]),
-        masks=tuple(folder / name for name in listed["masks"]),
+    """Find the files again that :func:`write_files` listed in a folder.
+
+    Raises
+    ------
+    DamagedArtifactError
+        If the list is damaged, or names something else than files there or of a mirror.
+    """
+    path = folder / _FILES
+    listed = read_listing(path)
+    betas, masks = (
+        tuple(listed_path(folder, name, path) for name in listed.get(what, ()))
+        for what in ("betas", "masks")
     )
+    return SpaceFiles(listed.get("file_format"), betas, masks)  # type: ignore[arg-type]
 
 
 def voxels_file(path: Path) -> Path:

@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd import layout, stimuli
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.storage.keys import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch
 
@@ -125,11 +126,22 @@ class ImageReader:
         Gives the local folder of a part.
     mirror
         The mirror's stimulus file, where images are read in place.
+
+    Raises
+    ------
+    ArtifactError
+        If the index names what cannot be a part, or a mirror that is not there.
     """
 
     def __init__(
         self, index: pd.DataFrame, part_folder: Callable[[str], Path], mirror: Path | None
     ) -> None:
+        for part in index["part"].unique():
+            if not (isinstance(part, str) and (part == _IN_PLACE or is_component(part))):
+                raise DamagedArtifactError(
+                    f"The index of the stimuli names {part!r} as a part, which is no name of one.",
+                    next_step="materialize stimuli of this stimulus set again.",
+                )
         self._index = index.set_index("image_id")
         self._parts = {
             part: np.load(part_folder(part) / PART_FILE, mmap_mode="r", allow_pickle=False)

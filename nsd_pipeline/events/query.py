@@ -67,10 +67,9 @@ def _check(query: str, events: pd.DataFrame) -> None:
     if forbidden := {"@", "`"} & set(query):
         raise _error(query, f"{forbidden.pop()} is not allowed", events)
     try:
-        tree = ast.parse(query, mode="eval")
+        _check_node(ast.parse(query, mode="eval"), query, events)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise _error(query, str(error), events) from error
-    _check_node(tree, query, events)
 
 
 def _check_node(node: ast.AST, query: str, events: pd.DataFrame) -> None:

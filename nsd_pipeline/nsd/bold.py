@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nsd_pipeline.nsd.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.nsd.paths import listed_path
 
 RUNS_FILE: Final = "runs.json"
 TR_TOLERANCE: Final = 1e-3
@@ -95,12 +96,17 @@ def read_runs(folder: Path) -> list[BoldRun]:
     """
     path = folder / RUNS_FILE
     try:
-        return _RUNS.validate_json(path.read_bytes())
+        runs = _RUNS.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ArtifactError(
             f"{path} is not a readable list of runs: {error}.",
             next_step="materialize bold of this session again.",
         ) from error
+    for run in runs:
+        for name in (*run.files, run.onsets, run.mask, run.confounds):
+            if name is not None:
+                listed_path(folder, name, path)
+    return runs
 
 
 def agree_on_tr(statements: Iterable[tuple[str, float | None]]) -> float | None:

@@ -50,6 +50,10 @@ class ArtifactError(NsdError):
     """An artifact of ours is missing, incomplete or damaged."""
 
 
+class DamagedArtifactError(ArtifactError):
+    """An artifact of ours was there and is not as it was written. Making it again mends it."""
+
+
 class NotEnoughDataError(NsdError):
     """There is too little data for the step that was asked for."""
 

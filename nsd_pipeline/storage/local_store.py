@@ -1,22 +1,17 @@
 """Artifacts in a folder: ``<key>/`` holds the files, ``manifests/<key>.json`` makes them count."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import zarr
-
-_log = logging.getLogger(__name__)
 
 
 class LocalStore(Store):
@@ -37,8 +32,8 @@ class LocalStore(Store):
         self._workspace = Workspace(self._root / ".partial")
         self._intact: set[tuple[str, str]] = set()
 
-    def manifest(self, key: str) -> Manifest | None:
-        """Manifest of an artifact if it is complete; see :meth:`Store.manifest`."""
+    def find(self, key: str) -> Manifest | None:
+        """Manifest of an artifact if it is there; see :meth:`Store.find`."""
         check_artifact_key(key)
         found = self._load(key)
         if found and not self._wrong_size(found):
@@ -48,9 +43,8 @@ class LocalStore(Store):
         with self._workspace.lock(key):  # It may have been in the middle of being replaced.
             found = self._load(key)
             wrong = found and self._wrong_size(found)
-        if wrong:
-            _log.warning("%s/%s does not count: its file %s %s.", self.url, key, *wrong)
-            return None
+        if found and wrong:
+            raise damaged(self.url, found, *wrong)
         return found
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -60,7 +54,8 @@ class LocalStore(Store):
             path.relative_to(manifests).as_posix().removesuffix(".json")
             for path in (manifests / prefix.rpartition("/")[0]).rglob("*.json")
         )
-        return sorted(key for key in keys if key.startswith(prefix) and self.manifest(key))
+        wanted = (key for key in keys if key.startswith(prefix) and is_artifact_key(key))
+        return sorted(key for key in wanted if self.manifest(key))
 
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`."""
@@ -106,14 +101,11 @@ class LocalStore(Store):
         return self._root / "manifests" / f"{key}.json"
 
     def _load(self, key: str) -> Manifest | None:
-        path = self._record(key)
         try:
-            return Manifest.model_validate_json(path.read_bytes())
+            content = self._record(key).read_bytes()
         except FileNotFoundError:
             return None
-        except ValidationError:
-            _log.warning("%s does not count: it is not a manifest.", path)
-            return None
+        return Manifest.parse(content, url=self.url, key=key, versioned=False)
 
     def _wrong_size(self, manifest: Manifest) -> tuple[str, str] | None:
         """Name the first file that is missing or of another size, and say so."""

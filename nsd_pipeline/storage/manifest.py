@@ -1,11 +1,40 @@
-"""What an artifact is, what made it and from what: the record that makes it complete."""
+"""What an artifact is, what made it and from what: the record that makes it complete.
+
+A manifest may come from a bucket that others write to, and what it says becomes paths and commands
+in messages: so every such field is checked where it is read, here.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+from nsd_pipeline.nsd.errors import DamagedArtifactError
+from nsd_pipeline.nsd.paths import is_inner_path
+from nsd_pipeline.storage.keys import is_component
+
+
+def _is(test: Callable[[str], bool], what: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not test(text):
+            raise ValueError(f"{text!r} is not {what}")
+        return text
+
+    return AfterValidator(check)
+
+
+_InnerPath = Annotated[str, _is(is_inner_path, "a path within the artifact")]
+_Component = Annotated[str, _is(is_component, "a plain name")]
 
 
 class FileRecord(BaseModel):
@@ -14,7 +43,14 @@ class FileRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def _files_are_no_folders(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    if both := folders & files.keys():
+        raise ValueError(f"{min(both)!r} is a file and a folder")
+    return files
 
 
 class Manifest(BaseModel):
@@ -47,16 +83,50 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: str
-    asset: str
-    partition: str | None
+    asset: _Component
+    partition: _Component | None
     fingerprint: str
     code_version: str
     created: AwareDatetime
     inputs: dict[str, str]
     config: dict[str, Any]
-    files: dict[str, FileRecord]
+    files: Annotated[dict[_InnerPath, FileRecord], AfterValidator(_files_are_no_folders)]
     metadata: dict[str, Any]
-    version: str = ""
+    version: _Component | Annotated[str, Field(max_length=0)] = ""
+
+    @classmethod
+    def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":
+        """Read the manifest of an artifact, whoever wrote it.
+
+        Parameters
+        ----------
+        content
+            JSON.
+        url
+            Root of the store, for messages.
+        key
+            The artifact that was asked for.
+        versioned
+            Whether the store keeps versions apart, so that the manifest must name one.
+
+        Raises
+        ------
+        DamagedArtifactError
+            If it is not a manifest, or that of another artifact, or if a path or name in it is
+            none that we would write. Tells the field.
+        """
+        try:
+            found = cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            reason = first["msg"].removeprefix("Value error, ")
+            raise _refused(url, key, f"field {field!r}: {reason}" if field else reason) from error
+        if found.key != key:
+            raise _refused(url, key, f"field 'key': it is that of {found.key!r}")
+        if versioned and not found.version:
+            raise _refused(url, key, "field 'version': it names no folder")
+        return found
 
     @property
     def location(self) -> str:
@@ -67,6 +137,16 @@ class Manifest(BaseModel):
     def n_bytes(self) -> int:
         """Size of all files in bytes."""
         return sum(record.bytes for record in self.files.values())
+
+
+def _refused(url: str, key: str, reason: str) -> DamagedArtifactError:
+    asset = key.partition("/")[0].removesuffix(".zarr")
+    return DamagedArtifactError(
+        f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is not one"
+        f" that could be used ({reason}).",
+        next_step=f"materialize {asset} of this partition again; if you did not write to this store"
+        " yourself, ask who did.",
+    )
 
 
 def fingerprint(

@@ -18,11 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import room_for
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
 from nsd_pipeline.storage.store import Store, damaged, missing, sha256
@@ -67,13 +65,16 @@ class S3Store(Store):
         self._workspace = Workspace(self._cache / ".partial")
         self._intact: set[Path] = set()
 
-    def manifest(self, key: str) -> Manifest | None:
-        """Manifest of an artifact if it is complete; see :meth:`Store.manifest`."""
+    def find(self, key: str) -> Manifest | None:
+        """Manifest of an artifact if it is there; see :meth:`Store.find`."""
+        failure = None
         for found in self._manifests(key):
             wrong = self._wrong_size(found)
             if wrong is None:
                 return found
-            _log.warning("%s/%s does not count: its file %s %s.", self.url, key, *wrong)
+            failure = damaged(self.url, found, *wrong)
+        if failure:
+            raise failure
         return None
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -82,8 +83,9 @@ class S3Store(Store):
         Here the manifest alone counts, so that many artifacts are a single request.
         """
         root = "manifests/"
-        names = (name for name, _, _ in self._bucket.list(root + prefix))
-        return sorted(name.removeprefix(root).removesuffix(".json") for name in names)
+        names = (name for name, _, _ in self._bucket.list(root + prefix) if name.endswith(".json"))
+        keys = (name.removeprefix(root).removesuffix(".json") for name in names)
+        return sorted(filter(is_artifact_key, keys))
 
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`.
@@ -110,7 +112,7 @@ class S3Store(Store):
         """Open an artifact that is a Zarr group, on the bucket itself; see :meth:`Store.zarr`."""
         from nsd_pipeline.storage.zarr_guard import open_group
 
-        manifest = self.manifest(key)
+        manifest = self.find(key)
         if manifest is None:
             raise missing(self.url, key)
         return open_group(
@@ -127,13 +129,10 @@ class S3Store(Store):
 
     def _load(self, key: str) -> Manifest | None:
         answer = self._bucket.get(_record(check_artifact_key(key)))
-        if answer is None:
-            return None
-        try:
-            return Manifest.model_validate_json(answer[0])
-        except ValidationError:
-            _log.warning("%s/%s does not count: it is not a manifest.", self.url, _record(key))
-            return None
+        return answer and self._parse(key, answer[0])
+
+    def _parse(self, key: str, content: bytes) -> Manifest:
+        return Manifest.parse(content, url=self.url, key=key, versioned=True)
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""
@@ -180,7 +179,9 @@ class S3Store(Store):
         while True:
             current = self._bucket.get(record)
             if self._bucket.put_if(record, content, etag=current[1] if current else None):
-                return _version(current[0]) if current else None
+                with suppress(DamagedArtifactError):  # whose version cannot be known
+                    return self._parse(manifest.key, current[0]).version if current else None
+                return None
 
     def _withdraw(self, manifest: Manifest) -> None:
         """Delete the files of a version that was not published, as far as that can be known."""
@@ -249,13 +250,6 @@ def _record(key: str) -> str:
 
 def _version_prefix(manifest: Manifest) -> str:
     return f"{manifest.location}/"
-
-
-def _version(content: bytes) -> str | None:
-    try:
-        return Manifest.model_validate_json(content).version
-    except ValidationError:
-        return None
 
 
 def _wrong_content(folder: Path, manifest: Manifest) -> tuple[str, str] | None:

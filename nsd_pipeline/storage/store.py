@@ -1,6 +1,7 @@
 """Where artifacts live: whole or not at all, each with a manifest that says what made it."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.nsd.paths import is_inner_path
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
@@ -28,6 +30,8 @@ __all__ = [
     "open_store",
     "replaced",
 ]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_URL: Final = "./artifacts"
 
@@ -58,12 +62,27 @@ class Store(ABC):
     """The root, as a person would write it."""
     _workspace: Workspace
 
-    @abstractmethod
     def manifest(self, key: str) -> Manifest | None:
-        """Manifest of an artifact if it is complete, else None.
+        """Manifest of an artifact that need not be made, else None: it is not there, or damaged.
 
-        An artifact with a file that is missing or of another size counts as not there, so that
-        materializing it again makes it anew.
+        For whoever would make it. Whoever wants to read it asks :meth:`find`, or a damaged
+        artifact would be left out without a word.
+        """
+        try:
+            return self.find(key)
+        except DamagedArtifactError as error:
+            _log.warning("%s It does not count, and can be made again.", error.problem)
+            return None
+
+    @abstractmethod
+    def find(self, key: str) -> Manifest | None:
+        """Manifest of an artifact if it is there, else None.
+
+        Raises
+        ------
+        DamagedArtifactError
+            If it is there and damaged: its manifest cannot be used, or a file is missing or of
+            another size.
         """
 
     @abstractmethod
@@ -96,7 +115,13 @@ class Store(ABC):
 
     @abstractmethod
     def _load(self, key: str) -> Manifest | None:
-        """Manifest as it is now, whatever became of the files, or None if none can be read."""
+        """Manifest as it is now, whatever became of the files, or None if there is none.
+
+        Raises
+        ------
+        DamagedArtifactError
+            If there is one that cannot be used.
+        """
 
     @abstractmethod
     def _publish(self, manifest: Manifest, folder: Path) -> None:
@@ -163,12 +188,18 @@ class Store(ABC):
     def _check_nesting(self, key: str) -> None:
         parts = key.split("/")
         above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        clashes = [other for other in above if self._load(other)] or self.keys(f"{key}/")
+        clashes = [other for other in above if self._is_taken(other)] or self.keys(f"{key}/")
         if clashes:
             raise ArtifactError(
                 f"{self.url}/{key} cannot be an artifact, because {self.url}/{clashes[0]} is one.",
                 next_step="give one of them another key; an artifact's folder is its own.",
             )
+
+    def _is_taken(self, key: str) -> bool:
+        try:
+            return self._load(key) is not None
+        except DamagedArtifactError:
+            return True
 
 
 def open_store(url: str | Path = DEFAULT_URL) -> Store:
@@ -198,10 +229,10 @@ def missing(url: str, key: str) -> ArtifactError:
     )
 
 
-def damaged(url: str, manifest: Manifest, name: str, damage: str) -> ArtifactError:
+def damaged(url: str, manifest: Manifest, name: str, damage: str) -> DamagedArtifactError:
     """Error for an artifact one of whose files is not as it was written."""
     partition = f" --partition {manifest.partition}" if manifest.partition else ""
-    return ArtifactError(
+    return DamagedArtifactError(
         f"The artifact {url}/{manifest.key} is damaged: its file {name} {damage}.",
         next_step="make it again: `dagster asset materialize -m nsd_pipeline.definitions "
         f"--select {manifest.asset}{partition}`.",
@@ -230,6 +261,11 @@ def _records(key: str, folder: Path) -> dict[str, FileRecord]:
             raise ArtifactError(
                 f"The draft of {key} holds a link, {name}.",
                 next_step="write a file: an artifact must not depend on what lies outside of it.",
+            )
+        if not is_inner_path(name):
+            raise ArtifactError(
+                f"The draft of {key} holds {name!r}, which is no path on every system.",
+                next_step="give it another name.",
             )
         if path.is_file():
             records[name] = FileRecord(bytes=path.stat().st_size, sha256=sha256(path))

@@ -134,6 +134,7 @@ def test_queries(events, query, n_kept):
         "run == 1 if run.to_csv('owned') else 2",
         "[run.to_csv('owned') for x in run] == 1",
         "run == __pd_eval_local_events",
+        f"run{' + 1' * 2000} == 1",  # deeper than Python recurses
         "'`' == '`' or @x",
         "run = 1",
         "run ==",
