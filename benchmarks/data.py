@@ -67,7 +67,7 @@ def subject_store(folder: Path, n_sessions: int, *, n_trials: int) -> tuple[Path
     import zarr
 
     from nsd_pipeline.storage.store import open_store
-    from nsd_pipeline.surface import read_betas, summarise, write_session
+    from nsd_pipeline.surface import read_session, summarise, write_session
 
     root, array = folder / f"subject_{n_sessions}", folder / f"subject_{n_sessions}.npy"
     if not array.exists():
@@ -89,7 +89,7 @@ def subject_store(folder: Path, n_sessions: int, *, n_trials: int) -> tuple[Path
                 config={},
             ) as draft:
                 write_session(draft.folder, betas, summarise(betas), {})
-            read_betas(zarr.open_group(root / key, mode="r"), out=scored[start:stop])
+            read_session(zarr.open_group(root / key, mode="r"), out=scored[start:stop])
         scored.flush()
     return root, array
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from benchmarks import data
 from benchmarks.harness import Inputs, Row, Side, faster
 from benchmarks.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
-    from nsd_pipeline.decoding.data import Batches
+    from nsd_pipeline.decoding import Trials
 
 BATCH: Final = 64
 SHARE: Final = 0.25
@@ -39,11 +38,14 @@ def train(settings: Settings) -> Repeat:
     """One epoch and its validation, over betas that were read before or are read meanwhile."""
     from nsd_pipeline import decoding
     from nsd_pipeline.storage.store import open_store
-    from nsd_pipeline.surface import CHUNK_TRIALS, SessionBetas
+    from nsd_pipeline.surface import SessionRows
 
     n_sessions, n_trials = settings["n_sessions"], settings["n_trials"]
     store = open_store(settings["root"])
-    opened = [SessionBetas(store.zarr(key)) for key in data.session_keys(n_sessions)]
+    opened = {
+        ("subj01", session): SessionRows(store.zarr(key))
+        for session, key in enumerate(data.session_keys(n_sessions), 1)
+    }
     number = np.arange(n_sessions * n_trials)
     trials = pd.DataFrame(
         {
@@ -56,20 +58,23 @@ def train(settings: Settings) -> Repeat:
         }
     )
 
-    def read(
-        _subject: str, session: int, wanted: NDArray[np.int64], out: NDArray[np.float32]
-    ) -> None:
-        opened[session - 1].read(wanted, out=out)
-
-    seen = (trials, data.N_VERTICES, read, number, data.embeddings(len(number)))
-    splits: tuple[Batches, Batches]
+    images = data.embeddings(len(number))
+    kept: Trials
     if settings["streamed"]:
+        readers = list(opened.values())
         window = round(SHARE * (trials["split"] == "train").sum())
-        stream = decoding.stream_trials(*seen, chunk_trials=CHUNK_TRIALS, window=window)
-        splits = stream.split("train"), stream.split("val")
+        rows = decoding.StoredRows(readers, readers[0].chunk_rows, window)
+        kept = decoding.Trials(
+            rows=rows,
+            first_row=rows.starts[number // n_trials] + number % n_trials,
+            n_times=1,
+            targets=images,
+            target_index=number,
+            table=trials,
+        )
     else:
-        held = decoding.assemble_trials(*seen)
-        splits = held.split("train"), held.split("val")
+        kept = decoding.assemble_trials(trials, opened, number, images)
+    splits = kept.split("train"), kept.split("val")
     config = decoding.TrainingConfig(n_epochs=1, batch_size=BATCH)
 
     def repeat() -> Outcome:

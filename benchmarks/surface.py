@@ -89,7 +89,7 @@ def prepare_sessions(settings: Settings) -> Repeat:
     import zarr
 
     from nsd_pipeline.nsd import mgh
-    from nsd_pipeline.surface import read_betas, summarise, write_session
+    from nsd_pipeline.surface import read_session, summarise, write_session
 
     def repeat() -> Outcome:
         root = Path(settings["folder"])
@@ -99,7 +99,7 @@ def prepare_sessions(settings: Settings) -> Repeat:
             halves = [mgh.read_vertices(path, FSAVERAGE5_VERTICES) for path in settings["paths"]]
             betas = np.hstack(halves)
             write_session(folder, betas, summarise(betas), {})
-            read_betas(zarr.open_group(folder, mode="r"), out=betas)
+            read_session(zarr.open_group(folder, mode="r"), out=betas)
         return Outcome()
 
     return repeat
@@ -217,12 +217,12 @@ def load_zarr(settings: Settings) -> Repeat:
     """Fill one array session by session, z-scored, as a training does."""
     import zarr
 
-    from nsd_pipeline.surface import read_betas
+    from nsd_pipeline.surface import read_session
 
     def load() -> NDArray[np.float32]:
         keys = data.session_keys(settings["n_sessions"])
         groups = [zarr.open_group(Path(settings["root"], key), mode="r") for key in keys]
-        return _fill(groups, read_betas)
+        return _fill(groups, read_session)
 
     return partial(_load, load, Path(settings["array"]).stat().st_size)
 
@@ -230,22 +230,22 @@ def load_zarr(settings: Settings) -> Repeat:
 def load_store(settings: Settings) -> Repeat:
     """The same through the store, which compares every file with its SHA-256 first."""
     from nsd_pipeline.storage.store import open_store
-    from nsd_pipeline.surface import read_betas
+    from nsd_pipeline.surface import read_session
 
     def load() -> NDArray[np.float32]:
         store = open_store(settings["root"])  # a new one: it checks an artifact once
         groups = [store.zarr(key) for key in data.session_keys(settings["n_sessions"])]
-        return _fill(groups, read_betas)
+        return _fill(groups, read_session)
 
     return partial(_load, load, Path(settings["array"]).stat().st_size)
 
 
-def _fill(groups: list[Any], read_betas: Any) -> NDArray[np.float32]:
+def _fill(groups: list[Any], read_session: Any) -> NDArray[np.float32]:
     shapes = [group["betas"].shape for group in groups]
     betas = np.empty((sum(n for n, _ in shapes), shapes[0][1]), np.float32)
     start = 0
     for group, (n_trials, _) in zip(groups, shapes, strict=True):
-        read_betas(group, out=betas[start : start + n_trials])
+        read_session(group, out=betas[start : start + n_trials])
         start += n_trials
     return betas
 

@@ -18,7 +18,7 @@ from benchmarks.harness import Bar, Inputs, Row, Side, Sides, Values, fact, fast
 from benchmarks.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
-    from nsd_pipeline.decoding.data import Batches
+    from nsd_pipeline.decoding import Trials
 
 BATCH: Final = 64
 WINDOW: Final = 4
@@ -58,9 +58,9 @@ def _step(n_times: int) -> int:
     return 1 if n_times == 1 else _SAMPLES_PER_TRIAL
 
 
-def _splits(settings: Settings) -> "tuple[Batches, Batches]":
+def _splits(settings: Settings) -> "tuple[Trials, Trials]":
     """Trials to train and to validate on, kept in the precision of the steps."""
-    from nsd_pipeline.decoding import TrialData, WindowData
+    from nsd_pipeline.decoding import HeldRows, Trials
     from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, fill_rounded
 
     series, n_times = _series(settings), settings["n_times"]
@@ -70,15 +70,13 @@ def _splits(settings: Settings) -> "tuple[Batches, Batches]":
     number = np.arange(settings["n_train"] + _N_VALIDATION)
     split = np.where(number < settings["n_train"], "train", "val")
     table = pd.DataFrame({"subject": "subj01", "session": 1, "image_id": number, "split": split})
-    seen: dict[str, Any] = {
-        "targets": data.embeddings(len(number)),
-        "target_index": number,
-        "trials": table,
-    }
-    trials = (
-        TrialData(betas=series, rows=number, **seen)
-        if n_times == 1
-        else WindowData(series=series, first=_step(n_times) * number, window_length=n_times, **seen)
+    trials = Trials(
+        rows=HeldRows(series),
+        first_row=_step(n_times) * number,
+        n_times=n_times,
+        targets=data.embeddings(len(number)),
+        target_index=number,
+        table=table,
     )
     return trials.split("train"), trials.split("val")
 
@@ -87,7 +85,7 @@ def _splits(settings: Settings) -> "tuple[Batches, Batches]":
 
 
 def train(settings: Settings) -> Repeat:
-    """`decoding.train`, and how long its batches take to gather by themselves."""
+    """`decoding.train`, and how long its batches take to load by themselves."""
     import time
 
     import torch
@@ -99,14 +97,14 @@ def train(settings: Settings) -> Repeat:
         n_epochs=_EPOCHS, batch_size=BATCH, precision=settings["precision"]
     )
 
-    gather = splits[0].gather(torch.device("cpu"), BATCH)
+    loader = splits[0].loader(torch.device("cpu"), BATCH)
 
     def seconds_of_loading() -> float:
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            for trials in torch.split(torch.randperm(splits[0].n_trials), BATCH):
-                gather(trials)
+            for _ in loader.batches(torch.split(torch.randperm(splits[0].n_trials), BATCH)):
+                pass
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
@@ -201,6 +199,7 @@ def train_with_data_loader(settings: Settings) -> Repeat:
     from torch.utils.data import DataLoader, Dataset
 
     from nsd_pipeline.decoding import TrainingConfig, build_model, clip_loss
+    from nsd_pipeline.decoding.order import TrialOrder
 
     n_train: int = settings["n_train"]
     n_times: int = settings["n_times"]
@@ -238,13 +237,16 @@ def train_with_data_loader(settings: Settings) -> Repeat:
             total_steps=_EPOCHS * math.ceil(n_train / BATCH),
             pct_start=config.warmup_fraction,
         )
-        order = torch.Generator().manual_seed(config.data_seed)
+        # The same seeds as ours, or the losses could not be compared.
+        torch.manual_seed(config.seed)
+        order = TrialOrder(config.data_seed, n_train)
         train_losses, val_losses = [], []
         start = time.perf_counter()
         for _ in range(_EPOCHS):
             model.train()
             losses = []
-            for batch in batches(torch.randperm(n_train, generator=order).tolist()):
+            shuffled = order.epoch(lambda draws: torch.randperm(n_train, generator=draws))
+            for batch in batches(shuffled.tolist()):
                 loss = clip_loss(model(batch["fmri"]), batch["image"])
                 losses.append(loss.item() * len(batch["image"]))  # progress bars show it
                 optimizer.zero_grad()

@@ -24,7 +24,7 @@ from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import read_betas
+from nsd_pipeline.surface import read_session
 
 MAX_NAN_SHARE = 0.1
 """Vertices without data in a session that are still taken for normal: fsaverage has a rim of
@@ -145,7 +145,7 @@ def z_scores(store: StoreResource) -> dg.AssetCheckResult:
         return _verdict([], seen=0)
     newest = max(manifests, key=lambda manifest: manifest.created)
     group = artifacts.zarr(newest.key)
-    betas = read_betas(group)
+    betas = read_session(group)
     valid = group["valid"][...]
     complete = valid & np.isfinite(group["betas"][...]).all(axis=0)
     mean = float(np.abs(betas[:, complete].mean(axis=0)).max())

@@ -56,6 +56,11 @@ class Recipe:
     config: Mapping[str, Any] = field(default_factory=dict)
     expected_bytes: int = 0
 
+    @property
+    def digest(self) -> str:
+        """Short for all that determines the content, but the version of the code."""
+        return fingerprint(self.key, "", dict(self.config), dict(self.inputs))
+
 
 def fails_plainly(function: Callable[P, None]) -> Callable[P, None]:
     """Let an asset that meets an :class:`NsdError` fail with its message, and without a retry."""

@@ -27,8 +27,7 @@ from nsd_pipeline.assets.cohort import (
     trained_cohort,
 )
 from nsd_pipeline.assets.embeddings import open_images
-from nsd_pipeline.assets.holding import N_VERTICES
-from nsd_pipeline.assets.presets import PRESETS
+from nsd_pipeline.assets.presets import N_VERTICES, PRESETS
 from nsd_pipeline.assets.raw import pictures_of
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.assets.training import (
@@ -105,6 +104,7 @@ def fmri_mlp(
                 config=config,
                 folder=draft.folder,
                 checkpoint=artifacts.scratch(plan.key) / "checkpoint",
+                recipe=plan.digest,
             ),
             artifacts,
             gpu,
@@ -183,18 +183,18 @@ def retrieval_metrics(
             contributions = np.zeros(N_VERTICES, np.float32)
             vertices = cohort.preset.vertices(artifacts, tested, options)
             contributions[vertices] = decoding.vertex_contributions(model, data)
-        images = data.trials["image_id"].tolist()
-        subjects = data.trials["subject"].tolist()
+        images = data.table["image_id"].tolist()
+        subjects = data.table["subject"].tolist()
         metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)
         chance = decoding.chance_levels(images, subjects)
         table = report.metrics_table(metrics, chance)
         table.to_parquet(draft.folder / METRICS_FILE, index=False)
         ranks = decoding.name_trials(
-            decoding.trial_ranks(y_pred, y_true, images, subjects), data.trials
+            decoding.trial_ranks(y_pred, y_true, images, subjects), data.table
         )
         ranks.to_parquet(draft.folder / RANKS_FILE, index=False)
         top = decoding.name_trials(
-            decoding.top_images(y_pred, y_true, images, subjects), data.trials
+            decoding.top_images(y_pred, y_true, images, subjects), data.table
         )
         top.to_parquet(draft.folder / TOP_FILE, index=False)
 

@@ -5,31 +5,32 @@ image. Split, target, model, loss, optimisation and metrics are the same code wi
 for both. ``neuralbench`` with its defaults is the configuration that the reference publishes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
-from nsd_pipeline.assets.holding import N_VERTICES, MemoryOptions, hold_betas, hold_windows
-from nsd_pipeline.decoding.data import Floats, Integers, LabelledTrials
+from nsd_pipeline.decoding.dtypes import DataDtype
+from nsd_pipeline.decoding.memory import Memory
+from nsd_pipeline.decoding.rows import Floats, Integers
+from nsd_pipeline.decoding.trials import SessionKey, Trials, assemble_trials, by_session
 from nsd_pipeline.decoding.windows import Windows, place_windows
 from nsd_pipeline.nsd.errors import ArtifactError
-from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import SessionBetas, SessionSeries, read_roi_vertices, series_layout
-
-if TYPE_CHECKING:
-    from nsd_pipeline.decoding.stream import StreamedTrials
+from nsd_pipeline.surface import SessionRows, read_roi_vertices, series_layout
 
 PresetName = Literal["betas", "neuralbench"]
 
+N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
 
-class DataOptions(MemoryOptions, Protocol):
+
+class DataOptions(Protocol):
     """What a model's configuration says about its data.
 
     Attributes
@@ -40,12 +41,17 @@ class DataOptions(MemoryOptions, Protocol):
         Seconds from an image's onset to the window, and its length.
     roi
         Whether only the vertices of the region that betas were written with are used.
+    memory_gb, data_dtype, batch_size
+        As for `Memory`.
     """
 
     zscore: bool
     roi: bool
     window_start: float
     window_duration: float
+    memory_gb: float | None
+    data_dtype: DataDtype
+    batch_size: int
 
 
 class Chosen(NamedTuple):
@@ -56,7 +62,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preset(ABC):
+class Preset:
     """Which fMRI a model is trained on.
 
     Parameters
@@ -65,6 +71,8 @@ class Preset(ABC):
         The preset's.
     what
         What it is, in the plural, for messages.
+    windowed
+        Whether a trial is a window of a time series, or one beta.
     fmri_asset, events_asset
         The assets, cut by session, that have it and its trials.
     fmri_folder
@@ -77,6 +85,7 @@ class Preset(ABC):
 
     name: PresetName
     what: str
+    windowed: bool
     fmri_asset: str
     fmri_folder: str
     fmri_key: Callable[[str], str]
@@ -84,71 +93,10 @@ class Preset(ABC):
     events_key: Callable[[str], str]
     session_assets: tuple[str, ...]
 
-    @abstractmethod
     def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:
         """Leave out trials without fMRI."""
-
-    @abstractmethod
-    def read(
-        self,
-        store: Store,
-        trials: pd.DataFrame,
-        options: DataOptions,
-        image_ids: Integers,
-        embeddings: Floats,
-    ) -> "LabelledTrials | StreamedTrials":
-        """Put fMRI and targets of trials that were chosen together, each in memory at most once."""
-
-    def vertices(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Integers:  # noqa: ARG002
-        """Which fsaverage5 vertices (V,) the data have: all, if nothing restricts them."""
-        return np.arange(N_VERTICES)
-
-
-class _Betas(Preset):
-    def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:  # noqa: ARG002
-        return Chosen(trials, {})
-
-    def read(
-        self,
-        store: Store,
-        trials: pd.DataFrame,
-        options: DataOptions,
-        image_ids: Integers,
-        embeddings: Floats,
-    ) -> "LabelledTrials | StreamedTrials":
-        vertices = self.vertices(store, trials, options)
-        chosen = vertices if options.roi else None
-        opened: dict[str, SessionBetas] = {}
-
-        def read_session(subject: str, session: int, numbers: Integers, out: Floats) -> None:
-            key = self.fmri_key(session_key(subject, session))
-            if key not in opened:
-                opened[key] = SessionBetas(store.zarr(key), vertices=chosen, zscore=options.zscore)
-            opened[key].read(numbers, out=out)
-
-        return hold_betas(
-            trials, read_session, image_ids, embeddings, options, n_vertices=len(vertices)
-        )
-
-    def vertices(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Integers:
-        if not options.roi:
-            return super().vertices(store, trials, options)
-        pairs = trials[["subject", "session"]].drop_duplicates().itertuples(index=False)
-        first, *others = (session_key(subject, int(session)) for subject, session in pairs)
-        vertices = read_roi_vertices(store.zarr(self.fmri_key(first)))
-        for other in others:
-            if not np.array_equal(vertices, read_roi_vertices(store.zarr(self.fmri_key(other)))):
-                raise ArtifactError(
-                    f"The betas of {first} and {other} were written with different regions of"
-                    " interest.",
-                    next_step="materialize fsaverage5_betas of both with the same roi, roi_above"
-                    " and roi_up_to.",
-                )
-        return vertices
-
-
-class _Windows(Preset):
-    def choose(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Chosen:
+        if not self.windowed:
+            return Chosen(trials, {})
         windows = self._place(store, trials, options)
         facts = {
             "time points": windows.n_times,
@@ -163,25 +111,58 @@ class _Windows(Preset):
         options: DataOptions,
         image_ids: Integers,
         embeddings: Floats,
-    ) -> "LabelledTrials | StreamedTrials":
-        opened: dict[str, SessionSeries] = {}
+    ) -> Trials:
+        """Put fMRI and targets of trials that were chosen together, each in memory at most once."""
+        n_times, first = 1, "trial"
+        if self.windowed:
+            placed = self._place(store, trials, options)
+            trials, n_times, first = placed.trials, placed.n_times, "sample"
+        return assemble_trials(
+            trials,
+            self._open(store, trials, options),
+            image_ids,
+            embeddings,
+            n_times=n_times,
+            first=first,
+            memory=Memory(options.memory_gb, options.data_dtype, options.batch_size),
+        )
 
-        def read_session(subject: str, session: int, samples: Integers, out: Floats) -> None:
-            key = self.fmri_key(session_key(subject, session))
-            if key not in opened:
-                opened[key] = SessionSeries(store.zarr(key))
-            opened[key].read(samples, out=out)
+    def vertices(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Integers:
+        """Which fsaverage5 vertices (V,) the data have: all, if nothing restricts them."""
+        if not options.roi or self.windowed:
+            return np.arange(N_VERTICES)
+        first, *others = (session_key(*each) for each in by_session(trials))
+        vertices = read_roi_vertices(store.zarr(self.fmri_key(first)))
+        for other in others:
+            if not np.array_equal(vertices, read_roi_vertices(store.zarr(self.fmri_key(other)))):
+                raise ArtifactError(
+                    f"The betas of {first} and {other} were written with different regions of"
+                    " interest.",
+                    next_step="materialize fsaverage5_betas of both with the same roi, roi_above"
+                    " and roi_up_to.",
+                )
+        return vertices
 
-        windows = self._place(store, trials, options)
-        return hold_windows(windows, read_session, image_ids, embeddings, options)
+    def _open(
+        self, store: Store, trials: pd.DataFrame, options: DataOptions
+    ) -> dict[SessionKey, SessionRows]:
+        """Readers of the sessions of trials."""
+        vertices = self.vertices(store, trials, options)
+        chosen = vertices if len(vertices) < N_VERTICES else None
+        sessions = list(by_session(trials))
+
+        def open_session(session: SessionKey) -> SessionRows:
+            group = store.zarr(self.fmri_key(session_key(*session)))
+            return SessionRows(group, vertices=chosen, zscore=options.zscore)
+
+        # On S3 each takes some requests, and a cohort has up to 284 sessions.
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            return dict(zip(sessions, threads.map(open_session, sessions), strict=True))
 
     def _place(self, store: Store, trials: pd.DataFrame, options: DataOptions) -> Windows:
-        sessions = trials[["subject", "session"]].drop_duplicates()
         layouts = {
-            (subject, int(session)): series_layout(
-                store.zarr(self.fmri_key(session_key(subject, session)))
-            )
-            for subject, session in sessions.itertuples(index=False)
+            session: series_layout(store.zarr(self.fmri_key(session_key(*session))))
+            for session in by_session(trials)
         }
         return place_windows(
             trials, layouts, start=options.window_start, duration=options.window_duration
@@ -189,9 +170,10 @@ class _Windows(Preset):
 
 
 PRESETS: Final[dict[str, Preset]] = {
-    "betas": _Betas(
+    "betas": Preset(
         name="betas",
         what="betas",
+        windowed=False,
         fmri_asset="fsaverage5_betas",
         fmri_folder="fsaverage5_betas.zarr",
         fmri_key=keys.fsaverage5_betas,
@@ -199,9 +181,10 @@ PRESETS: Final[dict[str, Preset]] = {
         events_key=keys.fsaverage_events,
         session_assets=SESSION_ASSETS,
     ),
-    "neuralbench": _Windows(
+    "neuralbench": Preset(
         name="neuralbench",
         what="time series",
+        windowed=True,
         fmri_asset="fsaverage5_series",
         fmri_folder="fsaverage5_series.zarr",
         fmri_key=keys.fsaverage5_series,

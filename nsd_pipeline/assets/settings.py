@@ -45,9 +45,9 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
     memory_gb: float | None = Field(
         default=None,
         gt=0,
-        description="memory for fMRI in GB. That of a larger cohort stays in the store, is read"
-        " in every epoch and shuffled within this memory; null: as much as is free, or 4 GB if"
-        " it does not fit",
+        description="memory for the fMRI of each process in GB. What is larger stays in the store,"
+        " is read in every epoch and shuffled within this memory: another order, and therefore"
+        " other weights. null: all is in memory, and a cohort that does not fit is an error",
     )
     data_dtype: DataDtype = Field(
         default="float32",

@@ -50,6 +50,8 @@ class TrainingPlan:
         Holds ``trials.parquet``, with the splits; model and history go there.
     checkpoint
         File that says where the training stands.
+    recipe
+        Digest of the recipe of the model: a checkpoint is of use to no other one.
     """
 
     store_url: str
@@ -57,6 +59,7 @@ class TrainingPlan:
     config: FmriMlpConfig
     folder: Path
     checkpoint: Path
+    recipe: str
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
@@ -75,6 +78,7 @@ class TrainingPlan:
             config=FmriMlpConfig(**fields["config"]),
             folder=Path(fields["folder"]),
             checkpoint=Path(fields["checkpoint"]),
+            recipe=fields["recipe"],
         )
 
 
@@ -101,10 +105,10 @@ def train_here(
         data.split("train"),
         data.split("val"),
         device=device,
-        checkpoint=plan.checkpoint,
+        checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
         on_epoch=on_epoch,
     )
-    if isinstance(data, decoding.StreamedTrials):
+    if isinstance(data.rows, decoding.StoredRows):
         check_unchanged(store, plan.cohort)
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
@@ -118,8 +122,8 @@ def train_here(
         training.monitor: float(result.best_score),
         "device": str(next(result.model.parameters()).device),
         "seconds": float(result.history["seconds"].sum()),
-        "data": f"read in every epoch, shuffled among {data.window} trials"
-        if isinstance(data, decoding.StreamedTrials)
+        "data": f"read in every epoch, shuffled among {data.rows.window} trials"
+        if isinstance(data.rows, decoding.StoredRows)
         else "in memory",
     }
 

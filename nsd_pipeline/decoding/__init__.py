@@ -12,23 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding.chance import AgainstChance, against_chance, chance_levels
+    from nsd_pipeline.decoding.checkpoint import Checkpoint
     from nsd_pipeline.decoding.config import TrainingConfig
     from nsd_pipeline.decoding.contributions import vertex_contributions
-    from nsd_pipeline.decoding.data import Batches, TrialData, assemble_trials
     from nsd_pipeline.decoding.loss import TEMPERATURE_START, clip_loss, clip_scores
+    from nsd_pipeline.decoding.memory import Memory
     from nsd_pipeline.decoding.metrics import BatchMetrics, retrieval_metrics
     from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model, n_parameters
     from nsd_pipeline.decoding.persistence import load_model, save_model
     from nsd_pipeline.decoding.prediction import predict
     from nsd_pipeline.decoding.ranks import name_trials, top_images, trial_ranks
-    from nsd_pipeline.decoding.stream import StreamedTrials, stream_trials, window_of
+    from nsd_pipeline.decoding.rows import HeldRows, StoredRows
     from nsd_pipeline.decoding.training import TrainingResult, train
-    from nsd_pipeline.decoding.windows import WindowData, assemble_windows, place_windows
+    from nsd_pipeline.decoding.trials import Trials, assemble_trials
+    from nsd_pipeline.decoding.windows import place_windows
 
 _HOMES = {
     "chance": ["AgainstChance", "against_chance", "chance_levels"],
+    "checkpoint": ["Checkpoint"],
     "config": ["TrainingConfig"],
-    "data": ["Batches", "TrialData", "assemble_trials"],
+    "memory": ["Memory"],
     "loss": ["TEMPERATURE_START", "clip_loss", "clip_scores"],
     "metrics": ["BatchMetrics", "retrieval_metrics"],
     "model": ["Decoder", "FmriLinear", "FmriMlp", "build_model", "n_parameters"],
@@ -36,9 +39,10 @@ _HOMES = {
     "prediction": ["predict"],
     "contributions": ["vertex_contributions"],
     "ranks": ["name_trials", "top_images", "trial_ranks"],
-    "stream": ["StreamedTrials", "stream_trials", "window_of"],
+    "rows": ["HeldRows", "StoredRows"],
     "training": ["TrainingResult", "train"],
-    "windows": ["WindowData", "assemble_windows", "place_windows"],
+    "trials": ["Trials", "assemble_trials"],
+    "windows": ["place_windows"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -46,18 +50,18 @@ __all__ = [
     "TEMPERATURE_START",
     "AgainstChance",
     "BatchMetrics",
-    "Batches",
+    "Checkpoint",
     "Decoder",
     "FmriLinear",
     "FmriMlp",
-    "StreamedTrials",
+    "HeldRows",
+    "Memory",
+    "StoredRows",
     "TrainingConfig",
     "TrainingResult",
-    "TrialData",
-    "WindowData",
+    "Trials",
     "against_chance",
     "assemble_trials",
-    "assemble_windows",
     "build_model",
     "chance_levels",
     "clip_loss",
@@ -69,12 +73,10 @@ __all__ = [
     "predict",
     "retrieval_metrics",
     "save_model",
-    "stream_trials",
     "top_images",
     "train",
     "trial_ranks",
     "vertex_contributions",
-    "window_of",
 ]
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.data import Batches
 from nsd_pipeline.decoding.model import Decoder
+from nsd_pipeline.decoding.trials import Trials
 
 _BATCH: Final = 64
 
 
-def vertex_contributions(model: Decoder, data: Batches) -> NDArray[np.float32]:
+def vertex_contributions(model: Decoder, data: Trials) -> NDArray[np.float32]:
     """What each vertex adds to the score of the image that was seen, to first order.
 
     The score is the one retrieval sorts by: the dot product of the estimate and the image's
@@ -33,17 +33,14 @@ def vertex_contributions(model: Decoder, data: Batches) -> NDArray[np.float32]:
         (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
     """
     device = next(model.parameters()).device
-    gather = data.gather(device, _BATCH)
+    loader = data.loader(device, _BATCH)
     added = torch.zeros(data.n_vertices, dtype=torch.float64)
     responds = torch.zeros(data.n_vertices, dtype=torch.bool)
-    order = torch.arange(data.n_trials)
-    gather.expect(order)
-    for trials in torch.split(order, _BATCH):
-        fmri, targets = gather(trials)
-        fmri = fmri.to(torch.float32, copy=True).requires_grad_()
-        scores = (model(fmri) * torch.nn.functional.normalize(targets, dim=1)).sum()
-        (gradient,) = torch.autograd.grad(scores, fmri)
-        values = fmri.detach()
+    for fmri, targets in loader.batches(torch.split(torch.arange(data.n_trials), _BATCH)):
+        values = fmri.to(torch.float32, copy=True).requires_grad_()
+        scores = (model(values) * torch.nn.functional.normalize(targets, dim=1)).sum()
+        (gradient,) = torch.autograd.grad(scores, values)
+        values = values.detach()
         added += (gradient * values).sum(dim=(0, 2)).double().cpu()
         responds |= (values != 0).any(dim=2).any(dim=0).cpu()
     contributions: NDArray[np.float32] = (added / data.n_trials).float().numpy()

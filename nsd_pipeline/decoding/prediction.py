@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.data import Batches
 from nsd_pipeline.decoding.model import Decoder
+from nsd_pipeline.decoding.trials import Trials
 
 
-def predict(model: Decoder, data: Batches, *, batch_size: int = 256) -> NDArray[np.float32]:
+def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[np.float32]:
     """Estimate the embedding of the image of every trial, on the device the model is on.
 
     Parameters
@@ -26,16 +26,14 @@ def predict(model: Decoder, data: Batches, *, batch_size: int = 256) -> NDArray[
         Estimates (N, D).
     """
     device = next(model.parameters()).device
-    gather = data.gather(device, batch_size)
+    loader = data.loader(device, batch_size)
     estimates = np.empty((data.n_trials, data.n_outputs), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            order = torch.arange(data.n_trials)
-            gather.expect(order)
-            for trials in torch.split(order, batch_size):
-                x, _ = gather(trials)
+            batches = torch.split(torch.arange(data.n_trials), batch_size)
+            for trials, (x, _) in zip(batches, loader.batches(batches), strict=True):
                 estimates[trials[0] : trials[-1] + 1] = model(x.float()).cpu().numpy()
     finally:
         model.train(was_training)

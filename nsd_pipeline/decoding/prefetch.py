@@ -9,19 +9,16 @@ an order needs can therefore be told beforehand.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nsd_pipeline.decoding.data import Floats, Integers
+from nsd_pipeline.decoding.memory import READ_AHEAD
+from nsd_pipeline.decoding.rows import Integers
 
-ReadTrials = Callable[[Integers, Floats], object]
-"""From numbers of trials (n,) of one block, ascending, and an array (n, V) to fill."""
-
-READ_AHEAD: Final = 4
-"""Blocks that are read before anything of them is needed."""
+ReadTrials = Callable[[Integers, Tensor], object]
+"""From numbers of trials (n,) of one block, ascending, and a tensor (n, T x V) to fill."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Prefetch:
         self._changed = threading.Condition()
         self._stopped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="read betas", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="read fMRI", daemon=True)
         self._thread.start()
 
     def take(self, trials: Integers, out: Tensor) -> None:
@@ -117,14 +114,14 @@ class Prefetch:
     def _run(self) -> None:
         try:
             largest = max((len(rows) for rows in self._plan.reads), default=0)
-            staging = np.empty((largest, self._places.shape[1]), np.float32)
+            staging = torch.empty((largest, self._places.shape[1]), dtype=self._places.dtype)
             for rows in self._plan.reads:
                 block = staging[: len(rows)]
                 self._read(rows, block)
                 places = self._reserve(len(rows))
                 if self._stopped:
                     return
-                self._places[places] = torch.from_numpy(block).to(self._places.dtype)
+                self._places[places] = block
                 with self._changed:
                     self._place_of[rows] = places
                     self._changed.notify_all()

@@ -20,28 +20,22 @@ AdamW's fused kernel, whose results agree with the plain one to rounding.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nsd_pipeline.decoding.checkpoint import (
-    Notes,
-    Tensors,
-    identify,
-    read_checkpoint,
-    write_checkpoint,
-)
+from nsd_pipeline.decoding.checkpoint import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.data import Batches, Gather
+from nsd_pipeline.decoding.loader import Loader
 from nsd_pipeline.decoding.loss import clip_loss
 from nsd_pipeline.decoding.metrics import BatchMetrics
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.team import Team, share_dropout
+from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
 OnEpoch = Callable[[Mapping[str, float]], object]
@@ -80,12 +74,12 @@ class TrainingResult:
 
 def train(
     config: TrainingConfig,
-    train: Batches,
-    validation: Batches,
+    train: Trials,
+    validation: Trials,
     *,
     device: str | torch.device | None = None,
     on_epoch: OnEpoch | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Train a model. Same settings and data give the same weights, bit for bit on the CPU.
 
@@ -102,9 +96,9 @@ def train(
     on_epoch
         Called after every epoch, when its checkpoint is written; by the first process only.
     checkpoint
-        File that says where the training stands after each epoch. If it is there and is of this
-        very training, the training goes on from it and ends with the weights it would have had
-        without the interruption. It is left there: remove it when the result is safe.
+        Says where the training stands after each epoch. If it is there and is of this very
+        training, the training goes on from it and ends with the weights it would have had without
+        the interruption. It is left there: remove it when the result is safe.
 
     Raises
     ------
@@ -121,20 +115,19 @@ def train(
         # Again, as the reference does: dropout then does not depend on what the model drew.
         torch.manual_seed(config.seed)
         if checkpoint is not None:
-            identity = identify(config, device, train, validation)
-            if saved := read_checkpoint(checkpoint, identity):
+            if saved := checkpoint.read(config, device):
                 run.restore(*saved)
             run.require_same_start()
         while not run.finished:
             row = run.epoch()
             if checkpoint is not None and run.team.rank == 0:
-                write_checkpoint(checkpoint, identity, *run.state())
+                checkpoint.write(config, device, *run.state())
             if on_epoch is not None and run.team.rank == 0:
                 on_epoch(row)
     return run.result()
 
 
-def _require_enough(config: TrainingConfig, train: Batches, validation: Batches) -> None:
+def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -> None:
     # A normalised rank among one trial does not exist, so no epoch would ever be the best.
     n_validation = 2 if config.monitor == "val/batch_inv_norm_rank_mean" else 1
     if train.n_trials < 2 or validation.n_trials < n_validation:
@@ -149,13 +142,13 @@ class _Run:
     """A training between two epochs."""
 
     def __init__(
-        self, config: TrainingConfig, train: Batches, validation: Batches, device: torch.device
+        self, config: TrainingConfig, train: Trials, validation: Trials, device: torch.device
     ) -> None:
         self.config, self.device = config, device
         self.team = Team.here(device)
         self.n_train, self.n_validation = train.n_trials, validation.n_trials
-        self.gather_train = train.gather(device, config.batch_size)
-        self.gather_validation = validation.gather(device, config.batch_size)
+        self.load_train = train.loader(device, config.batch_size)
+        self.load_validation = validation.loader(device, config.batch_size)
         self.model = build_model(
             config,
             n_vertices=train.n_vertices,
@@ -210,9 +203,9 @@ class _Run:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         learning_rate = math.nan
-        order = self.order.epoch(self.gather_train.shuffle)
-        for trials in self._batches(self.gather_train, order):
-            loss = self._loss(*self._forward(self.gather_train, trials, self.config.precision))
+        order = self.order.epoch(self.load_train.shuffle)
+        for n_trials, x, target in self._batches(self.load_train, order):
+            loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.team.sum_gradients(self.parameters)
@@ -220,7 +213,7 @@ class _Run:
             self.optimizer.step()
             learning_rate = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
-            total += loss.detach() * len(trials)
+            total += loss.detach() * n_trials
         mean_loss = total.item() / self.n_train
         if not math.isfinite(mean_loss):
             raise NsdError(
@@ -233,32 +226,33 @@ class _Run:
         self.model.eval()
         metrics, total = BatchMetrics(), 0.0
         with torch.inference_mode():
-            for trials in self._batches(self.gather_validation, torch.arange(self.n_validation)):
-                estimate, candidate = self._forward(self.gather_validation, trials)
-                total += self._loss(estimate, candidate).item() * len(trials)
+            in_order = torch.arange(self.n_validation)
+            for n_trials, x, target in self._batches(self.load_validation, in_order):
+                estimate, candidate = self._forward(n_trials, x, target)
+                total += self._loss(estimate, candidate).item() * n_trials
                 metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
         return {
             "val/loss": total / self.n_validation,
             **{f"val/{name}": value for name, value in metrics.compute().items()},
         }
 
-    def _batches(self, gather: Gather, order: Tensor) -> Sequence[Tensor]:
-        """Batches of all processes, of which this one will ask for its shares."""
-        batches = torch.split(order, self.config.batch_size)
-        gather.expect(torch.cat([self.team.share(trials) for trials in batches]))
-        return batches
+    def _batches(self, loader: Loader, order: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Trials in each batch of all processes; fMRI and candidates of this process's share."""
+        whole = torch.split(order, self.config.batch_size)
+        shares = [self.team.share(trials) for trials in whole]
+        for trials, (x, candidate) in zip(whole, loader.batches(shares), strict=True):
+            yield len(trials), x, candidate
 
     def _forward(
-        self, gather: Gather, trials: Tensor, precision: str = "float32"
+        self, n_trials: int, x: Tensor, candidate: Tensor, precision: str = "float32"
     ) -> tuple[Tensor, Tensor]:
         """Estimates and candidates of a batch, whichever processes have its trials."""
-        x, candidate = gather(self.team.share(trials))
         for dropout in self.dropouts:
-            dropout.n_rows = len(trials)
+            dropout.n_rows = n_trials
         rounded = precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
             estimate = self.model(x if rounded else x.float()).float()
-        return self.team.gather(estimate, len(trials)), self.team.gather(candidate, len(trials))
+        return self.team.gather(estimate, n_trials), self.team.gather(candidate, n_trials)
 
     def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
         kind = self.config.norm_kind

@@ -14,30 +14,17 @@ from nsd_pipeline.surface.other_spaces import (
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
 from nsd_pipeline.surface.roi import read_roi
-from nsd_pipeline.surface.series import (
-    SeriesLayout,
-    SessionSeries,
-    read_series,
-    series_layout,
-    write_series,
-)
-from nsd_pipeline.surface.session import (
-    CHUNK_TRIALS,
-    SessionBetas,
-    SessionStatistics,
-    read_betas,
-    read_roi_vertices,
-    summarise,
-    write_session,
-)
+from nsd_pipeline.surface.series import SeriesLayout, series_layout, write_series
+from nsd_pipeline.surface.session import CHUNK_TRIALS, write_session
+from nsd_pipeline.surface.session_rows import SessionRows, read_roi_vertices, read_session
+from nsd_pipeline.surface.statistics import SessionStatistics, summarise
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
     "CHUNK_TRIALS",
     "FsaverageOperator",
     "SeriesLayout",
-    "SessionBetas",
-    "SessionSeries",
+    "SessionRows",
     "SessionStatistics",
     "betas_from_nifti",
     "betas_from_vertices",
@@ -47,11 +34,10 @@ __all__ = [
     "grid_operator",
     "interpolate",
     "project_volume",
-    "read_betas",
     "read_operator",
     "read_roi",
     "read_roi_vertices",
-    "read_series",
+    "read_session",
     "series_layout",
     "summarise",
     "transform_keys",

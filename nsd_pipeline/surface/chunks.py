@@ -71,35 +71,6 @@ def read_rows(
             pass  # what a thread raised is raised here
 
 
-def destination(
-    out: NDArray[np.float32] | None, shape: tuple[int, int], rows: str
-) -> NDArray[np.float32]:
-    """Where to read rows to: ``out`` if it is given and fits, else a new array.
-
-    Parameters
-    ----------
-    out
-        What the caller was given.
-    shape
-        Number of rows and of vertices.
-    rows
-        What the rows are, for the message.
-
-    Raises
-    ------
-    ValueError
-        If ``out`` has another shape or dtype.
-    """
-    if out is None:
-        return np.empty(shape, np.float32)
-    if out.shape != shape or out.dtype != np.float32:
-        raise ValueError(
-            f"`out` is {out.dtype} of shape {out.shape}; these {rows} need float32 of shape "
-            f"{shape}."
-        )
-    return out
-
-
 def _blocks(
     array: Any, number: int, rows: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -1,4 +1,4 @@
-"""One session's time series on fsaverage5 as a Zarr group, and back.
+"""One session's time series on fsaverage5 as a Zarr group; `session_rows` reads it.
 
 The group is Zarr v3 and holds::
 
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
-from nsd_pipeline.surface.chunks import destination, read_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -136,89 +135,7 @@ def series_layout(group: "zarr.Group") -> SeriesLayout:
         }
         return SeriesLayout(float(group.attrs["tr"]), runs)
     except KeyError as error:
-        raise _damaged(group, f"lack the attribute {error}") from error
-
-
-class SessionSeries:
-    """One session's time series, opened once and read in parts.
-
-    Parameters
-    ----------
-    group
-        A group that `write_series` made.
-
-    Raises
-    ------
-    ArtifactError
-        If the group lacks its array or a chunk of it.
-    """
-
-    def __init__(self, group: "zarr.Group") -> None:
-        if "series" not in group:
-            raise _damaged(group, "lack the array 'series'")
-        self._group, self._series = group, group["series"]
-        # Zarr reads a chunk that is not there as NaN, which would become plausible zeros.
-        there, wanted = self._series.nchunks_initialized, self._series.nchunks
-        if there != wanted:
-            raise _damaged(group, f"have {there} of {wanted} chunks")
-
-    def read(
-        self,
-        samples: NDArray[np.int64] | None = None,
-        *,
-        out: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """Read samples, ready for a model: finite everywhere.
-
-        Parameters
-        ----------
-        samples
-            Which samples to read, ascending; all of them if None.
-        out : array of shape (R, V), float32
-            Where to read to, for instance a slice of an array for many sessions. Beyond it, a
-            few rows are held in memory; of chunks that are no local files, four at most.
-
-        Returns
-        -------
-        array of shape (R, V), float32
-            ``out`` if given. Zero, the mean of every run, where there is no data.
-
-        Raises
-        ------
-        ArtifactError
-            If a chunk is damaged.
-        ValueError
-            If ``out`` has another shape or dtype.
-        """
-        n_samples, n_vertices = self._series.shape
-        wanted = np.arange(n_samples) if samples is None else samples
-        result = destination(out, (len(wanted), n_vertices), "samples")
-
-        def take(place: slice, rows: NDArray[np.float32]) -> None:
-            missing = ~np.isfinite(rows)
-            result[place] = rows
-            if missing.any():
-                result[place][missing] = 0.0
-
-        read_rows(self._series, wanted, take, self._damaged_chunk)
-        return result
-
-    def _damaged_chunk(self, sample: int, error: Exception) -> ArtifactError:
-        return _damaged(self._group, f"have a damaged chunk at sample {sample} ({error})")
-
-
-def read_series(
-    group: "zarr.Group",
-    *,
-    samples: NDArray[np.int64] | None = None,
-    out: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Read samples of one session's time series; see :meth:`SessionSeries.read`."""
-    return SessionSeries(group).read(samples, out=out)
-
-
-def _damaged(group: "zarr.Group", problem: str) -> ArtifactError:
-    return ArtifactError(
-        f"The surface time series at {group.store_path} {problem}.",
-        next_step="materialize fsaverage5_series for this session again.",
-    )
+        raise ArtifactError(
+            f"The surface time series at {group.store_path} lack the attribute {error}.",
+            next_step="materialize fsaverage5_series for this session again.",
+        ) from error

@@ -65,7 +65,7 @@ SUBJECT = """
 import json, sys
 import numpy as np, pandas as pd, zarr
 from nsd_pipeline import decoding
-from nsd_pipeline.surface import read_betas
+from nsd_pipeline.surface import SessionRows
 from nsd_pipeline_tests.memory import peak_bytes
 group = zarr.open_group(sys.argv[1], mode="r")
 rng = np.random.default_rng(0)
@@ -74,15 +74,14 @@ trials = pd.DataFrame({
     "trial": np.tile(np.arange(750), 40), "image_id": rng.integers(10_000, size=30_000),
     "split": rng.choice(["train", "val"], 30_000, p=[0.8, 0.2]),
 })
-def read(subject, session, trials, out):
-    read_betas(group, trials=trials, out=out)
+sessions = {("subj01", session): SessionRows(group) for session in range(1, 41)}
 data = decoding.assemble_trials(
-    trials, 20_484, read, np.arange(10_000), rng.standard_normal((10_000, 1_536), np.float32)
+    trials, sessions, np.arange(10_000), rng.standard_normal((10_000, 1_536), np.float32)
 )
 config = decoding.TrainingConfig(n_epochs=1)
 result = decoding.train(config, data.split("train"), data.split("val"))
 print(json.dumps({
-    "data_bytes": data.betas.nbytes,
+    "data_bytes": data.rows.values.nbytes,
     "peak_bytes": peak_bytes(),
     "epochs": len(result.history),
 }))
@@ -95,18 +94,18 @@ import json, sys
 import numpy as np, pandas as pd, zarr
 from nsd_pipeline import decoding
 from nsd_pipeline_tests.memory import peak_bytes
-from nsd_pipeline.surface import CHUNK_TRIALS, SessionBetas
-session = SessionBetas(zarr.open_group(sys.argv[1], mode="r"))
+from nsd_pipeline.surface import SessionRows
+group = zarr.open_group(sys.argv[1], mode="r")
 rng = np.random.default_rng(0)
 trials = pd.DataFrame({
     "subject": "subj01", "session": np.repeat(np.arange(1, 41), 750),
     "trial": np.tile(np.arange(750), 40), "image_id": rng.integers(10_000, size=30_000),
     "split": np.where(np.arange(30_000) // 62 % 5 == 0, "val", "train"),
 })
-data = decoding.stream_trials(
-    trials, 20_484, lambda subject, session_number, trials, out: session.read(trials, out=out),
-    np.arange(10_000), rng.standard_normal((10_000, 64), np.float32),
-    chunk_trials=CHUNK_TRIALS, window=decoding.window_of(4e8, 20_484, CHUNK_TRIALS, 64, "float32"),
+sessions = {("subj01", session): SessionRows(group) for session in range(1, 41)}
+data = decoding.assemble_trials(
+    trials, sessions, np.arange(10_000), rng.standard_normal((10_000, 64), np.float32),
+    memory=decoding.Memory(gb=0.4),
 )
 config = decoding.TrainingConfig(n_epochs=1, hidden=4)
 result = decoding.train(config, data.split("train"), data.split("val"))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nsd_pipeline.assets import holding
 from nsd_pipeline.assets.cohort import Cohort
-from nsd_pipeline.assets.memory import available_bytes
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.assets.training import TrainingPlan
+from nsd_pipeline.decoding.memory import Memory, available_bytes
 from nsd_pipeline_tests.pipeline import Pipeline
 
 
@@ -39,14 +38,15 @@ def test_from_memory_from_the_store_and_in_two_processes(
     again, _, _ = train(n_processes=2)
     assert again["status"] == "up to date, nothing was redone"
 
-    # Patience makes it another training, and has no effect in three epochs.
+    # So few trials fit into any memory. With room to shuffle all of them, the order is the same.
     with monkeypatch.context() as patch:
-        patch.setattr(holding, "available_bytes", lambda: 0)
-        streamed, from_store, streamed_weights = train(patience=6)
+        patch.setattr(Memory, "holds", lambda *_: False)
+        streamed, from_store, streamed_weights = train(memory_gb=4)
     assert streamed["data"].startswith("read in every epoch, shuffled among")
     pd.testing.assert_frame_equal(from_store, history)
     assert all(torch.equal(value, streamed_weights[name]) for name, value in weights.items())
 
+    # Patience makes it another training, and has no effect in three epochs.
     told, together, shared_weights = train(patience=7, n_processes=2)
     assert told["status"] == "made"
     pd.testing.assert_frame_equal(together, history, rtol=1e-5, atol=1e-5)
@@ -71,6 +71,7 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
         config=FmriMlpConfig(precision="bfloat16", head_sizes=[8], data_dtype="float16"),
         folder=tmp_path,
         checkpoint=tmp_path / "scratch" / "checkpoint",
+        recipe="1a2b",
     )
     assert TrainingPlan.from_json(plan.to_json()) == plan
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from nsd_pipeline.decoding import TrialData
+from nsd_pipeline.decoding import HeldRows, Trials
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,7 +17,7 @@ def _one_thread():
         yield
 
 
-def make_cohort(*, signal: float, n_trials: int = 400, seed: int = 1) -> TrialData:
+def make_cohort(*, signal: float, n_trials: int = 400, seed: int = 1) -> Trials:
     """Two subjects, 80 images, 40 vertices; `signal` is the share of it in the betas."""
     rng = np.random.default_rng(seed)
     targets = rng.standard_normal((80, 12), dtype=np.float32)
@@ -36,7 +36,14 @@ def make_cohort(*, signal: float, n_trials: int = 400, seed: int = 1) -> TrialDa
         }
     )
     betas = (betas / betas.std(axis=0)).astype(np.float32)
-    return TrialData(betas=betas, rows=number, targets=targets, target_index=image, trials=trials)
+    return Trials(
+        rows=HeldRows(betas),
+        first_row=number,
+        n_times=1,
+        targets=targets,
+        target_index=image,
+        table=trials,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from nsd_pipeline.decoding import assemble_trials, predict, retrieval_metrics
-from nsd_pipeline.decoding.gather import _OnDevice, _ReadOntoDevice, _Streamed, gather_trials
-from nsd_pipeline.decoding.stream import _Window
-from nsd_pipeline_tests.decoding.test_stream import Store
+from nsd_pipeline.decoding import Memory, assemble_trials, predict, retrieval_metrics
+from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
+from nsd_pipeline_tests.decoding.readers import sessions_of
+from nsd_pipeline_tests.decoding.test_stream import stream
 from nsd_pipeline_tests.decoding.test_training import CONFIG, fit, score
 
 CPU = torch.device("cpu")
@@ -15,28 +15,21 @@ CPU = torch.device("cpu")
 
 def keep(cohort, dtype):
     ids = np.arange(len(cohort.targets)) + 1000
-    rows = iter(np.split(cohort.betas, 2))
-
-    def read(subject, session, trials, out):
-        out[:] = next(rows)
-
-    return assemble_trials(cohort.trials, 40, read, ids, cohort.targets, dtype=dtype)
+    sessions, memory = sessions_of(cohort), Memory(dtype=dtype)
+    return assemble_trials(cohort.table, sessions, ids, cohort.targets, memory=memory)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_betas_are_rounded_once_and_handed_out_as_they_are_kept(cohort, dtype):
+def test_betas_are_rounded_once_and_given_as_they_are_kept(cohort, dtype):
     data = keep(cohort, dtype)
-    assert data.betas.nbytes == cohort.betas.nbytes / 2
-    trials = torch.tensor([3, 399, 0])
-    x, y = data.gather(CPU, 4)(trials)
-    rounded = torch.from_numpy(cohort.betas[trials]).to(getattr(torch, dtype))
-    assert torch.equal(x[:, :, 0], rounded)
-    assert np.array_equal(y, cohort.y_true()[trials])
-
-    window = Store(cohort).stream(dtype=dtype).gather(CPU, 4)
-    assert torch.equal(window(trials)[0], x)
-    window.expect(trials)
-    assert torch.equal(window(trials)[0], x)
+    assert data.rows.values.nbytes == cohort.rows.values.nbytes / 2
+    assert data.rows.dtype == dtype
+    batches = [torch.tensor([3, 399, 0])]
+    rounded = torch.from_numpy(cohort.rows.values[batches[0]]).to(getattr(torch, dtype))
+    for kept in (data, stream(cohort, dtype=dtype)):
+        ((x, y),) = kept.loader(CPU, 4).batches(batches)
+        assert torch.equal(x[:, :, 0], rounded)
+        assert np.array_equal(y, cohort.y_true()[batches[0]])
 
 
 def test_the_signal_is_found_in_half_precision(cohort):
@@ -58,7 +51,7 @@ def test_steps_are_rounded_and_validation_is_not(cohort):
         results["float32"].model.lin1.weight, results["bfloat16"].model.lin1.weight
     )
     validation = cohort.split("val")
-    ids = validation.trials["image_id"], validation.trials["subject"]
+    ids = validation.table["image_id"], validation.table["subject"]
     again = retrieval_metrics(
         predict(results["bfloat16"].model, validation), validation.y_true(), *ids, batch_size=32
     )
@@ -69,18 +62,17 @@ def test_steps_are_rounded_and_validation_is_not(cohort):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_way_to_a_device_gives_the_same_batches(cohort, dtype):
     """The ways that a GPU takes, on the CPU."""
-    data, stream = keep(cohort, dtype), Store(cohort).stream(dtype=dtype)
-    on_host = gather_trials(data, CPU, 16)
+    data, stored = keep(cohort, dtype), stream(cohort, dtype=dtype)
     ways = [
-        _OnDevice(data, CPU),
-        _Streamed(data, CPU, 16),
-        _Streamed(stream, CPU, 16, _Window(stream, 16)),
-        _ReadOntoDevice(stream, CPU, _Window(stream, 16)),
+        ResidentLoader(data, CPU),
+        ResidentLoader(stored, CPU),
+        HostLoader(stored, CPU, 16),
     ]
     for way in ways:
         order = way.shuffle(torch.Generator().manual_seed(0))
         assert np.array_equal(np.sort(order), np.arange(400))
-        way.expect(order)
-        for trials in torch.split(order, 16):
-            for expected, value in zip(on_host(trials), way(trials), strict=True):
-                assert torch.equal(value, expected)
+        batches = order.split(16)
+        on_host = HostLoader(data, CPU, 16).batches(batches)
+        for expected, given in zip(on_host, way.batches(batches), strict=True):
+            for one, other in zip(expected, given, strict=True):
+                assert torch.equal(one, other)

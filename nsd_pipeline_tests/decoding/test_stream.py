@@ -8,10 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsd_pipeline.decoding import predict, stream_trials, train, vertex_contributions, window_of
-from nsd_pipeline.decoding.prefetch import READ_AHEAD, Plan
-from nsd_pipeline.decoding.stream import shuffled
+from nsd_pipeline.decoding import (
+    Memory,
+    StoredRows,
+    Trials,
+    predict,
+    train,
+    vertex_contributions,
+)
+from nsd_pipeline.decoding.memory import READ_AHEAD
+from nsd_pipeline.decoding.prefetch import Plan
+from nsd_pipeline.decoding.streaming import shuffled
 from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline_tests.decoding.readers import Session, sessions_of
 from nsd_pipeline_tests.decoding.test_training import (
     CONFIG,
     assert_same_training,
@@ -19,43 +28,41 @@ from nsd_pipeline_tests.decoding.test_training import (
     score,
 )
 
-CHUNK = 10
+BLOCK = 10
+CPU = torch.device("cpu")
 
 
-class Store:
-    """Serves the betas of a cohort in memory as sessions, and remembers what was read."""
-
-    def __init__(self, data):
-        self.data, self.reads = data, []
-        self.row = {
-            key: row
-            for row, key in enumerate(
-                data.trials[["subject", "session", "trial"]].itertuples(index=False, name=None)
-            )
-        }
-
-    def read(self, subject, session, trials, out):
-        assert (np.diff(trials) > 0).all()
-        assert len(set(trials // CHUNK)) == 1
-        self.reads.append((subject, session, trials[0] // CHUNK))
-        out[:] = self.data.betas[[self.row[subject, session, trial] for trial in trials]]
-
-    def stream(self, **options):
-        options = {"chunk_trials": CHUNK, "window": 60} | options
-        ids = np.arange(len(self.data.targets)) + 1000
-        return stream_trials(self.data.trials, 40, self.read, ids, self.data.targets, **options)
+def stream(data, *, window=60, dtype="float32"):
+    """The same trials, whose rows stay in the sessions that serve them."""
+    rows = StoredRows(list(sessions_of(data, BLOCK).values()), BLOCK, window, dtype)
+    session = data.table.groupby(["subject", "session"], sort=False).ngroup()
+    first_row = rows.starts[session] + data.table["trial"].to_numpy()
+    return Trials(
+        rows=rows,
+        first_row=first_row,
+        n_times=1,
+        targets=data.targets,
+        target_index=data.target_index,
+        table=data.table,
+    )
 
 
-@pytest.fixture
-def store(cohort):
-    return Store(cohort)
+def reads(data):
+    """Blocks that were read, by session."""
+    found = []
+    for number, session in enumerate(data.rows.sessions):
+        for rows in session.reads:
+            assert len(set(rows // BLOCK)) == 1
+            found.append((number, rows[0] // BLOCK))
+        session.reads.clear()
+    return found
 
 
-def test_with_room_for_all_it_is_the_same_training(store, cohort):
-    streamed = fit(store.stream(window=400))
+def test_with_room_for_all_it_is_the_same_training(cohort):
+    streamed = fit(stream(cohort, window=400))
     in_memory = fit(cohort)
     assert_same_training(streamed, in_memory)
-    test = store.stream().split("test")
+    test = stream(cohort).split("test")
     assert np.array_equal(
         predict(streamed.model, test), predict(in_memory.model, cohort.split("test"))
     )
@@ -65,36 +72,36 @@ def test_with_room_for_all_it_is_the_same_training(store, cohort):
     )
 
 
-def test_a_small_window_finds_the_signal_and_reads_every_chunk_once(store, cohort):
-    data = store.stream()
+def test_a_small_window_finds_the_signal_and_reads_every_block_once(cohort):
+    data = stream(cohort)
     result = fit(data)
     metrics, chance = score(result.model, cohort.split("test"))
     assert metrics["inv_norm_rank_mean_instance-agg"] > 0.9
     assert metrics["top1_acc"] > 8 * chance["top1_acc"]
     assert_same_training(fit(data), result)
 
-    store.reads.clear()
+    reads(data)
     split = data.split("train")
-    gather = split.gather(torch.device("cpu"), 32)
-    assert store.reads == []
+    loader = split.loader(CPU, 32)
+    assert reads(data) == []
     for epoch in range(2):
-        order = gather.shuffle(torch.Generator().manual_seed(epoch))
-        gather.expect(order)
-        for trials in order.split(32):
-            x, y = gather(trials)
-            rows = cohort.split("train").rows[trials]
-            assert np.array_equal(x[:, :, 0], cohort.betas[rows])
+        order = loader.shuffle(torch.Generator().manual_seed(epoch))
+        batches = order.split(32)
+        for trials, (x, y) in zip(batches, loader.batches(batches), strict=True):
+            rows = cohort.split("train").first_row[trials]
+            assert np.array_equal(x[:, :, 0], cohort.rows.values[rows])
             assert np.array_equal(y, split.y_true()[trials])
-        assert len(store.reads) == len(set(store.reads)) == 40
-        store.reads.clear()
-    assert gather._rows._places.shape[0] <= 60 + 32 + (READ_AHEAD + 1) * CHUNK
+        found = reads(data)
+        assert len(found) == len(set(found)) == 40
+    assert loader._batches._places.shape[0] <= 60 + 32 + (READ_AHEAD + 1) * BLOCK
 
 
-def test_what_was_not_expected_comes_as_well(store, cohort):
-    gather = store.stream().gather(torch.device("cpu"), 32)
-    gather.expect(torch.arange(400))
-    for trials in (torch.arange(32), torch.tensor([350, 3, 350]), torch.arange(32, 64)):
-        assert np.array_equal(gather(trials)[0][:, :, 0], cohort.betas[trials])
+def test_an_epoch_that_is_given_up_leaves_the_next_one_whole(cohort):
+    loader = stream(cohort).loader(CPU, 32)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
+    next(loader.batches(order.split(32)))
+    for trials, (x, _) in zip(order.split(32), loader.batches(order.split(32)), strict=True):
+        assert np.array_equal(x[:, :, 0], cohort.rows.values[trials])
 
 
 @settings(max_examples=50, deadline=None)
@@ -136,25 +143,39 @@ def test_neighbours_part():
     assert 200 < apart[400] < 2000 / 3
 
 
-def test_a_failing_store_fails_the_training_and_leaves_no_thread(store):
-    data = store.stream()
-    good = store.read
+def test_a_failing_store_fails_the_training_and_leaves_no_thread(cohort):
+    data = stream(cohort)
+    second = data.rows.sessions[1]
+    good = second.read
 
-    def fail(subject, session, trials, out):
-        if subject == "subj02" and trials[0] > 100:
+    def fail(rows, *, out):
+        if rows[0] > 100:
             raise ArtifactError("A chunk is damaged.", next_step="materialize it again.")
-        good(subject, session, trials, out)
+        good(rows, out=out)
 
-    object.__setattr__(data, "read_session", fail)
+    second.read = fail
     with pytest.raises(ArtifactError, match="chunk is damaged"):
         train(CONFIG, data.split("train"), data.split("val"), device="cpu")
-    assert not [t for t in threading.enumerate() if t.name == "read betas" and t.is_alive()]
+    assert not [t for t in threading.enumerate() if t.name == "read fMRI" and t.is_alive()]
+
+
+def test_sessions_of_other_lengths_begin_at_a_block(cohort):
+    """Rows of a session that ends within a block are not those of the next one."""
+    values = cohort.rows.values
+    sessions = [Session(values[:37], BLOCK), Session(values[100:113], BLOCK)]
+    rows = StoredRows(sessions, BLOCK, window=60)
+    assert rows.starts.tolist() == [0, 40, 60]
+    out = torch.empty((3, 40))
+    rows.copy(np.array([36, 40, 52]), out)
+    assert np.array_equal(out, cohort.rows.values[[36, 100, 112]])
 
 
 def test_the_window_follows_from_the_memory():
-    window = window_of(2e9, 20_484, 75, 64, "float32")
-    assert 0.85 * 2e9 < window * 20_484 * 4 < 2e9
-    assert window_of(2e9, 20_484, 75, 64, "bfloat16") > 1.9 * window
+    def window(gb, dtype="float32"):
+        return Memory(gb, dtype).window(values=20_484, block_trials=75)
+
+    assert 0.85 * 2e9 < window(2) * 20_484 * 4 < 2e9
+    assert window(2, "bfloat16") > 1.9 * window(2)
     with pytest.raises(NotEnoughDataError, match=r"0\.10 GB of memory.*\n.*memory_gb to 0\.3") as e:
-        window_of(1e8, 20_484, 75, 64, "float32")
-    assert window_of(3e8, 20_484, 75, 64, "float32") >= 16 * 75, str(e.value)
+        window(0.1)
+    assert window(0.3) >= 16 * 75, str(e.value)

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from nsd_pipeline.decoding import train
+from nsd_pipeline.decoding import Checkpoint, train
 from nsd_pipeline_tests.decoding.test_training import CONFIG
 
 # Of 257 trials, the last batch of 64 has one, so that one of two processes has none.
@@ -46,7 +46,7 @@ def run_cases(folder):
     validation = data.select(range_mask(data.n_trials, N_TRIALS, N_TRIALS + 65))
     for name, settings in CASES.items():
         config = CONFIG.model_copy(update=settings)
-        checkpoint = folder.parent / f"{folder.name} {name} checkpoint"
+        checkpoint = Checkpoint(folder.parent / f"{folder.name} {name} checkpoint", name)
         result = train(config, training, validation, device="cpu", checkpoint=checkpoint)
         save_file(result.model.state_dict(), folder / f"{name}.safetensors")
         result.history.to_parquet(folder / f"{name}.parquet")

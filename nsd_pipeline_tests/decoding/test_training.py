@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from nsd_pipeline.decoding import (
+    Checkpoint,
+    HeldRows,
     TrainingConfig,
     build_model,
     chance_levels,
@@ -47,7 +49,7 @@ def assert_same_training(one, other):
 
 
 def score(model, test):
-    arguments = test.trials["image_id"], test.trials["subject"]
+    arguments = test.table["image_id"], test.table["subject"]
     return retrieval_metrics(predict(model, test), test.y_true(), *arguments), chance_levels(
         *arguments
     )
@@ -86,7 +88,10 @@ def test_it_is_the_plain_recipe(cohort):
     limit = 2.0  # of the gradients' norms here, some are above it
     config = CONFIG.model_copy(update={"n_epochs": 2, "gradient_clip_norm": limit})
     data = cohort.split("train")
-    x, y = torch.from_numpy(data.betas[data.rows])[:, :, None], torch.from_numpy(data.y_true())
+    x, y = (
+        torch.from_numpy(data.rows.values[data.first_row])[:, :, None],
+        torch.from_numpy(data.y_true()),
+    )
     states = []
 
     torch.manual_seed(config.seed)
@@ -131,7 +136,7 @@ def test_the_best_epoch_is_kept_and_patience_ends(noise):
     assert list(result.history["epoch"]) == list(range(len(scores)))
 
     validation = noise.split("val")
-    ids = validation.trials["image_id"], validation.trials["subject"]
+    ids = validation.table["image_id"], validation.table["subject"]
     again = retrieval_metrics(
         predict(result.model, validation), validation.y_true(), *ids, batch_size=32
     )
@@ -170,7 +175,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from nsd_pipeline.decoding import train
+from nsd_pipeline.decoding import Checkpoint, train
 from nsd_pipeline_tests.decoding.conftest import make_cohort
 from nsd_pipeline_tests.decoding.test_training import CONFIG
 
@@ -185,37 +190,39 @@ def fsync_or_die(descriptor):
 
 os.fsync = fsync_or_die
 data = make_cohort(signal=1.0)
-train(CONFIG, data.split("train"), data.split("val"), device="cpu", checkpoint=Path(sys.argv[1]))
+checkpoint = Checkpoint(Path(sys.argv[1]), "made of this")
+train(CONFIG, data.split("train"), data.split("val"), device="cpu", checkpoint=checkpoint)
 """
 
 
 def test_a_killed_training_goes_on(tmp_path, result, cohort):
     """Killed while the fourth checkpoint is being written, it goes on after the third epoch."""
-    checkpoint = tmp_path / "scratch" / "training.safetensors"
+    path = tmp_path / "scratch" / "training.safetensors"
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(checkpoint)],
+        [sys.executable, "-c", KILLED, str(path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    epochs = []
+    checkpoint, epochs = Checkpoint(path, "made of this"), []
     resumed = fit(cohort, checkpoint=checkpoint, on_epoch=lambda row: epochs.append(row["epoch"]))
     assert epochs[0] == 3
     assert_same_training(resumed, result)
 
     assert_same_training(fit(cohort, checkpoint=checkpoint, on_epoch=pytest.fail), result)
-    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_a_checkpoint_of_something_else_is_not_used(tmp_path, result, cohort, caplog):
-    checkpoint = tmp_path / "training.safetensors"
-    changed = replace(cohort, targets=cohort.targets + np.float32(0.01))
-    fit(changed, CONFIG.model_copy(update={"n_epochs": 1}), checkpoint=checkpoint)
-    for damage in (lambda: None, lambda: checkpoint.write_bytes(b"?" * 100)):
+    """Of other settings, damaged, or of another recipe with the very same numbers."""
+    path = tmp_path / "training.safetensors"
+    own, other = Checkpoint(path, "made of this"), Checkpoint(path, "made of that")
+    fit(cohort, CONFIG.model_copy(update={"n_epochs": 1}), checkpoint=own)
+    for damage in (lambda: None, lambda: path.write_bytes(b"?" * 100)):
         damage()
-        assert_same_training(fit(cohort, checkpoint=checkpoint), result)
-    fit(changed, checkpoint=checkpoint)
-    assert_same_training(fit(cohort, checkpoint=checkpoint), result)
+        assert_same_training(fit(cohort, checkpoint=own), result)
+    fit(cohort, checkpoint=other)
+    assert_same_training(fit(cohort, checkpoint=own), result)
     assert [record.message.split("training.safetensors ")[1][:10] for record in caplog.records] == [
         "is of anot",
         "is damaged",
@@ -235,10 +242,10 @@ def test_a_warm_up_of_one_step(cohort):
 
 def test_contributions_are_where_the_signal_is(cohort):
     """Invalid vertices are 0 in every trial; noise varies, but a trained model looks past it."""
-    betas = cohort.betas.copy()
+    betas = cohort.rows.values.copy()
     betas[:, 20:30] = np.random.default_rng(0).standard_normal((len(betas), 10))
     betas[:, 30:] = 0
-    data = replace(cohort, betas=betas)
+    data = replace(cohort, rows=HeldRows(betas))
     contributions = vertex_contributions(fit(data).model, data.split("test"))
     signal, noise = contributions[:20].mean(), contributions[20:30].mean()
     assert signal > max(0, 2 * noise)
@@ -250,7 +257,7 @@ def test_too_few_trials_and_broken_betas(cohort):
     nothing = np.zeros(validation.n_trials, dtype=bool)
     with pytest.raises(NotEnoughDataError, match="0 to validate on"):
         train(CONFIG, training, validation.select(nothing))
-    betas = training.betas.copy()
-    betas[training.rows[5], 3] = np.nan
+    betas = training.rows.values.copy()
+    betas[training.first_row[5], 3] = np.nan
     with pytest.raises(NsdError, match="loss is nan in epoch 0"):
-        train(CONFIG, replace(training, betas=betas), validation)
+        train(CONFIG, replace(training, rows=HeldRows(betas)), validation)

@@ -10,19 +10,21 @@ import pytest
 import torch
 
 from nsd_pipeline.decoding import (
+    HeldRows,
+    Memory,
+    StoredRows,
     TrainingConfig,
-    assemble_windows,
+    assemble_trials,
     build_model,
     place_windows,
     predict,
-    stream_trials,
     train,
     vertex_contributions,
 )
-from nsd_pipeline.decoding.gather import _OnDevice, _Streamed, gather_trials
-from nsd_pipeline.decoding.windows import count_samples, read_windows
+from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
 from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.surface import SeriesLayout
+from nsd_pipeline_tests.decoding.readers import Session
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, D = 12, 6
@@ -54,9 +56,25 @@ def make_trials(*sessions: int, n: int = 20) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def number_samples(subject, session, samples, out):
-    """Samples that say where they are from."""
-    out[:] = 1000 * session + samples[:, None] + 0.01 * np.arange(V)
+def numbered(*sessions: int, n_samples: int = 1100, chunk_rows: int = 30):
+    """Sessions whose samples say where they are from."""
+    sample = np.arange(n_samples)[:, None] + 0.01 * np.arange(V)
+    return {
+        ("subj01", session): Session((1000 * session + sample).astype(np.float32), chunk_rows)
+        for session in sessions
+    }
+
+
+def assemble(windows, sessions, **options):
+    return assemble_trials(
+        windows.trials,
+        sessions,
+        IMAGE_IDS,
+        EMBEDDINGS,
+        n_times=windows.n_times,
+        first="sample",
+        **options,
+    )
 
 
 @pytest.fixture
@@ -67,10 +85,7 @@ def placed():
 
 @pytest.fixture
 def data(placed):
-    windows = placed
-    return assemble_windows(
-        windows.trials, windows.n_times, V, number_samples, IMAGE_IDS, EMBEDDINGS
-    )
+    return assemble(placed, numbered(1, 2, n_samples=120))
 
 
 def test_golden_windows_are_the_samples_that_a_batch_holds():
@@ -83,31 +98,28 @@ def test_golden_windows_are_the_samples_that_a_batch_holds():
         trials = make_trials(1, n=len(cases))[len(cases) :].assign(start=onsets)
         windows = place_windows(trials, layouts, start=golden["start"], duration=golden["duration"])
         assert (windows.n_times, windows.n_dropped) == (n_times, 0)
-        data = assemble_windows(
-            windows.trials.assign(image_id=0), n_times, V, number_samples,
-            IMAGE_IDS, EMBEDDINGS,
-        )  # fmt: skip
-        x, _ = data.gather(torch.device("cpu"), len(cases))(torch.arange(len(cases)))
+        data = assemble(windows._replace(trials=windows.trials.assign(image_id=0)), numbered(1))
+        ((x, _),) = data.loader(torch.device("cpu"), len(cases)).batches([torch.arange(len(cases))])
         expected = np.array([case["samples"] for case in cases]) + 1000 + 30
         np.testing.assert_allclose(x[:, 0], expected)
 
 
 def test_batches_are_windows_of_one_series(data):
     # Samples that no window needs are not held: the first ones, and those after the last image.
-    assert data.series.shape[1] == V
-    assert data.n_trials * 2 < len(data.series) < 240 - 2
+    assert data.n_vertices == V
+    assert data.n_trials * 2 < data.rows.n_rows < 240 - 2
     val = data.split("val")
-    assert np.shares_memory(val.series, data.series)
-    gather = val.gather(torch.device("cpu"), 8)
+    assert val.rows is data.rows
     picked = torch.tensor([3, 0, val.n_trials - 1])
-    x, y = gather(picked)
+    batches = val.loader(torch.device("cpu"), 8).batches([picked, torch.tensor([1, 2])])
+    x, y = next(batches)
     assert x.shape == (3, V, 4)
-    rows = val.trials["sample"].to_numpy()[picked, None] + np.arange(4)
-    session = val.trials["session"].to_numpy()[picked, None]
+    rows = val.table["sample"].to_numpy()[picked, None] + np.arange(4)
+    session = val.table["session"].to_numpy()[picked, None]
     np.testing.assert_allclose(x[:, 0], 1000 * session + rows)
     np.testing.assert_array_equal(y, val.y_true()[picked])
     # What a batch costs: its own samples, in the same buffer each time, and nothing is moved.
-    again, _ = gather(torch.tensor([1, 2]))
+    again, _ = next(batches)
     assert again.data_ptr() == x.data_ptr()
     assert x.transpose(1, 2).is_contiguous()
 
@@ -144,13 +156,14 @@ def test_a_model_of_four_time_points_learns_from_windows(placed):
     }
     mixing = np.random.default_rng(0).standard_normal((D, V)).astype(np.float32)
 
-    def respond(subject, session, samples, out):
+    def respond(session):
         """Images move the third sample of their window, and noise all of them."""
-        out[:] = np.random.default_rng(session).standard_normal(out.shape)
+        values = np.random.default_rng(session).standard_normal((120, V)).astype(np.float32)
         third = windows.trials.loc[windows.trials["session"] == session, "sample"] + 2
-        out[np.searchsorted(samples, third.to_numpy())] += 3 * targets[session] @ mixing
+        values[third] += 3 * targets[session] @ mixing
+        return Session(values)
 
-    data = assemble_windows(windows.trials, windows.n_times, V, respond, IMAGE_IDS, EMBEDDINGS)
+    data = assemble(windows, {("subj01", session): respond(session) for session in (1, 2)})
     config = TrainingConfig(hidden=32, n_epochs=30, learning_rate=1e-2, batch_size=16, patience=30)
     result = train(config, data.split("train"), data.split("val"), device="cpu")
     assert result.model.settings["n_repetition_times"] == 4
@@ -170,58 +183,55 @@ def test_the_reference_model_gets_the_time_points_of_the_repetition_time(tr, n_t
 
 def test_windows_larger_than_memory_come_from_the_store(placed, data):
     """With room for all of them it is the same training; with little room, the same windows."""
-    trials, n_times, _ = placed
-    chunks = []
-
-    def read(subject, session, samples, out):
-        chunks.append(len(samples))
-        number_samples(subject, session, samples, out)
-
-    def stream(window):
-        return stream_trials(
-            trials, V, read_windows(trials, n_times, V, read), IMAGE_IDS, EMBEDDINGS,
-            chunk_trials=10, window=window, n_times=n_times,
-        )  # fmt: skip
-
+    sessions = numbered(1, 2, n_samples=120)
+    rows = StoredRows(list(sessions.values()), block_rows=30, window=len(placed.trials))
+    assert rows.starts.tolist() == [0, 120, 240]
+    session = placed.trials["session"].to_numpy()
+    stored = replace(
+        data, rows=rows, first_row=rows.starts[session - 1] + placed.trials["sample"].to_numpy()
+    )
     config = TrainingConfig(hidden=8, n_epochs=2, batch_size=16)
     in_memory, streamed = (
         train(config, each.split("train"), each.split("val"), device="cpu")
-        for each in (data, stream(len(trials)))
+        for each in (data, stored)
     )
     for name, value in in_memory.model.state_dict().items():
         assert torch.equal(value, streamed.model.state_dict()[name])
-    assert count_samples(trials, n_times) == len(data.series)
-    assert max(chunks) <= 10 * n_times
 
-    order = torch.arange(data.n_trials)
-    gather, expected = (each.gather(torch.device("cpu"), 16) for each in (stream(20), data))
-    gather.expect(order)
-    for batch in torch.split(order, 16):
-        for value, right in zip(gather(batch), expected(batch), strict=True):
+    few = replace(stored, rows=replace(rows, window=20))
+    batches = torch.arange(data.n_trials).split(16)
+    loaders = [each.loader(torch.device("cpu"), 16) for each in (few, data)]
+    for one, other in zip(*(loader.batches(batches) for loader in loaders), strict=True):
+        for value, right in zip(one, other, strict=True):
             torch.testing.assert_close(value, right, rtol=0, atol=0)
+    # A block's windows are read at once, those that go on in the next block with it.
+    assert max(len(rows) for each in sessions.values() for rows in each.reads) <= 30 + 3
 
 
 def test_half_precision_halves_the_series(placed, data):
-    half = assemble_windows(
-        placed.trials, placed.n_times, V, number_samples, IMAGE_IDS, EMBEDDINGS, dtype="float16"
+    half = assemble(placed, numbered(1, 2, n_samples=120), memory=Memory(dtype="float16"))
+    assert half.rows.values.nbytes == data.rows.values.nbytes / 2
+    batches = [torch.arange(4)]
+    ((x, _),), ((expected, _),) = (
+        each.loader(torch.device("cpu"), 4).batches(batches) for each in (half, data)
     )
-    assert half.series.nbytes == data.series.nbytes / 2
-    x, _ = half.gather(torch.device("cpu"), 4)(torch.arange(4))
-    expected, _ = data.gather(torch.device("cpu"), 4)(torch.arange(4))
     assert x.dtype == torch.float16
     torch.testing.assert_close(x.float(), expected, rtol=1e-3, atol=0)
 
 
 def test_windows_must_lie_in_the_series(data):
-    with pytest.raises(ValueError, match="beyond the series"):
-        replace(data, first=data.first + 50)
+    with pytest.raises(ValueError, match="beyond the rows"):
+        replace(data, first_row=data.first_row + 50)
+    with pytest.raises(ValueError, match="known dtype"):
+        HeldRows(data.rows.values.astype(np.float64))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_gets_the_same_windows(data):
     train_data, device = data.split("train"), torch.device("cuda")
-    on_host = gather_trials(train_data, torch.device("cpu"), 16)
-    for on_gpu in (_OnDevice(train_data, device), _Streamed(train_data, device, 16)):
-        for trials in torch.randperm(train_data.n_trials).split(16):
-            for expected, value in zip(on_host(trials), on_gpu(trials), strict=True):
-                torch.testing.assert_close(value.cpu(), expected, rtol=0, atol=0)
+    batches = torch.randperm(train_data.n_trials).split(16)
+    for on_gpu in (ResidentLoader(train_data, device), HostLoader(train_data, device, 16)):
+        on_host = train_data.loader(torch.device("cpu"), 16).batches(batches)
+        for expected, given in zip(on_host, on_gpu.batches(batches), strict=True):
+            for one, other in zip(expected, given, strict=True):
+                torch.testing.assert_close(other.cpu(), one, rtol=0, atol=0)

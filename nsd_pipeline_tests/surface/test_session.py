@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
-from nsd_pipeline.surface import read_betas, summarise, write_session
+from nsd_pipeline.surface import read_session, summarise, write_session
 
 sessions = hnp.arrays(
     np.float32,
@@ -65,7 +65,7 @@ def test_round_trip_gives_finite_zscores_and_nothing_spreads(tmp_path) -> None:
     betas[:, 4] = 0.7
     betas[1:, 5] = np.nan
     group = written(tmp_path / "ses01", betas)
-    read = read_betas(group)
+    read = read_session(group)
     np.testing.assert_array_equal(group["valid"][:], [1, 0, 1, 1, 0, 0, 1, 1])
     assert np.isfinite(read).all()
     assert not read[:, [1, 4, 5]].any()
@@ -75,7 +75,7 @@ def test_round_trip_gives_finite_zscores_and_nothing_spreads(tmp_path) -> None:
         expected = (column - column[finite].mean()) / column[finite].std(ddof=1)
         np.testing.assert_allclose(read[finite, vertex], expected[finite], atol=1e-6)
         assert not read[~finite, vertex].any()
-    raw = read_betas(group, zscore=False)
+    raw = read_session(group, zscore=False)
     assert not raw[:, [1, 4, 5]].any()
     np.testing.assert_array_equal(raw[:, [0, 6, 7]], clean[:, [0, 6, 7]])
     assert not raw[10:30, 2].any()
@@ -88,7 +88,7 @@ def test_reads_into_a_slice_without_a_second_copy(tmp_path) -> None:
     group = written(tmp_path / "ses01", betas)
     everything = np.full((1_000, 4_000), 7, np.float32)
     tracemalloc.start()
-    out = read_betas(group, out=everything[100:850])
+    out = read_session(group, out=everything[100:850])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert out.base is everything
@@ -97,16 +97,16 @@ def test_reads_into_a_slice_without_a_second_copy(tmp_path) -> None:
     assert (everything[:100] == 7).all()
     assert (everything[850:] == 7).all()
     with pytest.raises(ValueError, match=r"float32 of shape \(750, 4000\)"):
-        read_betas(group, out=everything)
+        read_session(group, out=everything)
     with pytest.raises(ValueError, match="float64"):
-        read_betas(group, out=np.empty((750, 4_000)))
+        read_session(group, out=np.empty((750, 4_000)))
 
 
 def test_trials_without_any_value_are_kept(tmp_path) -> None:
     """Zarr leaves out chunks of nothing but NaN unless told otherwise."""
     betas = np.random.default_rng(0).standard_normal((160, 3), dtype=np.float32)
     betas[:75] = np.nan
-    read = read_betas(written(tmp_path, betas))
+    read = read_session(written(tmp_path, betas))
     assert not read[:75].any()
     np.testing.assert_allclose(read[75:].std(axis=0, ddof=1), 1, rtol=1e-5)
 
@@ -153,7 +153,7 @@ def test_a_damaged_group_is_refused_by_name(tmp_path, damage, problem) -> None:
     group = written(folder, np.random.default_rng(0).standard_normal((80, 6), dtype=np.float32))
     damage(folder)
     with pytest.raises(ArtifactError, match=problem) as raised:
-        read_betas(group)
+        read_session(group)
     assert "subj01/ses01" in str(raised.value)
 
 
@@ -179,4 +179,4 @@ def test_reading_some_trials_is_reading_all_and_taking_them(
     write_session(folder, betas, summarise(betas), {})
     group = zarr.open_group(folder, mode="r")
     trials = np.flatnonzero(data.draw(hnp.arrays(bool, n_trials)))
-    np.testing.assert_array_equal(read_betas(group, trials=trials), read_betas(group)[trials])
+    np.testing.assert_array_equal(read_session(group, trials), read_session(group)[trials])

@@ -1,0 +1,238 @@
+"""The trials a model learns from: where their fMRI lies, and which image each of them showed.
+
+A trial is some rows of fMRI that follow each other: one row of betas, or the samples of a window of
+time series. Rows are in memory or stay in the store (see ``rows``); splits are some of the trials
+over the same rows. Targets are one row an image, not one a trial.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline.decoding.memory import Memory
+from nsd_pipeline.decoding.rows import Floats, Integers, ReadsRows, Rows, hold_rows, samples_of
+from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
+from nsd_pipeline.nsd.layout import session_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from nsd_pipeline.decoding.loader import Loader
+
+SessionKey = tuple[str, int]
+"""A subject and the number of one of its sessions."""
+
+_SPLIT_ADVICE: Final = {
+    "train": "materialize a session that has trials outside the shared images.",
+    "val": "materialize another session, so that validation gets runs of its own.",
+    "test": "materialize a session that showed shared images.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """N trials, their fMRI (N, V, T) and the images they showed.
+
+    Attributes
+    ----------
+    rows
+        All fMRI (R, V) that some trial needs; shared between splits.
+    first_row
+        Row (N,) at which each trial begins.
+    n_times
+        Rows T of a trial: 1 for betas, the samples of a window for time series.
+    targets
+        Embeddings (n_images, D), float32 and contiguous; shared between splits.
+    target_index
+        Row (N,) of ``targets`` of each trial.
+    table
+        One row a trial (N): at least ``subject``, ``session``, ``image_id`` and, to be split,
+        ``split``.
+    """
+
+    rows: Rows
+    first_row: Integers
+    n_times: int
+    targets: Floats
+    target_index: Integers
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        targets = self.targets
+        if targets.ndim != 2 or targets.dtype != np.float32 or not targets.flags.c_contiguous:
+            raise ValueError("targets are not a contiguous two-dimensional float32 array")
+        if not len(self.first_row) == len(self.target_index) == len(self.table):
+            raise ValueError("first_row, target_index and table differ in length")
+        if len(self.first_row) and not (
+            self.first_row.min() >= 0 and self.first_row.max() + self.n_times <= self.rows.n_rows
+        ):
+            raise ValueError("a trial goes beyond the rows")
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials."""
+        return len(self.table)
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices V of the fMRI."""
+        return self.rows.n_vertices
+
+    @property
+    def n_outputs(self) -> int:
+        """Width D of the targets."""
+        return int(self.targets.shape[1])
+
+    def y_true(self) -> Floats:
+        """Target (N, D) of each trial."""
+        return self.targets[self.target_index]
+
+    def select(self, mask: NDArray[np.bool_]) -> Self:
+        """Trials for which ``mask`` (N,) holds, over the same rows."""
+        return replace(
+            self,
+            first_row=self.first_row[mask],
+            target_index=self.target_index[mask],
+            table=self.table[mask].reset_index(drop=True),
+        )
+
+    def split(self, name: str) -> Self:
+        """Trials of the split ``"train"``, ``"val"`` or ``"test"``, over the same rows.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If no trial is in it.
+        """
+        mask = self.table["split"].eq(name).to_numpy(dtype=bool, na_value=False)
+        if not mask.any():
+            sessions = self.table[["subject", "session"]].drop_duplicates()
+            keys = [session_key(*pair) for pair in sessions.itertuples(index=False)]
+            raise NotEnoughDataError(
+                f"None of the {self.n_trials} trials is in the split {name!r}; "
+                f"the sessions are {', '.join(keys)}.",
+                next_step=_SPLIT_ADVICE[name],
+            )
+        return self.select(mask)
+
+    def loader(self, device: "torch.device", batch_size: int) -> "Loader":
+        """Prepare to put batches of at most ``batch_size`` trials on a device."""
+        from nsd_pipeline.decoding.loader import load_trials
+
+        return load_trials(self, device, batch_size)
+
+
+def assemble_trials(
+    table: pd.DataFrame,
+    sessions: Mapping[SessionKey, ReadsRows],
+    image_ids: Integers,
+    embeddings: Floats,
+    *,
+    n_times: int = 1,
+    first: str = "trial",
+    memory: Memory | None = None,
+) -> Trials:
+    """Put the fMRI of a cohort's sessions and the embeddings of what was seen together.
+
+    Parameters
+    ----------
+    table
+        The ``Image`` events wanted: ``subject``, ``session``, ``trial``, ``image_id`` and whatever
+        else is wanted in the result. Sessions keep their order of appearance.
+    sessions
+        Readers of the sessions' rows, such as `SessionRows`.
+    image_ids, embeddings
+        Which images (n,) there are embeddings (n, D) of.
+    n_times
+        Rows of a trial.
+    first
+        Column of ``table`` with the row of its session at which a trial begins: of betas, a trial's
+        number is its row.
+    memory
+        How rows are kept, and in how much memory; in memory as float32 unless given.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials, or too little memory.
+    MappingError
+        If a session lists a trial twice.
+    ArtifactError
+        If an image has no embedding.
+    """
+    groups = by_session(table)
+    ordered = pd.concat(groups.values(), ignore_index=True)
+    target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
+    begins = {key: group[first].to_numpy(np.int64) for key, group in groups.items()}
+    rows, first_rows = hold_rows(
+        [(sessions[key], begin) for key, begin in begins.items()], n_times, memory or Memory()
+    )
+    return Trials(
+        rows=rows,
+        first_row=first_rows,
+        n_times=n_times,
+        targets=np.require(embeddings, np.float32, ["C", "W"]),
+        target_index=target_index,
+        table=ordered,
+    )
+
+
+def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
+    """Trials of each subject and session, in order of appearance, and by number within a session.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    MappingError
+        If a session lists a trial twice.
+    """
+    if table.empty:
+        raise NotEnoughDataError(
+            "There are no trials to learn from.", next_step="materialize a session of this cohort."
+        )
+    sessions = {
+        cast("SessionKey", key): group.sort_values("trial", kind="stable")
+        for key, group in table.groupby(["subject", "session"], sort=False)
+    }
+    for key, group in sessions.items():
+        numbers = group["trial"].to_numpy(dtype=np.int64)
+        # Two events for one trial would pair its fMRI with two images.
+        twice = numbers[1:][np.diff(numbers) == 0]
+        if len(twice):
+            raise MappingError(
+                f"The events of {session_key(*key)} list trial {twice[0]} twice.",
+                next_step="materialize events and fsaverage_events of the session again.",
+            )
+    return sessions
+
+
+def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
+    """Place of each wanted image among ``image_ids``, which may be in any order.
+
+    Raises
+    ------
+    ArtifactError
+        If an image is not among them: it has no embedding.
+    """
+    order = np.argsort(image_ids, kind="stable")
+    place = np.searchsorted(image_ids, wanted, sorter=order)
+    rows: Integers = order[np.minimum(place, len(order) - 1)] if len(order) else place
+    found = image_ids[rows] == wanted if len(order) else np.zeros(len(wanted), dtype=bool)
+    if not found.all():
+        missing = np.unique(wanted[~found])
+        raise ArtifactError(
+            f"{len(missing)} images have no embedding, among them "
+            f"{', '.join(map(str, missing[:5]))}.",
+            next_step="materialize stimulus_embeddings of the cohort's stimulus sets.",
+        )
+    return rows
+
+
+def trial_rows(trials: Trials) -> Integers:
+    """Rows (N, T) of every trial."""
+    return samples_of(trials.first_row, trials.n_times)

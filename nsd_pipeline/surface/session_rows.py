@@ -1,0 +1,203 @@
+"""One session's fMRI, read row by row: a reader for betas and for time series.
+
+A row is all vertices of one trial (betas) or of one sample (a time series). Betas are z-scored
+while they are read, a few rows at a time: a training set of many sessions is filled session by
+session, without a second copy. Time series were z-scored by run before they were stored.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.surface.chunks import read_rows
+
+if TYPE_CHECKING:
+    import zarr
+
+
+class _Kind(NamedTuple):
+    """What the rows of a group are, for messages."""
+
+    what: str
+    asset: str
+    row: str
+
+
+_KINDS = {
+    "betas": _Kind("surface betas", "fsaverage5_betas", "trial"),
+    "series": _Kind("surface time series", "fsaverage5_series", "sample"),
+}
+"""By the array that a group holds; betas for a group that holds neither."""
+
+
+class SessionRows:
+    """One session's rows, opened once and read part by part.
+
+    Parameters
+    ----------
+    group
+        A group that `write_session` or `write_series` made.
+    vertices
+        Which vertices to read, such as those of `read_roi_vertices`; all of them if None.
+    zscore
+        Z-score each vertex's betas over all of the session's trials, whichever are read. Otherwise
+        percent signal change. Time series are as they were stored.
+
+    Attributes
+    ----------
+    n_rows, n_vertices
+        Shape of what can be read.
+    chunk_rows
+        Rows that are stored together.
+
+    Raises
+    ------
+    ArtifactError
+        If the group lacks an array or a chunk, or its arrays do not fit each other.
+    """
+
+    n_rows: int
+    n_vertices: int
+    chunk_rows: int
+
+    def __init__(
+        self,
+        group: "zarr.Group",
+        *,
+        vertices: NDArray[np.int64] | None = None,
+        zscore: bool = True,
+    ) -> None:
+        name = "series" if "series" in group else "betas"
+        self._group, self._kind, self._vertices = group, _KINDS[name], vertices
+        self._array = self._complete(name)
+        self._zscore: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._invalid = np.empty(0, np.int64)
+        # Outside invalid vertices, that is. A time series does not say.
+        self._some_missing = bool(group.attrs.get("n_partly_nan", True))
+        if name == "betas":
+            mean, std, valid = self._statistics()
+            self._invalid = np.flatnonzero(~valid)
+            if zscore:
+                self._zscore = mean, np.divide(1, std, out=np.zeros_like(std), where=valid)
+        self.n_rows, stored_vertices = self._array.shape
+        self.n_vertices = stored_vertices if vertices is None else len(vertices)
+        self.chunk_rows = int(self._array.chunks[0])
+
+    def read(
+        self,
+        rows: NDArray[np.int64] | None = None,
+        *,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Read rows, ready for a model: finite everywhere.
+
+        Parameters
+        ----------
+        rows
+            Which rows (R,) to read, ascending; all of them if None.
+        out : array of shape (R, V), float32
+            Where to read to, for instance a slice of an array for many sessions. Beyond it, a few
+            rows are held in memory; of chunks that are no local files, four at most.
+
+        Returns
+        -------
+        array of shape (R, V), float32
+            ``out`` if given. Zero (the mean, for z-scores) where a value is not finite and
+            throughout vertices that are not valid.
+
+        Raises
+        ------
+        ArtifactError
+            If a chunk is damaged.
+        ValueError
+            If ``out`` has another shape or dtype.
+        """
+        wanted = np.arange(self.n_rows) if rows is None else rows
+        shape = (len(wanted), self.n_vertices)
+        result = np.empty(shape, np.float32) if out is None else out
+        if result.shape != shape or result.dtype != np.float32:
+            raise ValueError(
+                f"`out` is {result.dtype} of shape {result.shape}; these {self._kind.row}s need"
+                f" float32 of shape {shape}."
+            )
+
+        def take(place: slice, values: NDArray[np.float32]) -> None:
+            chosen = values if self._vertices is None else values[:, self._vertices]
+            self._prepare(chosen, result[place])
+
+        read_rows(self._array, wanted, take, self._damaged_chunk)
+        return result
+
+    def _prepare(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        if self._zscore is None:
+            out[...] = values
+        else:
+            mean, scale = self._zscore
+            np.subtract(values, mean, out=out)
+            out *= scale
+        out[:, self._invalid] = 0.0
+        if self._some_missing:
+            missing = ~np.isfinite(out)
+            if missing.any():
+                out[missing] = 0.0
+
+    def _statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Mean, standard deviation and validity (V,) of the vertices that are read."""
+        names = ("mean", "std", "valid")
+        lacking = [name for name in names if name not in self._group]
+        if lacking:
+            raise self._damaged(f"lack the array {lacking[0]!r}")
+        mean, std, valid = (self._group[name][...] for name in names)
+        if not self._array.shape[1] == len(mean) == len(std) == len(valid):
+            raise self._damaged("have arrays of different numbers of vertices")
+        if self._vertices is None:
+            return mean, std, valid
+        return mean[self._vertices], std[self._vertices], valid[self._vertices]
+
+    def _complete(self, name: str) -> Any:
+        """Open a Zarr array, all chunks of which are there."""
+        if name not in self._group:
+            raise self._damaged(f"lack the array {name!r}")
+        array = self._group[name]
+        # Zarr reads a chunk that is not there as its fill value, NaN: plausible zeros for a model.
+        if array.nchunks_initialized != array.nchunks:
+            raise self._damaged(f"have {array.nchunks_initialized} of {array.nchunks} chunks")
+        return array
+
+    def _damaged_chunk(self, row: int, error: Exception) -> ArtifactError:
+        return self._damaged(f"have a damaged chunk at {self._kind.row} {row} ({error})")
+
+    def _damaged(self, problem: str) -> ArtifactError:
+        return ArtifactError(
+            f"The {self._kind.what} at {self._group.store_path} {problem}.",
+            next_step=f"materialize {self._kind.asset} for this session again.",
+        )
+
+
+def read_session(
+    group: "zarr.Group",
+    rows: NDArray[np.int64] | None = None,
+    *,
+    zscore: bool = True,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Read one session's rows, all or some of them: see :meth:`SessionRows.read`."""
+    return SessionRows(group, zscore=zscore).read(rows, out=out)
+
+
+def read_roi_vertices(group: "zarr.Group") -> NDArray[np.int64]:
+    """Vertices of the region that a session's betas were written with.
+
+    Raises
+    ------
+    ArtifactError
+        If they were written without one.
+    """
+    if "roi" not in group:
+        raise ArtifactError(
+            f"The surface betas at {group.store_path} were written without a region of interest.",
+            next_step="materialize fsaverage5_betas with `roi` set, or train without it.",
+        )
+    return np.flatnonzero(group["roi"][...])
