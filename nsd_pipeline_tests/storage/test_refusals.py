@@ -152,22 +152,20 @@ def test_lists_in_artifacts_name_files_of_theirs_or_of_a_mirror(tmp_path: Path) 
     mirror = f"{tmp_path}/mirror/../nsd/x"
     run = {"run": 1, "space": "x", "kind": "other", "onsets": "a.tsv", "onsets_kind": "events"}
 
-    def read(name: str) -> None:
+    def read(reader: Callable[[Path], object], name: str) -> None:
         (tmp_path / "mirror.json").write_text(json.dumps({"lh": name, "rh": name}))
         (tmp_path / "files.json").write_text(
             json.dumps({"file_format": "hdf5", "betas": [name], "masks": []})
         )
         (tmp_path / "runs.json").write_text(json.dumps([run | {"files": [name]}]))
-        for reader in (locate_betas, locate_files, read_runs):
-            try:
-                reader(tmp_path)
-            except ArtifactError as error:
-                assert repr(name) in error.problem
-            else:
-                assert name == mirror, reader
+        reader(tmp_path)
 
-    for name in ("../x", "a/../../x", "a\0b", "/a\0b", mirror):
-        read(name)
+    for reader in (locate_betas, locate_files, read_runs):
+        read(reader, mirror)
+        for name in ("../x", "a/../../x", "a\0b", "/a\0b"):
+            with pytest.raises(ArtifactError) as told:
+                read(reader, name)
+            assert repr(name) in told.value.problem
 
 
 @pytest.mark.parametrize("part", ["../index", "a/b", None, "..", 3])
