@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsd_pipeline.assets import keys
+from nsd_pipeline.assets.tables import sessions_with
 from nsd_pipeline.download.betas import locate_betas
 from nsd_pipeline.download.space_files import locate_files
 from nsd_pipeline.download.stimuli import ImageReader
@@ -136,10 +136,10 @@ def test_names_that_a_listing_should_not_have_are_no_keys(
     assert store.keys() == [KEY]
 
 
-@pytest.mark.parametrize("key", ["events/subj01/ses01/more", "events/subj09/ses01", "events/x"])
-def test_an_artifact_of_no_session_is_told(key: str) -> None:
-    with pytest.raises(NsdError, match="NSD has no session"):
-        keys.session_of(key)
+def test_what_lies_among_sessions_and_is_none_is_left_out(store: Store) -> None:
+    for key in (KEY, "events/subj01/ses01.copy", "events/subj01/ses99", "events/subj01/ses02/more"):
+        put(store, key)
+    assert sessions_with(store, "events", ("subj01", "subj02")) == ["subj01_ses01"]
 
 
 @pytest.mark.parametrize("url", ["s3://lab/../../x", "s3://lab/a//b", "s3://lab/./a", "s3://.."])
