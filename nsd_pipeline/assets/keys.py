@@ -11,19 +11,6 @@ def session_artifact(asset: str, session_key: str) -> str:
     return f"{asset}/{subject}/ses{session:02d}"
 
 
-def session_of(key: str) -> str:
-    """Session whose artifact a key names: the inverse of :func:`session_artifact`.
-
-    Raises
-    ------
-    NsdError
-        If it is not that of a session of NSD.
-    """
-    session_key = "_".join(key.split("/")[1:])
-    parse_session_key(session_key)
-    return session_key
-
-
 def betas(session_key: str) -> str:
     """Key of a session's downloaded betas."""
     return session_artifact("betas", session_key)

@@ -40,6 +40,7 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
         halves = np.split(data, 2, axis=1)
         for half, path in zip(halves, locate_betas(folder).values(), strict=True):
             mgh.read_vertices(path, FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)
+            mgh.check_no_empty_frame(half, name=str(path))
         return data
 
     files = locate_files(folder)

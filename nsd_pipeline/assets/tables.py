@@ -14,10 +14,13 @@ from nsd_pipeline.storage.store import Store
 
 
 def sessions_with(store: Store, asset: str, subjects: tuple[str, ...]) -> list[str]:
-    """Sessions of some subjects whose artifact of an asset is complete, in order."""
-    return sorted(
-        keys.session_of(key) for subject in subjects for key in store.keys(f"{asset}/{subject}/")
-    )
+    """Sessions of some subjects that have an artifact of an asset, in order.
+
+    A damaged one is among them, so that whoever reads it is told. What else lies in these folders,
+    such as somebody's copy, is no session.
+    """
+    found = {key for subject in subjects for key in store.keys(f"{asset}/{subject}/")}
+    return [each for each in partitions.SESSIONS if keys.session_artifact(asset, each) in found]
 
 
 def read_sessions(

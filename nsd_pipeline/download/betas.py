@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
@@ -127,6 +129,11 @@ def download_betas(
         Fetch all of fsaverage's vertices instead of fsaverage5's.
     max_concurrency
         Requests in flight at the same time.
+
+    Raises
+    ------
+    InvalidFileError
+        If a trial came as zeros.
     """
     in_place = {
         hemisphere: source.local_path(found.info.key) for hemisphere, found in objects.items()
@@ -157,6 +164,12 @@ def download_betas(
     # Only now, or a right hemisphere that fails would take the left one with it.
     for found in objects.values():
         (scratch / found.name).rename(folder / found.name)
+    # Of ranges there is no checksum. What fails here is gone from scratch, so it is fetched anew.
+    n_vertices = None if whole_file else layout.FSAVERAGE5_VERTICES
+    for found in objects.values():
+        shape = (found.header.n_frames, n_vertices or found.header.n_vertices)
+        values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
+        mgh.check_no_empty_frame(values, name=f"{source.url}/{found.info.key}")
     return DownloadReport(
         sum(report.n_bytes for report in reports),
         sum(report.n_requests for report in reports),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.errors import SourceError
-from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
 
 def find_design(source: Source) -> dict[str, ObjectInfo]:
@@ -41,8 +41,7 @@ def find_design(source: Source) -> dict[str, ObjectInfo]:
 def copy_design(source: Source, objects: Mapping[str, ObjectInfo], folder: Path) -> None:
     """Copy the files that :func:`find_design` found into a folder."""
     for name, info in objects.items():
-        content = source.read(info.key, 0, info.n_bytes, etag=info.etag)
-        (folder / name).write_bytes(content)
+        (folder / name).write_bytes(read_whole(source, info))
 
 
 def responses_file(subject: str) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
 
 def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
@@ -10,5 +10,5 @@ def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
     path = source.local_path(info.key)
     if path is None:
         path = folder / PurePosixPath(info.key).name
-        path.write_bytes(source.read(info.key, 0, info.n_bytes, etag=info.etag))
+        path.write_bytes(read_whole(source, info))
     return path

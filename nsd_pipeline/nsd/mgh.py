@@ -276,6 +276,34 @@ def read_vertices(
     return values
 
 
+def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
+    """Check that no frame is of zeros only, as one that never arrived would be.
+
+    NSD has none: single values are 0 at most by chance, and what is missing is NaN.
+
+    Parameters
+    ----------
+    values
+        Values of shape (T, V).
+    name
+        What to call their file in an error.
+
+    Raises
+    ------
+    InvalidFileError
+        If there is one. Tells the first.
+    """
+    # Row by row: most are settled without making a second array of them.
+    empty = [frame for frame, row in enumerate(values) if not (row[:64].any() or row.any())]
+    if empty:
+        raise InvalidFileError(
+            f"{name} has no data in {len(empty)} of {len(values)} trials: all {values.shape[1]}"
+            f" values of trial {empty[0]} (counted from 0) are exactly 0.",
+            next_step="run this step again, which fetches the file anew; a mirror's copy is"
+            " incomplete and has to be copied again.",
+        )
+
+
 def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
     """Write frames of vertices as an MGH file that FreeSurfer and nibabel open.
 

@@ -15,11 +15,13 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from nsd_pipeline.storage.source import ObjectInfo
 
+_PART_BYTES: Final = 2**20
 _LINE: Final = re.compile(rb"^(\d+) (\d+)$", re.MULTILINE)
 
 
@@ -133,12 +135,19 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def parts(self) -> Iterator[bytes]:
+        """The unfinished file, from its start to its end."""
+        with self._partial.open("rb") as file:
+            yield from iter(partial(file.read, _PART_BYTES), b"")
+
     def finish(self) -> None:
         """Let the destination appear."""
         self._partial.replace(self._destination)
+        self.is_finished = True
 
     def discard(self) -> None:
         """Forget the unfinished file."""
+        self._checksums = {}
         for path in (self._path, self._partial):
             with suppress(FileNotFoundError):
                 path.unlink()

@@ -1,13 +1,25 @@
 """Artifacts in a folder: ``<key>/`` holds the files, ``manifests/<key>.json`` makes them count."""
 
+import os
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nsd_pipeline.nsd.errors import DamagedArtifactError
+from nsd_pipeline.storage.durable import exchange, make_folder, sync, sync_tree
 from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
+from nsd_pipeline.storage.store import (
+    Store,
+    damaged,
+    missing,
+    replaced,
+    sha256,
+    without_manifest,
+)
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -17,8 +29,10 @@ if TYPE_CHECKING:
 class LocalStore(Store):
     """Artifacts in a folder of this machine, or one that several machines share.
 
-    To replace an artifact: its manifest goes, its folder is exchanged by renaming, the new
-    manifest comes. So a manifest never stands beside files of another version.
+    An artifact is published by one rename, that of its manifest. By then its files lie, synced, in
+    a place for what comes next; right after, that folder and the earlier one are exchanged. Whoever
+    finds something in that place waits until the writer is done, or does the rest for one that
+    died. So an artifact is the earlier one or the new one, and never absent, torn or mixed.
 
     Parameters
     ----------
@@ -35,27 +49,27 @@ class LocalStore(Store):
     def find(self, key: str) -> Manifest | None:
         """Manifest of an artifact if it is there; see :meth:`Store.find`."""
         check_artifact_key(key)
+        next_one = self._workspace.next(key)
         found = self._load(key)
-        if found and not self._wrong_size(found):
-            return found
-        if not self._root.exists():
-            return None
+        if not next_one.exists():
+            if found and not self._damage(found):
+                return found
+            if not found and not (self._root / key).exists():
+                return None
         with self._workspace.lock(key):  # It may have been in the middle of being replaced.
+            self._settle(key)
             found = self._load(key)
-            wrong = found and self._wrong_size(found)
-        if found and wrong:
-            raise damaged(self.url, found, *wrong)
+            damage = found and self._damage(found)
+        if found and damage:
+            raise damaged(self.url, found, damage)
+        if not found and self._has_files_only(key):
+            raise without_manifest(self.url, key)
         return found
 
     def keys(self, prefix: str = "") -> list[str]:
-        """Sorted keys of complete artifacts; see :meth:`Store.keys`."""
-        manifests = self._root / "manifests"
-        keys = (
-            path.relative_to(manifests).as_posix().removesuffix(".json")
-            for path in (manifests / prefix.rpartition("/")[0]).rglob("*.json")
-        )
-        wanted = (key for key in keys if key.startswith(prefix) and is_artifact_key(key))
-        return sorted(key for key in wanted if self.manifest(key))
+        """Sorted keys of artifacts, damaged ones too; see :meth:`Store.keys`."""
+        keys = self._keys_below(prefix.rpartition("/")[0])
+        return sorted(key for key in keys if key.startswith(prefix) and is_artifact_key(key))
 
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`."""
@@ -78,24 +92,52 @@ class LocalStore(Store):
         return open_group(
             ZarrLocalStore(self._root / key, read_only=True),
             manifest.files.keys(),
-            lambda name: damaged(self.url, manifest, name, "went missing while it was read"),
+            lambda name: damaged(
+                self.url, manifest, f"its file {name} went missing while it was read"
+            ),
             check,
         )
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:
-        text = manifest.model_dump_json(indent=2) + "\n"
-        # All that can fail for want of room is written before the earlier artifact goes.
+        key = manifest.key
+        # All that can fail for want of room is written before anything is replaced.
         draft = folder.with_name("manifest.json")
-        draft.write_text(text)
-        target, record = self._root / manifest.key, self._record(manifest.key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with self._workspace.lock(manifest.key):
-            record.unlink(missing_ok=True)
-            if target.exists():
-                target.rename(folder.with_name("superseded"))
-            folder.rename(target)
-            draft.rename(record)
+        draft.write_text(manifest.to_json())
+        sync_tree(folder.parent)
+        target, record, next_one = self._root / key, self._record(key), self._workspace.next(key)
+        for path in (target, record, next_one):
+            make_folder(path.parent)
+        with self._workspace.lock(key):
+            self._settle(key)  # what a writer that died has left
+            folder.rename(next_one)
+            sync(next_one.parent)
+            draft.replace(record)  # This publishes the artifact.
+            sync(record.parent)
+            self._put_in_place(key)
+            if next_one.exists():
+                next_one.rename(folder.with_name("superseded"))
+
+    def _put_in_place(self, key: str) -> None:
+        next_one, target = self._workspace.next(key), self._root / key
+        if target.exists():
+            exchange(next_one, target, aside=self._workspace.aside(key))
+        else:
+            next_one.rename(target)
+        sync(target.parent)
+
+    def _settle(self, key: str) -> None:
+        """Finish what a writer that died has left, if any. To be called with the lock held."""
+        next_one, aside = self._workspace.next(key), self._workspace.aside(key)
+        manifest = None
+        with suppress(DamagedArtifactError):
+            manifest = self._load(key)
+        with suppress(PermissionError):  # then it is for somebody else to do
+            # If it is another one, its writer died before it was published or after it was put in
+            # its place.
+            if manifest and next_one.is_dir() and not self._wrong_content(manifest, next_one):
+                self._put_in_place(key)
+            for rest in (next_one, aside):
+                shutil.rmtree(rest, ignore_errors=True)
 
     def _record(self, key: str) -> Path:
         return self._root / "manifests" / f"{key}.json"
@@ -107,59 +149,105 @@ class LocalStore(Store):
             return None
         return Manifest.parse(content, url=self.url, key=key, versioned=False)
 
-    def _wrong_size(self, manifest: Manifest) -> tuple[str, str] | None:
-        """Name the first file that is missing or of another size, and say so."""
-        for name, record in manifest.files.items():
-            try:
-                n_bytes = (self._root / manifest.key / name).stat().st_size
-            except FileNotFoundError:
-                return name, "is missing"
-            if n_bytes != record.bytes:
-                return name, f"has {n_bytes} bytes instead of {record.bytes}"
-        return None
+    def _keys_below(self, folder: str) -> Iterator[str]:
+        """Keys below a folder of the store: those with a manifest, and those that have lost it."""
+        # Folders come first: what is published meanwhile has its manifest before its place.
+        folders = _names(self._root / folder, folders=True)
+        records = {
+            name.removesuffix(".json")
+            for name in _names(self._root / "manifests" / folder, folders=False)
+            if name.endswith(".json")
+        }
+        shelves = _names(self._root / "manifests" / folder, folders=True)
+        # In the root, and below an artifact, there may be folders that are no artifacts.
+        lost = folders - shelves if folder and records | shelves else set()
+        start = f"{folder}/" if folder else ""
+        yield from (start + name for name in records | lost)
+        for name in shelves:
+            yield from self._keys_below(start + name)
 
-    def _wrong_content(self, manifest: Manifest) -> tuple[str, str] | None:
-        """Name the first file that is not as it was written, and say how."""
-        wrong = self._wrong_size(manifest)
+    def _has_files_only(self, key: str) -> bool:
+        folder, shelf = self._root / key, self._root / "manifests" / key
+        return folder.is_dir() and not shelf.is_dir() and any(folder.iterdir())
+
+    def _damage(self, manifest: Manifest) -> str | None:
+        """What is known or seen at a glance to be wrong with an artifact's files."""
+        return manifest.damage or _wrong_size(manifest, self._root / manifest.key)
+
+    def _wrong_content(self, manifest: Manifest, folder: Path) -> str | None:
+        """Name the first file in a folder that is not as it was written, and say how."""
+        wrong = _wrong_size(manifest, folder)
         if wrong:
             return wrong
-        paths = [self._root / manifest.key / name for name in manifest.files]
+        paths = [folder / name for name in manifest.files]
         with ThreadPoolExecutor() as threads:
             for (name, record), found in zip(
                 manifest.files.items(), threads.map(sha256, paths), strict=True
             ):
                 if found != record.sha256:
-                    return name, "has another SHA-256 than when it was written"
+                    return f"its file {name} has another SHA-256 than when it was written"
         return None
 
     def _intact_manifest(self, key: str) -> Manifest:
         """Manifest of an artifact whose files have been read and compared, once per process."""
-        manifest = self._load(check_artifact_key(key))
+        manifest = self.find(key)
         if manifest and self._is_intact(manifest):
             return manifest
         # Replaced meanwhile, or damaged: look again while nobody can replace it.
-        if self._root.exists():
+        if manifest:
             with self._workspace.lock(key):
+                self._settle(key)
                 manifest = self._load(key)
-                if manifest and not self._is_intact(manifest):
-                    name, damage = self._wrong_content(manifest) or ("", "")
-                    # Else it would still count as up to date, and not be made again. In a store
-                    # that may only be read, that is for its owner to do.
-                    with suppress(OSError):
-                        self._record(key).unlink()
-                    raise damaged(self.url, manifest, name, damage)
+                damage = manifest and (
+                    self._damage(manifest) or self._wrong_content(manifest, self._root / key)
+                )
+                if manifest and damage:
+                    self._mark(manifest, damage)
+                    raise damaged(self.url, manifest, damage)
         if manifest is None:
             raise missing(self.url, key)
         return manifest
 
+    def _mark(self, manifest: Manifest, damage: str) -> None:
+        """Write down what is wrong with an artifact, or it would still count as up to date.
+
+        In a store that may only be read, that is for its owner to do.
+        """
+        marked = manifest.model_copy(update={"damage": damage})
+        with suppress(OSError), self._workspace.draft() as area:
+            draft = area / "manifest.json"
+            draft.write_text(marked.to_json())
+            draft.replace(self._record(manifest.key))
+
     def _is_intact(self, manifest: Manifest) -> bool:
         version = (manifest.key, manifest.created.isoformat())
         if version in self._intact:
-            return self._wrong_size(manifest) is None
+            return self._damage(manifest) is None
         try:
-            intact = self._wrong_content(manifest) is None
+            intact = self._wrong_content(manifest, self._root / manifest.key) is None
         except FileNotFoundError:
             return False
         if intact:
             self._intact.add(version)
         return intact
+
+
+def _names(folder: Path, *, folders: bool) -> set[str]:
+    """Names of the folders, or of the files, in a folder; none if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_dir() == folders}
+    except FileNotFoundError:
+        return set()
+
+
+def _wrong_size(manifest: Manifest, folder: Path) -> str | None:
+    """Name the first file that is missing or of another size, and say so."""
+    for name, record in manifest.files.items():
+        try:
+            n_bytes = (folder / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return f"its file {name} is missing"
+        if n_bytes != record.bytes:
+            return f"its file {name} has {n_bytes} bytes instead of {record.bytes}"
+    return None

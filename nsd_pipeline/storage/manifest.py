@@ -78,6 +78,8 @@ class Manifest(BaseModel):
         Whatever the asset wants to remember.
     version
         Folder of the files below the key, in stores that keep versions apart; else empty.
+    damage
+        What was found wrong with the files when somebody read them; else empty.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -93,6 +95,7 @@ class Manifest(BaseModel):
     files: Annotated[dict[_InnerPath, FileRecord], AfterValidator(_files_are_no_folders)]
     metadata: dict[str, Any]
     version: _Component | Annotated[str, Field(max_length=0)] = ""
+    damage: Annotated[str, _is(lambda text: not text or text.isprintable(), "plain text")] = ""
 
     @classmethod
     def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":
@@ -127,6 +130,11 @@ class Manifest(BaseModel):
         if versioned and not found.version:
             raise _refused(url, key, "field 'version': it names no folder")
         return found
+
+    def to_json(self) -> str:
+        """Text of the manifest, as :meth:`parse` reads it."""
+        # Without what is nearly always empty: older readers know no such field.
+        return self.model_dump_json(indent=2, exclude=None if self.damage else {"damage"}) + "\n"
 
     @property
     def location(self) -> str:

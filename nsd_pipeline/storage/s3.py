@@ -35,6 +35,7 @@ from tenacity import (
 
 from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.storage import terms
+from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.keys import check_object_key, split_s3_url
 from nsd_pipeline.storage.range_file import RangeFile
 from nsd_pipeline.storage.source import (
@@ -234,10 +235,12 @@ class S3Source:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            answer = self._client.head_object(Bucket=self.bucket, Key=self._object(key))
+            answer = self._client.head_object(
+                Bucket=self.bucket, Key=self._object(key), ChecksumMode="ENABLED"
+            )
         except (BotoCoreError, ClientError) as error:
             raise _unanswered(f"{self.url}/{key}", error) from error
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"], stated_checksum(answer))
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys that start with a prefix; see :meth:`Source.list`."""
@@ -280,7 +283,11 @@ class S3Source:
                 raise source_changed(full_name)
             if answer.meta["size"] < offset + length:
                 raise too_short(full_name, answer.meta["size"], offset, length)
-            return bytes(answer.bytes())
+            data = bytes(answer.bytes())
+            # obstore compares the range that the answer states with ours, not with its body.
+            if len(data) != length:
+                raise _CutOffError(f"{len(data)} bytes came instead of {length}")
+            return data
         except PreconditionError as error:
             raise source_changed(full_name) from error
         except (BaseError, FileNotFoundError) as error:

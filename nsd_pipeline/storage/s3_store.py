@@ -69,18 +69,18 @@ class S3Store(Store):
         """Manifest of an artifact if it is there; see :meth:`Store.find`."""
         failure = None
         for found in self._manifests(key):
-            wrong = self._wrong_size(found)
-            if wrong is None:
+            damage = found.damage or self._wrong_size(found)
+            if damage is None:
                 return found
-            failure = damaged(self.url, found, *wrong)
+            failure = damaged(self.url, found, damage)
         if failure:
             raise failure
         return None
 
     def keys(self, prefix: str = "") -> list[str]:
-        """Sorted keys of complete artifacts; see :meth:`Store.keys`.
+        """Sorted keys of artifacts, damaged ones too; see :meth:`Store.keys`.
 
-        Here the manifest alone counts, so that many artifacts are a single request.
+        The manifest alone counts, so that many artifacts are a single request.
         """
         root = "manifests/"
         names = (name for name, _, _ in self._bucket.list(root + prefix) if name.endswith(".json"))
@@ -96,17 +96,14 @@ class S3Store(Store):
         for found in self._manifests(key):
             folder = self._cache / key / found.version
             with self._workspace.lock(key):
-                wrong = None if self._is_intact(folder, found) else self._download(found, folder)
-            if wrong is None:
+                damage = None if self._is_intact(folder, found) else self._download(found, folder)
+            if damage is None:
                 os.utime(folder)
                 self._forget_others(folder)
                 return folder
-            failure = damaged(self.url, found, *wrong)
-        if failure is None:
-            raise missing(self.url, key)
-        # Else it would still count as up to date, and not be made again.
-        self._bucket.delete([_record(key)])
-        raise failure
+            self._mark(found, damage)
+            failure = damaged(self.url, found, damage)
+        raise failure or missing(self.url, key)
 
     def zarr(self, key: str) -> "zarr.Group":
         """Open an artifact that is a Zarr group, on the bucket itself; see :meth:`Store.zarr`."""
@@ -121,9 +118,8 @@ class S3Store(Store):
             lambda name: damaged(
                 self.url,
                 manifest,
-                name,
-                "went missing while it was read (if the artifact was just replaced, run this step "
-                "again)",
+                f"its file {name} went missing while it was read (if the artifact was just"
+                " replaced, run this step again)",
             ),
         )
 
@@ -141,15 +137,24 @@ class S3Store(Store):
             seen = found.version
             yield found
 
-    def _wrong_size(self, manifest: Manifest) -> tuple[str, str] | None:
+    def _mark(self, manifest: Manifest, damage: str) -> None:
+        """Write down what is wrong with an artifact, or it would still count as up to date."""
+        marked = manifest.model_copy(update={"damage": damage}).to_json().encode()
+        record = _record(manifest.key)
+        with suppress(ArtifactError):  # whoever may only read leaves it to those who may write
+            current = self._bucket.get(record)
+            if current and self._parse(manifest.key, current[0]).version == manifest.version:
+                self._bucket.put_if(record, marked, etag=current[1])
+
+    def _wrong_size(self, manifest: Manifest) -> str | None:
         """Name the first file that is missing or of another size, and say so."""
         root = _version_prefix(manifest)
         sizes = {name.removeprefix(root): n_bytes for name, n_bytes, _ in self._bucket.list(root)}
         for name, record in manifest.files.items():
             if name not in sizes:
-                return name, "is missing"
+                return f"its file {name} is missing"
             if sizes[name] != record.bytes:
-                return name, f"has {sizes[name]} bytes instead of {record.bytes}"
+                return f"its file {name} has {sizes[name]} bytes instead of {record.bytes}"
         return None
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:
@@ -174,7 +179,7 @@ class S3Store(Store):
 
     def _exchange(self, manifest: Manifest) -> str | None:
         """Put a manifest in place of whatever is there; return the version that it superseded."""
-        content = manifest.model_dump_json(indent=2).encode() + b"\n"
+        content = manifest.to_json().encode()
         record = _record(manifest.key)
         while True:
             current = self._bucket.get(record)
@@ -218,8 +223,16 @@ class S3Store(Store):
             self._intact.add(folder)
         return folder in self._intact
 
-    def _download(self, manifest: Manifest, folder: Path) -> tuple[str, str] | None:
+    def _download(self, manifest: Manifest, folder: Path) -> str | None:
         """Fetch a version into the cache; name the first file that is not as written, if any."""
+        damage = None
+        for _ in range(2):  # or what only arrived damaged would be marked as being so
+            damage = self._download_once(manifest, folder)
+            if damage is None:
+                break
+        return damage
+
+    def _download_once(self, manifest: Manifest, folder: Path) -> str | None:
         shutil.rmtree(folder, ignore_errors=True)
         root = _version_prefix(manifest)
         with self._workspace.draft() as area, room_for(area, manifest.n_bytes):
@@ -228,7 +241,7 @@ class S3Store(Store):
             try:
                 self._bucket.download({root + name: files / name for name in manifest.files})
             except MissingObjectError as error:
-                return str(error).removeprefix(root), "is missing"
+                return f"its file {str(error).removeprefix(root)} is missing"
             wrong = _wrong_content(files, manifest)
             if wrong is None:
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -252,11 +265,11 @@ def _version_prefix(manifest: Manifest) -> str:
     return f"{manifest.location}/"
 
 
-def _wrong_content(folder: Path, manifest: Manifest) -> tuple[str, str] | None:
+def _wrong_content(folder: Path, manifest: Manifest) -> str | None:
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            return name, "is missing"
+            return f"its file {name} is missing"
         if path.stat().st_size != record.bytes or sha256(path) != record.sha256:
-            return name, "is not what was written: its SHA-256 differs"
+            return f"its file {name} is not what was written: its SHA-256 differs"
     return None

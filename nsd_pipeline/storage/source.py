@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
+from nsd_pipeline.storage.checksums import Checksum, Verdict
 from nsd_pipeline.storage.keys import check_object_key
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
@@ -28,11 +29,14 @@ class ObjectInfo:
         Size in bytes.
     etag
         What the source says identifies this version. Opaque.
+    checksum
+        Checksum of all its bytes, where the source states one.
     """
 
     key: str
     n_bytes: int
     etag: str
+    checksum: Checksum | None = None
 
 
 class Source(Protocol):
@@ -75,6 +79,23 @@ class Source(Protocol):
     def local_path(self, key: str) -> Path | None:
         """Path of the object if it is a file on this machine, else None."""
         ...
+
+
+def read_whole(source: Source, info: ObjectInfo) -> bytes:
+    """All bytes of one version of a small object, compared with its checksum where it has one.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, or arrives damaged twice.
+    SourceChangedError
+        If the object is no longer that version.
+    """
+    verdict = Verdict(f"{source.url}/{info.key}", info.checksum)
+    while True:
+        content = source.read(info.key, 0, info.n_bytes, etag=info.etag)
+        if verdict.accepts(lambda content=content: [content]):  # type: ignore[misc]
+            return content
 
 
 def open_source(
@@ -161,7 +182,7 @@ class LocalMirror:
         """Exactly `length` bytes of one version of a file; see :meth:`Source.read`."""
         with self.open(key) as file:
             # The version is compared after reading: a file that changes meanwhile is noticed.
-            data = os.pread(file.fileno(), length, offset)
+            data = _read_all(file.fileno(), length, offset)
             info = _describe(key, file)
         if info.etag != etag:
             raise source_changed(f"{self.url}/{key}")
@@ -183,6 +204,15 @@ class LocalMirror:
     def local_path(self, key: str) -> Path:
         """Path of the file that holds an object; see :meth:`Source.local_path`."""
         return self.folder / check_object_key(key)
+
+
+def _read_all(descriptor: int, length: int, offset: int) -> bytes:
+    """So many bytes, or fewer at the end of the file."""
+    data = b""
+    # A network file system may return less than was asked for.
+    while len(data) < length and (part := os.pread(descriptor, length - len(data), offset)):
+        data, offset = data + part, offset + len(part)
+    return data
 
 
 def _describe(key: str, file: BinaryIO) -> ObjectInfo:

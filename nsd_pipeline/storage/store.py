@@ -4,6 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ __all__ = [
     "missing",
     "open_store",
     "replaced",
+    "without_manifest",
 ]
 
 _log = logging.getLogger(__name__)
@@ -81,13 +83,17 @@ class Store(ABC):
         Raises
         ------
         DamagedArtifactError
-            If it is there and damaged: its manifest cannot be used, or a file is missing or of
-            another size.
+            If it is there and damaged: its manifest cannot be used or is gone, a file is missing
+            or of another size, or somebody who read it found another damage.
         """
 
     @abstractmethod
     def keys(self, prefix: str = "") -> list[str]:
-        """Sorted keys of complete artifacts that start with a prefix."""
+        """Sorted keys of the artifacts that are there and start with a prefix, damaged ones too.
+
+        One that is damaged is to be noticed by whoever reads it, not to be left out. To take an
+        artifact away, delete its manifest and its folder.
+        """
 
     @abstractmethod
     def folder(self, key: str) -> Path:
@@ -98,7 +104,8 @@ class Store(ABC):
         Raises
         ------
         ArtifactError
-            If the artifact is missing or damaged. A damaged one counts as missing from then on.
+            If the artifact is missing or damaged. A damaged one is marked, and made again by the
+            next run that would make it.
         """
 
     @abstractmethod
@@ -229,11 +236,20 @@ def missing(url: str, key: str) -> ArtifactError:
     )
 
 
-def damaged(url: str, manifest: Manifest, name: str, damage: str) -> DamagedArtifactError:
-    """Error for an artifact one of whose files is not as it was written."""
+def without_manifest(url: str, key: str) -> DamagedArtifactError:
+    """Error for an artifact whose files are there and whose manifest is not."""
+    return DamagedArtifactError(
+        f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is missing.",
+        next_step="make it again: materialize the asset whose folder it lies in for this partition;"
+        " or delete the folder if it is no longer wanted.",
+    )
+
+
+def damaged(url: str, manifest: Manifest, damage: str) -> DamagedArtifactError:
+    """Error for an artifact whose files are not as they were written."""
     partition = f" --partition {manifest.partition}" if manifest.partition else ""
     return DamagedArtifactError(
-        f"The artifact {url}/{manifest.key} is damaged: its file {name} {damage}.",
+        f"The artifact {url}/{manifest.key} is damaged: {damage}.",
         next_step="make it again: `dagster asset materialize -m nsd_pipeline.definitions "
         f"--select {manifest.asset}{partition}`.",
     )
@@ -254,7 +270,7 @@ def sha256(path: Path) -> str:
 
 
 def _records(key: str, folder: Path) -> dict[str, FileRecord]:
-    records = {}
+    paths = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
@@ -268,5 +284,10 @@ def _records(key: str, folder: Path) -> dict[str, FileRecord]:
                 next_step="give it another name.",
             )
         if path.is_file():
-            records[name] = FileRecord(bytes=path.stat().st_size, sha256=sha256(path))
-    return records
+            paths[name] = path
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(paths, threads.map(_file_record, paths.values()), strict=True))
+
+
+def _file_record(path: Path) -> FileRecord:
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256(path))

@@ -11,7 +11,8 @@ from typing import Final, Never
 from filelock import FileLock
 from tqdm import tqdm
 
-from nsd_pipeline.nsd.errors import SourceChangedError
+from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
+from nsd_pipeline.storage.checksums import Verdict
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.journal import Journal, PartialFile, Piece
 from nsd_pipeline.storage.source import ObjectInfo, Source, too_short
@@ -86,22 +87,29 @@ def fetch(
         If the object was replaced meanwhile. What was fetched is discarded.
     SourceError
         If the object cannot be read, or a range lies outside of it. What was fetched is kept.
+        If a whole object does not have the checksum that its server states, after a second
+        attempt. What was fetched is discarded.
     """
     start = time.monotonic()
     pieces = _pieces(source, info, ranges, len(prefix))
+    verdict = Verdict(
+        f"{source.url}/{info.key}", info.checksum if _is_whole(info, pieces, prefix) else None
+    )
     destination.parent.mkdir(parents=True, exist_ok=True)
+    n_bytes = n_requests = resumed = 0
     # Two processes that want the same file: the second finds it done.
     with FileLock(destination.with_name(destination.name + ".lock")):
         journal = Journal(source.url, info, pieces, prefix, destination)
         done = journal.resume()
-        todo = [number for number in range(len(pieces)) if number not in done]
-        n_bytes = sum(pieces[number].length for number in todo)
         resumed = sum(pieces[number].length for number in done)
-        if not journal.is_finished:
-            with room_for(destination.parent, n_bytes), journal.open() as file:
+        while not journal.is_finished:
+            todo = [number for number in range(len(pieces)) if number not in done]
+            missing = sum(pieces[number].length for number in todo)
+            n_bytes, n_requests = n_bytes + missing, n_requests + len(todo)
+            with room_for(destination.parent, missing), journal.open() as file:
                 bar = tqdm(
                     total=n_bytes + resumed,
-                    initial=resumed,
+                    initial=n_bytes + resumed - missing,
                     desc=progress if isinstance(progress, str) else destination.name,
                     unit="B",
                     unit_scale=True,
@@ -115,8 +123,29 @@ def fetch(
                     except SourceChangedError:
                         journal.discard()
                         raise
-            journal.finish()
-    return TransferReport(n_bytes, len(todo), time.monotonic() - start, resumed)
+            if _is_accepted(journal, verdict):
+                journal.finish()
+            else:
+                done = set()
+    return TransferReport(n_bytes, n_requests, time.monotonic() - start, resumed)
+
+
+def _is_whole(info: ObjectInfo, pieces: Sequence[Piece], prefix: bytes) -> bool:
+    """Whether the file will be the object itself."""
+    in_place = all(piece.source_offset == piece.file_offset for piece in pieces)
+    return not prefix and in_place and sum(piece.length for piece in pieces) == info.n_bytes
+
+
+def _is_accepted(journal: Journal, verdict: Verdict) -> bool:
+    """Whether all that arrived is right; what is not is discarded."""
+    try:
+        accepted = verdict.accepts(journal.parts)
+    except SourceError:
+        journal.discard()
+        raise
+    if not accepted:
+        journal.discard()
+    return accepted
 
 
 def _move(

@@ -71,6 +71,14 @@ class Workspace:
         """Forget the partial work on an artifact."""
         shutil.rmtree(self._folder / "scratch" / _flat(key), ignore_errors=True)
 
+    def next(self, key: str) -> Path:
+        """Place of an artifact's files between their publication and their final place."""
+        return self._folder / "next" / _flat(key)
+
+    def aside(self, key: str) -> Path:
+        """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
+        return self._folder / "next" / f"{_flat(key)}~"
+
     def lock(self, key: str) -> AbstractContextManager[object]:
         """Lock of the short moments in which an artifact is replaced.
 

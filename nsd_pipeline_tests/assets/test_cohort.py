@@ -1,5 +1,6 @@
 """What a cohort is made of, and that it stays so while it is read."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nsd_pipeline.embeddings import write_embeddings
 from nsd_pipeline.nsd.errors import ArtifactError
 from nsd_pipeline.storage.store import Store, open_store
 
+MADE_BY = {"asset": "any", "partition": None, "code_version": "1"}
 GIANT = {
     "model": "facebook/dinov2-giant", "weights": "commit:1234567890", "layers": 0.6667,
     "token_aggregation": "mean", "image_size": 518, "processor": "model", "dtype": "float32",
@@ -22,20 +24,18 @@ GIANT = {
 }  # fmt: skip
 
 
-def put(store: Store, key: str, fingerprint: str, **metadata: Any) -> None:
-    made_by = {"asset": "any", "partition": None, "code_version": "1"}
-    with store.write(key, **made_by, fingerprint=fingerprint, inputs={}, config={}) as draft:
+def put(store: Store, key: str, fingerprint: str) -> None:
+    with store.write(key, **MADE_BY, fingerprint=fingerprint, inputs={}, config={}) as draft:
         (draft.folder / "file").write_text(fingerprint)
-        draft.metadata.update(metadata)
 
 
 def put_embeddings(store: Store, stimulus_set: str, width: int = 4, **changes: Any) -> None:
-    encoder = {**GIANT, **changes}
-    key = keys.stimulus_embeddings(stimulus_set)
-    put(store, key, str(encoder), encoder=encoder)
+    encoder, key = {**GIANT, **changes}, keys.stimulus_embeddings(stimulus_set)
     ids = np.arange(3) + 10 * partitions.STIMULUS_SETS.index(stimulus_set)
-    path = store.folder(key) / EMBEDDINGS_FILE
-    write_embeddings(path, ids, np.ones((3, width), np.float32), encoder)
+    with store.write(key, **MADE_BY, fingerprint=str(encoder), inputs={}, config={}) as draft:
+        values = np.ones((3, width), np.float32)
+        write_embeddings(draft.folder / EMBEDDINGS_FILE, ids, values, encoder)
+        draft.metadata["encoder"] = encoder
 
 
 def test_a_cohort_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
@@ -82,3 +82,31 @@ def test_embeddings_of_two_encoders_are_refused_before_training_by_name(tmp_path
     put_embeddings(store, "subj01", width=3)
     with pytest.raises(ArtifactError, match="shared has 4, subj01 has 3"):
         read_targets(store, find_cohort(store, "subj01", preset))
+
+
+@pytest.mark.parametrize("damage", ["file is missing", "torn manifest", "no manifest"])
+def test_a_damaged_session_does_not_leave_the_cohort(tmp_path: Path, damage: str) -> None:
+    """It is an error, and again at the next attempt; only who deletes a session takes it away."""
+    store = open_store(tmp_path)
+    preset = PRESETS["betas"]
+    for session in ("subj01_ses01", "subj01_ses02"):
+        put(store, preset.fmri_key(session), "first")
+        put(store, preset.events_key(session), "first")
+    for stimulus_set in ("shared", "subj01"):
+        put_embeddings(store, stimulus_set)
+    key = preset.fmri_key("subj01_ses02")
+    manifest = tmp_path / "manifests" / f"{key}.json"
+    match damage:
+        case "file is missing":
+            (tmp_path / key / "file").unlink()
+        case "torn manifest":
+            manifest.write_text(manifest.read_text()[:50])
+        case _:
+            manifest.unlink()
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=f"{key} is damaged"):
+            find_cohort(open_store(tmp_path), "subj01", preset)
+
+    manifest.unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / key)
+    assert find_cohort(store, "subj01", preset).sessions == ["subj01_ses01"]

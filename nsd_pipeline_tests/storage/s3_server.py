@@ -38,8 +38,9 @@ class S3rver:
         path = self.folder / bucket / f"{key}._S3rver_object"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(file, path)
-        # The ETag, which s3rver would make by reading the file; on S3 it need not be an MD5 either.
-        path.with_name(f"{path.name}.md5").write_text(uuid.uuid4().hex)
+        # The ETag, which s3rver would make by reading the file: as of an object that came in parts,
+        # which is no MD5.
+        path.with_name(f"{path.name}.md5").write_text(f"{uuid.uuid4().hex}-2")
         return path
 
 

@@ -159,6 +159,8 @@ class Answer:
     body: bytes = b""
     etag: str = '"v1"'
     total: int | None = None
+    content_range: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -197,7 +199,10 @@ def scripted_server() -> Iterator[Callable[[Callable[[int], Answer]], ScriptedSe
                     first = self.headers.get("Range", "bytes=0-")[6:].split("-")[0]
                     last = int(first) + len(answer.body) - 1
                     total = answer.total or last + 1
-                    self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
+                    stated = answer.content_range or f"bytes {first}-{last}/{total}"
+                    self.send_header("Content-Range", stated)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
                     self.wfile.write(answer.body)

@@ -1,15 +1,24 @@
+import itertools
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.storage import durable
+from nsd_pipeline.storage.local_store import LocalStore
 from nsd_pipeline.storage.store import Store, open_store
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, leftovers, put, write_zarr
 
@@ -52,19 +61,60 @@ def test_damage_is_told_with_the_file_and_the_command(store: Store, damage: str)
     assert (reader.folder(KEY) / "events.txt").read_text() == "one"
 
 
-def test_a_damaged_artifact_is_not_up_to_date(store: Store) -> None:
+@pytest.mark.parametrize("damage", ["shorter", "missing", "torn manifest", "no manifest"])
+def test_a_damaged_artifact_is_listed_and_told_and_made_again(store: Store, damage: str) -> None:
+    """What was there is never left out: it is not up to date, and whoever reads it is told."""
     put(store)
-    (Path(store.url) / KEY / "events.txt").write_text("")
-    assert store.manifest(KEY) is None
-    assert store.keys() == []
-
-
-def test_an_unreadable_manifest_is_no_manifest(store: Store) -> None:
-    put(store)
-    (Path(store.url) / "manifests" / f"{KEY}.json").write_text("")
-    assert store.manifest(KEY) is None
+    put(store, "events/subj01/ses02")
+    file = Path(store.url, KEY, "events.txt")
+    manifest = Path(store.url, "manifests", f"{KEY}.json")
+    match damage:
+        case "shorter":
+            file.write_text("")
+        case "missing":
+            file.unlink()
+        case "torn manifest":
+            manifest.write_bytes(manifest.read_bytes()[:100])
+        case _:  # as a writer of an earlier version left it that died while it replaced
+            manifest.unlink()
+    reader = open_store(store.url)
+    assert reader.keys("events/subj01/") == [KEY, "events/subj01/ses02"]
+    for attempt in (reader.find, reader.folder, reader.zarr):
+        with pytest.raises(DamagedArtifactError, match=f"artifact {store.url}/{KEY} is damaged"):
+            attempt(KEY)
+    assert reader.manifest(KEY) is None
     put(store)
     assert store.manifest(KEY) is not None
+    assert (open_store(store.url).folder(KEY) / "events.txt").read_text() == "one"
+
+
+def test_damage_that_was_read_once_stays_damage(store: Store) -> None:
+    """The reader that found it is not the last one: the next must not go on without it."""
+    put(store)
+    (Path(store.url) / KEY / "events.txt").write_text("two")
+    for _ in range(2):
+        reader = open_store(store.url)
+        assert reader.keys() == [KEY]
+        with pytest.raises(DamagedArtifactError, match=r"events\.txt has another SHA-256"):
+            reader.folder(KEY)
+    assert reader.manifest(KEY) is None
+
+
+def test_an_artifact_that_somebody_took_away_is_gone(store: Store) -> None:
+    put(store)
+    put(store, "events/subj01/ses02")
+    Path(store.url, "manifests", f"{KEY}.json").unlink()
+    shutil.rmtree(Path(store.url, KEY))
+    assert store.keys() == ["events/subj01/ses02"]
+    assert store.find(KEY) is None
+
+
+def test_folders_that_were_never_artifacts_are_none(store: Store) -> None:
+    put(store)
+    Path(store.url, "notes", "more").mkdir(parents=True)
+    Path(store.url, "events", "subj01", "a b").mkdir()
+    assert store.keys() == [KEY]
+    assert store.keys(f"{KEY}/") == [], "the folders within an artifact"
 
 
 def test_a_chunk_that_goes_missing_is_an_error_not_fill_values(store: Store) -> None:
@@ -118,43 +168,152 @@ def test_a_group_that_is_replaced_while_it_is_read_is_an_error_not_a_mixture(sto
     assert store.zarr("betas.zarr/subj01/ses01")["betas"][2:].all()
 
 
-def test_a_death_while_replacing_leaves_no_manifest_beside_other_files(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+STEPS = ("rename", "replace", "mkdir", "fsync", "rmdir", "unlink")
+"""What publishing asks of the system, by the functions of `os` behind it."""
+
+
+class _PowerCut(BaseException):
+    pass
+
+
+def _die_at(patch: pytest.MonkeyPatch, step: int, *, exchanges: bool) -> None:
+    """Let the process die before its so-many-th call that changes the store."""
+    left = itertools.count(-step)
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if next(left) >= 0:
+                raise _PowerCut
+            return function(*args, **options)
+
+        return call
+
+    for name in STEPS:
+        patch.setattr(os, name, dying(getattr(os, name)))
+    renameat2 = durable._renameat2()
+    patch.setattr(durable, "_renameat2", lambda: dying(renameat2) if exchanges else None)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_whenever_a_writer_dies_the_artifact_is_the_old_or_the_new_one(
+    store: Store, earlier: bool, exchanges: bool, tmp_path: Path
 ) -> None:
+    if exchanges and durable._renameat2() is None:
+        pytest.skip("this system cannot exchange two folders")
+    outcomes = []
+    for step in itertools.count():
+        key = f"events/subj01/{step}"
+        if earlier:
+            put(store, key, text="old")
+        with pytest.MonkeyPatch.context() as patch:
+            _die_at(patch, step, exchanges=exchanges)
+            try:
+                put(store, key, text="new")
+            except _PowerCut:
+                died = True
+            else:
+                died = False
+        reader = open_store(store.url)
+        there = reader.keys(key) == [key]
+        outcomes.append((reader.folder(key) / "events.txt").read_text() if there else None)
+        assert there or not earlier
+        assert (reader.find(key) is not None) == there
+        put(store, key, text="newer")
+        assert (open_store(store.url).folder(key) / "events.txt").read_text() == "newer"
+        assert list(Path(store.url, ".partial", "next").glob("*")) == []
+        if not died:
+            break
+    before = "old" if earlier else None
+    n_before = outcomes.index("new")
+    assert outcomes == [before] * n_before + ["new"] * (len(outcomes) - n_before)
+    assert n_before > 5
+    assert len(outcomes) > n_before + 5, "deaths after the one rename that publishes it"
+
+
+def test_bytes_are_on_the_disk_before_names(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, then their folders, then the manifest's new name, each before the next."""
     put(store, text="old")
-    rename = Path.rename
+    done: list[str] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
 
-    def die(path: Path, target: Path) -> Path:
-        if target.suffix == ".json":
-            raise KeyboardInterrupt
-        return rename(path, target)
+    def name_of(path: object) -> str:
+        name = os.path.relpath(os.fspath(path), store.url)  # type: ignore[call-overload]
+        return re.sub(r"\b[0-9a-f]{32}\b", "*", name)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", die)
-        with pytest.raises(KeyboardInterrupt):
-            put(store, text="new")
-    assert store.manifest(KEY) is None
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(f"sync {name_of(Path(f'/proc/self/fd/{descriptor}').readlink())}")
+
+    def moved(function: Callable[..., None], one: object, other: object) -> None:
+        done.append(f"{name_of(one)} -> {name_of(other)}")
+        function(one, other)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", partial(moved, replace))
+    monkeypatch.setattr(os, "rename", partial(moved, rename))
     put(store, text="new")
-    assert (store.folder(KEY) / "events.txt").read_text() == "new"
+    next_one = f".partial/next/{KEY.replace('/', '+')}"
+    draft = ".partial/drafts/*"
+    moves = [
+        f"{draft}/files -> {next_one}",
+        f"{draft}/manifest.json -> manifests/{KEY}.json",
+        f"{next_one} -> {draft}/superseded",
+    ]
+    first, published, last = map(done.index, moves)
+    assert set(done[:first]) == {
+        f"sync {draft}{name}"
+        for name in (
+            *("/manifest.json", "/files/events.txt", "/files/figures/map.png"),
+            *("/files/figures", "/files", ""),
+        )
+    }
+    assert done[first + 1 : published] == ["sync .partial/next"]
+    assert done[published + 1 : last] == ["sync manifests/events/subj01", "sync events/subj01"]
+
+
+def test_no_listing_misses_what_is_replaced(store: Store) -> None:
+    others = [f"events/subj01/ses{number:02d}" for number in range(2, 8)]
+    for key in (KEY, *others):
+        put(store, key)
+    path = Path(store.url) / KEY / "events.txt"
+    done = threading.Event()
+
+    def replace() -> None:
+        while not done.is_set():
+            put(store)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(400):
+            assert open_store(store.url).keys("events/subj01/") == [KEY, *others]
+            assert open_store(store.url).find(KEY) is not None
+            if durable._renameat2() is not None:
+                assert path.read_text() == "one", "for those who read without us"
+    finally:
+        done.set()
+        writer.join()
 
 
 def test_a_reader_waits_out_a_replacement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the moment without a manifest, the artifact is not missing, it is about to be there."""
+    """Between its manifest and its files' final place, the artifact is the new one already."""
     put(store)
-    rename = Path.rename
     found: list[object] = []
-    reader = threading.Thread(target=lambda: found.append(open_store(store.url).manifest(KEY)))
+    reader = threading.Thread(
+        target=lambda: found.append((open_store(store.url).folder(KEY) / "events.txt").read_text())
+    )
+    put_in_place = LocalStore._put_in_place
 
-    def look_before_the_manifest_comes(path: Path, target: Path) -> Path:
-        if target.suffix == ".json":
-            reader.start()
-            reader.join(0.2)  # returns early only if the reader does not wait
-        return rename(path, target)
+    def look_before(self: LocalStore, key: str) -> None:
+        reader.start()
+        reader.join(0.2)  # returns early only if the reader does not wait
+        put_in_place(self, key)
 
-    monkeypatch.setattr(Path, "rename", look_before_the_manifest_comes)
+    monkeypatch.setattr(LocalStore, "_put_in_place", look_before)
     put(store, text="two")
     reader.join()
-    assert found == [store.manifest(KEY)]
+    assert found == ["two"]
 
 
 def test_a_store_of_others_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,15 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline_tests.storage.servers import MotoServer, Relay
 from nsd_pipeline_tests.storage.test_store import (
@@ -204,8 +205,31 @@ def test_damage_is_told_with_the_file_and_the_command(
     for part in (f"{store.url}/{KEY}", "events.txt", "--select events --partition subj01_ses01"):
         assert part in str(told.value)
     assert reader.manifest(KEY) is None, "or the command would find it up to date"
+    assert reader.keys() == [KEY], "or the next reader would go on without it"
+    with pytest.raises(DamagedArtifactError, match=r"events\.txt"):
+        reader.find(KEY)
     put(store)
+    assert store.find(KEY) is not None
     assert (reader.folder(KEY) / "events.txt").read_text() == "one"
+
+
+def test_what_only_arrives_damaged_is_fetched_again_and_not_marked(
+    store: S3Store, reader: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+    download = Bucket.download
+    spoilt: list[Path] = []
+
+    def spoil_once(bucket: Bucket, files: Mapping[str, Path]) -> None:
+        download(bucket, files)
+        if not spoilt:
+            spoilt.extend(path for path in files.values() if path.name == "events.txt")
+            spoilt[0].write_text("two")
+
+    monkeypatch.setattr(Bucket, "download", spoil_once)
+    assert (reader.folder(KEY) / "events.txt").read_text() == "one"
+    assert len(spoilt) == 1
+    assert reader.find(KEY) is not None
 
 
 def test_a_chunk_that_is_deleted_while_reading_is_an_error(store: S3Store, reader: S3Store) -> None:
@@ -217,10 +241,14 @@ def test_a_chunk_that_is_deleted_while_reading_is_an_error(store: S3Store, reade
     assert (reader.zarr("betas.zarr/subj01/ses01")["betas"][:] == 0).all()
 
 
-def test_an_unreadable_manifest_is_no_manifest(store: S3Store, server: MotoServer) -> None:
+def test_an_unreadable_manifest_is_damage(store: S3Store, server: MotoServer) -> None:
     put(store)
     server.client.put_object(Bucket=BUCKET, Key=MANIFEST, Body=b"{")
     assert store.manifest(KEY) is None
+    assert store.keys() == [KEY]
+    for attempt in (store.find, store.folder, store.zarr):
+        with pytest.raises(DamagedArtifactError, match=f"{store.url}/{KEY} is damaged"):
+            attempt(KEY)
     put(store, text="two")
     assert (store.folder(KEY) / "events.txt").read_text() == "two"
 

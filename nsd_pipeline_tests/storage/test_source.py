@@ -167,7 +167,17 @@ def test_another_version_is_noticed_where_if_match_is_ignored(
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("passing", [Answer(503), Answer(429), Answer(206, b"sho", total=4)])
+@pytest.mark.parametrize(
+    "passing",
+    [
+        Answer(503),
+        Answer(429),
+        Answer(206, b"sho", total=4),
+        Answer(206, b"sho", content_range="bytes 0-3/4"),  # says that it is whole, and is not
+        Answer(206, b"data and more", content_range="bytes 0-3/20"),
+        Answer(200, b"data"),  # all of an object, where a part was asked for
+    ],
+)
 def test_what_passes_is_asked_again(
     scripted_server: Script, terms_accepted: None, passing: Answer
 ) -> None:
