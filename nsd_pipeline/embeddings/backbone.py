@@ -235,11 +235,12 @@ def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[s
             next_step="copy or download the model again; weights and config.json must be a pair.",
         ) from error
     missing = tuple(sorted(report["missing_keys"]))
-    weights = dict(model.named_parameters())
+    # Statistics of batch norm are buffers, and as much a part of what is computed.
+    weights = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
-        # transformers fills these with random numbers. Heads that are not used may well be
-        # missing; anything that reaches the embedding must not pass unseen.
+        # transformers fills these with random numbers or constants. Heads that are not used may
+        # well be missing; anything that reaches the embedding must not pass unseen.
         for name in missing:
-            if name in weights:
+            if name in weights and weights[name].is_floating_point():
                 weights[name].fill_(torch.nan)
     return model.eval(), missing

@@ -15,7 +15,7 @@ from nsd_pipeline.embeddings.model_files import (
     model_identity,
     model_name,
 )
-from nsd_pipeline.embeddings.preprocessing import Processor, read_preprocessing
+from nsd_pipeline.embeddings.processor import Processor, read_preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +121,8 @@ class ImageEncoder:
     Parameters
     ----------
     model
-        Name on the Hugging Face Hub, or a local folder with ``config.json``,
-        ``preprocessor_config.json`` and safetensors weights.
+        Name on the Hugging Face Hub, or a local folder with ``config.json``, safetensors weights,
+        and ``preprocessor_config.json`` or, as transformers 5 saves it, ``processor_config.json``.
     layers
         Depth of the hidden state as a fraction of the blocks: number ``int(layers * n_blocks)``.
     token_aggregation

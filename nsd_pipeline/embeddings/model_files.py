@@ -1,8 +1,9 @@
 """Where an image model's files are, and which weights exactly they hold.
 
 A model is a name on the Hugging Face Hub or a local folder in the same layout: ``config.json``,
-``preprocessor_config.json`` and weights as safetensors. Pickled weights (``.bin``) are never read:
-unpickling runs whatever code the file holds. Nothing here loads torch.
+``preprocessor_config.json`` (or ``processor_config.json``) and weights as safetensors. Pickled
+weights (``.bin``) are never read: unpickling runs whatever code the file holds. Nothing here loads
+torch.
 """
 
 import hashlib
@@ -16,9 +17,17 @@ from nsd_pipeline.nsd.errors import NsdError
 
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"
+NESTED_PROCESSOR: Final = "processor_config.json"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_FILES: Final = (CONFIG, PROCESSOR, _WEIGHTS, _INDEX, "model-*-of-*.safetensors")
+_FILES: Final = (
+    CONFIG,
+    PROCESSOR,
+    NESTED_PROCESSOR,
+    _WEIGHTS,
+    _INDEX,
+    "model-*-of-*.safetensors",
+)
 
 USE_A_FOLDER: Final = (
     "download the model on a machine that can reach it, put the folder (config.json, "
@@ -131,7 +140,14 @@ def weight_files(folder: Path) -> list[Path]:
             next_step="name a model or a `revision` that has them, or convert it with "
             "`AutoModel.from_pretrained(...).save_pretrained(folder)` where you trust its source.",
         )
-    shards = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
+    weight_map = read_json(folder / _INDEX).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    shards = sorted({name for name in names if isinstance(name, str) and Path(name).name == name})
+    if set(shards) != set(names) or not shards:
+        raise ModelError(
+            f"{folder / _INDEX} does not name files of this folder.",
+            next_step="copy or download the model again.",
+        )
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise ModelError(
@@ -151,16 +167,50 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     content, problem = None, "is not a JSON object"
     try:
-        content = json.loads(path.read_text())
+        # An editor of Windows puts a byte order mark at the beginning.
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         problem = "is missing"
-    except ValueError as error:
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError) as error:
         problem = f"is not valid JSON ({error})"
     if not isinstance(content, dict):
         raise ModelError(
             f"{path} {problem}.", next_step="copy or download the model again, complete."
         )
     return content
+
+
+def nested_processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Where transformers 5 puts an image processor that was saved together with one for text.
+
+    Parameters
+    ----------
+    folder
+        A model's folder.
+
+    Returns
+    -------
+    tuple of Path and dict, or None
+        The file, and the part of it that is about images. ``None`` if there is no such part:
+        older files of this name are about text alone.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    path = folder / NESTED_PROCESSOR
+    if not path.is_file():
+        return None
+    config = read_json(path).get("image_processor")
+    if config is not None and not isinstance(config, dict):
+        raise ModelError(
+            f"image_processor in {path} is not a JSON object.",
+            next_step="copy or download the model again, complete.",
+        )
+    return None if config is None else (path, config)
 
 
 def _local_folder(model: str | Path) -> Path | None:
@@ -197,9 +247,8 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         except LocalEntryNotFoundError:
             return snapshot(local_files_only=False)
         # Other tools put single files into the cache, so what is there may not be all.
-        needed = [folder / name for name in patterns if name in (CONFIG, PROCESSOR)]
-        has_weights = _WEIGHTS not in patterns or _is_complete(folder)
-        if has_weights and all(path.is_file() for path in needed):
+        complete = _WEIGHTS not in patterns or _is_complete(folder)
+        if complete and (folder / CONFIG).is_file():
             return folder
         return snapshot(local_files_only=False)
     except (OSError, ValueError) as error:
@@ -214,9 +263,9 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
 def _is_complete(folder: Path) -> bool:
     try:
         weight_files(folder)
+        return (folder / PROCESSOR).is_file() or nested_processor(folder) is not None
     except ModelError:
         return False
-    return True
 
 
 def _folder_digest(folder: Path) -> str:
@@ -224,6 +273,8 @@ def _folder_digest(folder: Path) -> str:
     read_json(folder / CONFIG)
     if (folder / PROCESSOR).is_file():
         paths.append(folder / PROCESSOR)
+    elif (nested := nested_processor(folder)) is not None:
+        paths.append(nested[0])
     digest = hashlib.sha256()
     for path in sorted(paths):
         status = path.stat()

@@ -19,7 +19,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as downloading takes: `lab/tiny` and, pickled only, `lab/pickled`."""
+    """As much of the hub as downloading takes.
+
+    `lab/tiny`, `lab/pickled` with pickled weights only, `lab/nested` as transformers 5 saves it.
+    """
 
     requests: list[str]
 
@@ -27,6 +30,9 @@ class Hub(BaseHTTPRequestHandler):
         files = {path.name: path.read_bytes() for path in TINY_DINOV2.iterdir()}
         if model == "lab/pickled":
             del files["model.safetensors"]
+        if model == "lab/nested":
+            inner = json.loads(files.pop("preprocessor_config.json"))
+            files["processor_config.json"] = json.dumps({"image_processor": inner}).encode()
         return files | {"pytorch_model.bin": b"pickled", "README.md": b"read me"}
 
     def do_HEAD(self) -> None:
@@ -35,7 +41,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.requests.append(self.path)
         headers, body, status = {}, b"{}", 404
-        if match := re.match(r"/api/models/(lab/tiny|lab/pickled)(/\w+)?", self.path):
+        if match := re.match(r"/api/models/(lab/tiny|lab/pickled|lab/nested)(/\w+)?", self.path):
             files = self.files(match[1])
             status = 200
             if match[2] == "/tree":
@@ -121,6 +127,17 @@ def test_a_model_is_downloaded_once_without_its_pickle(
     assert len(requests) == n_requests
 
 
+def test_a_nested_processor_is_downloaded_and_enough(hub: tuple[str, list[str]], run: Run) -> None:
+    url, requests = hub
+    fetched = run("print(fetch_model('lab/nested'))", HF_ENDPOINT=url)
+    folder = Path(fetched.stdout.strip())
+    assert (folder / "processor_config.json").is_file(), fetched.stderr
+    n_requests = len(requests)
+    again = run("print(fetch_model('lab/nested'))", HF_ENDPOINT=url)
+    assert again.stdout.strip() == str(folder), again.stderr
+    assert len(requests) == n_requests
+
+
 @pytest.mark.parametrize("lacking", ["preprocessor_config.json", "model.safetensors"])
 def test_what_another_tool_left_in_the_cache_is_completed(
     lacking: str, hub: tuple[str, list[str]], run: Run, tmp_path: Path
@@ -176,6 +193,15 @@ def test_a_shard_is_missing(tmp_path: Path) -> None:
         weight_files(tmp_path)
     (tmp_path / names[1]).touch()
     assert [path.name for path in weight_files(tmp_path)] == names
+
+
+@pytest.mark.parametrize("names", [["../model.safetensors"], ["/etc/hostname"], [1], [], None])
+def test_an_index_that_names_no_files_of_the_folder(names: list | None, tmp_path: Path) -> None:
+    weight_map = None if names is None else {str(name): name for name in names}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ModelError, match="does not name files of this folder"):
+        weight_files(tmp_path)
 
 
 def test_a_replaced_weight_file_is_another_model(tmp_path: Path) -> None:

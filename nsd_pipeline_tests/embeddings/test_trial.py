@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from nsd_pipeline.embeddings import ImageEncoder, ModelError
 from nsd_pipeline.embeddings.backbone import Backbone, load_backbone
@@ -41,7 +42,10 @@ def segformer() -> Any:
     ("make", "says"),
     [
         (
-            lambda: transformers.ViTMAEModel(transformers.ViTMAEConfig(**SIZES)),
+            # Of 144 patches, so that the same are not hidden twice by chance.
+            lambda: transformers.ViTMAEModel(
+                transformers.ViTMAEConfig(**{**SIZES, "patch_size": 4})
+            ),
             r"\(vit_mae\) is random",
         ),
         (
@@ -95,6 +99,18 @@ def test_a_model_that_takes_one_size_only_is_checked_all_the_same(
     assert encoder._backbone.outline.grown is not None
 
 
+def test_statistics_of_batch_norm_must_be_there(tmp_path: Path) -> None:
+    """transformers takes 0 and 1 for what a file does not hold."""
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    folder = save(tmp_path / "model", transformers.ResNetModel(config))
+    ImageEncoder(folder, 1.0, image_size=60)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.endswith("running_var")}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"not finite.*running_var"):
+        ImageEncoder(folder, 1.0, image_size=60)
+
+
 @pytest.fixture
 def tiny() -> Backbone:
     return load_backbone(
@@ -137,3 +153,10 @@ def test_states_that_are_not_the_models_own(
         assert state.shape == (1, 5, width)
         with pytest.raises(ModelError, match=says):
             try_backbone(TINY_DINOV2, Forged(**fields), pixels, class_token=False)
+
+
+def test_a_state_of_another_width_than_the_configuration_says(tiny: Backbone) -> None:
+    outline = dataclasses.replace(tiny.outline, hidden_size=64)
+    other = dataclasses.replace(tiny, outline=outline)
+    with torch.inference_mode(), pytest.raises(ModelError, match=r"48 wide, .* says 64"):
+        try_backbone(TINY_DINOV2, other, torch.rand(1, 3, 28, 28), class_token=False)
