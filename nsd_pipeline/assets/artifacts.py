@@ -28,11 +28,25 @@ Facts = Mapping[str, Any]
 FIGURES = "figures"
 """Folder of an artifact whose PNGs are shown in the UI."""
 
-# Every process that loads the graph would print it, once an asset.
-warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
-ONE_RUN = dg.BackfillPolicy.single_run()
-"""A range of partitions is one run; what a failed range had finished is skipped by the next."""
+def ranged_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` for an asset whose range of partitions is one run.
+
+    What a failed range had finished is skipped by the next.
+
+    Parameters
+    ----------
+    options
+        What `dg.asset` takes, but for ``backfill_policy``.
+    """
+    with warnings.catch_warnings():
+        # Dagster says that it is in beta, and every process that loads the graph would print that
+        # once an asset. Ignored here alone: a filter that stays would be the user's as well.
+        warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
+        decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+            backfill_policy=dg.BackfillPolicy.single_run(), **options
+        )
+    return decorate
 
 
 @dataclass(frozen=True)
