@@ -150,13 +150,15 @@ def materialize_artifacts(
     up_to_date: list[str] = []
     failed: dict[str, NsdError] = {}
 
+    def named(partition: str) -> str:
+        return f"{asset} {partition}" if partition else asset
+
     def bring_up_to_date(partition: str) -> None:
         plan = recipe(partition)
         wanted = fingerprint(asset, code_version, dict(plan.config), dict(plan.inputs))
         manifest = store.manifest(plan.key)
-        label = f"{asset} {partition}".strip()
         if manifest is not None and manifest.fingerprint == wanted:
-            up_to_date.append(label)
+            up_to_date.append(named(partition))
             status = "up to date, nothing was redone"
         else:
             with store.write(
@@ -171,7 +173,7 @@ def materialize_artifacts(
             ) as draft:
                 draft.metadata.update(make(partition, plan, draft))
             manifest = require(store, plan.key, asset=asset, partition=partition or None)
-            context.log.info(f"{label}: written to {store.url}/{plan.key}")
+            context.log.info(f"{named(partition)}: written to {store.url}/{plan.key}")
             status = "made"
         versions.append(manifest.fingerprint)
         done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(store, manifest)
@@ -181,7 +183,7 @@ def materialize_artifacts(
             try:
                 bring_up_to_date(partition)
             except NsdError as error:
-                context.log.error(f"{asset} {partition}: {error}")
+                context.log.error(f"{named(partition)}: {error}")
                 failed[partition] = error
     except BaseException:
         _record(context, done)
@@ -193,8 +195,7 @@ def materialize_artifacts(
         _record(context, done)
         raise dg.Failure(
             description="\n\n".join(
-                f"{asset} {partition}: {error}".replace(" :", ":")
-                for partition, error in failed.items()
+                f"{named(partition)}: {error}" for partition, error in failed.items()
             ),
             metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
             allow_retries=False,
