@@ -51,6 +51,18 @@ def test_the_code_location_loads_nothing_heavy() -> None:
     assert not loaded_by("import nsd_pipeline.definitions").intersection(HEAVY)
 
 
+def test_loading_the_code_location_warns_of_nothing_and_filters_no_warning() -> None:
+    code = (
+        "import warnings, dagster; before = list(warnings.filters);"
+        "import nsd_pipeline.definitions;"
+        # numpy adds filters of its own, for its own warnings.
+        "print([each for each in warnings.filters if each not in before and"
+        " each[2].__module__.startswith('dagster')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_product_code_needs_the_declared_dependencies_and_nothing_else() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
@@ -70,7 +82,7 @@ def test_one_file_alone_uses_what_dagster_does_not_promise_to_keep() -> None:
 
 @pytest.mark.parametrize("folder", DOMAIN)
 def test_domain_code_knows_no_dagster(folder: str) -> None:
-    allowed = {"nsd": {"nsd"}, "storage": {"nsd", "storage"}}
+    allowed = {"nsd": {"nsd", "storage"}, "storage": {"nsd", "storage"}}
     upper = {"assets", "resources", "launchers", "definitions", "checks", "jobs", "demo"}
     for path in (PACKAGE / folder).rglob("*.py"):
         names = imports_of(path)

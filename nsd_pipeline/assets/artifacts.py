@@ -28,11 +28,25 @@ Facts = Mapping[str, Any]
 FIGURES = "figures"
 """Folder of an artifact whose PNGs are shown in the UI."""
 
-# Every process that loads the graph would print it, once an asset.
-warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
-ONE_RUN = dg.BackfillPolicy.single_run()
-"""A range of partitions is one run; what a failed range had finished is skipped by the next."""
+def ranged_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` for an asset whose range of partitions is one run.
+
+    What a failed range had finished is skipped by the next.
+
+    Parameters
+    ----------
+    options
+        What `dg.asset` takes, but for ``backfill_policy``.
+    """
+    with warnings.catch_warnings():
+        # Dagster says that it is in beta, and every process that loads the graph would print that
+        # once an asset. Ignored here alone: a filter that stays would be the user's as well.
+        warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
+        decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+            backfill_policy=dg.BackfillPolicy.single_run(), **options
+        )
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -141,13 +155,15 @@ def materialize_artifacts(
     up_to_date: list[str] = []
     failed: dict[str, NsdError] = {}
 
+    def named(partition: str) -> str:
+        return f"{asset} {partition}" if partition else asset
+
     def bring_up_to_date(partition: str) -> None:
         plan = recipe(partition)
         wanted = fingerprint(asset, code_version, dict(plan.config), dict(plan.inputs))
         manifest = store.manifest(plan.key)
-        label = f"{asset} {partition}".strip()
         if manifest is not None and manifest.fingerprint == wanted:
-            up_to_date.append(label)
+            up_to_date.append(named(partition))
             status = "up to date, nothing was redone"
         else:
             with store.write(
@@ -162,7 +178,7 @@ def materialize_artifacts(
             ) as draft:
                 draft.metadata.update(make(partition, plan, draft))
             manifest = require(store, plan.key, asset=asset, partition=partition or None)
-            context.log.info(f"{label}: written to {store.url}/{plan.key}")
+            context.log.info(f"{named(partition)}: written to {store.url}/{plan.key}")
             status = "made"
         versions.append(manifest.fingerprint)
         done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(store, manifest)
@@ -172,7 +188,7 @@ def materialize_artifacts(
             try:
                 bring_up_to_date(partition)
             except NsdError as error:
-                context.log.error(f"{asset} {partition}: {error}")
+                context.log.error(f"{named(partition)}: {error}")
                 failed[partition] = error
     except BaseException:
         _record(context, done)
@@ -184,8 +200,7 @@ def materialize_artifacts(
         _record(context, done)
         raise dg.Failure(
             description="\n\n".join(
-                f"{asset} {partition}: {error}".replace(" :", ":")
-                for partition, error in failed.items()
+                f"{named(partition)}: {error}" for partition, error in failed.items()
             ),
             metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
             allow_retries=False,

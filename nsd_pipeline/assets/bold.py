@@ -14,11 +14,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require,
     require_all,
 )
@@ -73,12 +73,11 @@ def has_bold(config: BoldConfig, bucket: Source, session_key: str) -> bool:
     return first in bucket.list(first)
 
 
-@dg.asset(
+@ranged_asset(
     group_name="raw",
     kinds={"s3"},
     code_version="1",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=["experiment_design"],
 )
 @fails_plainly
@@ -161,12 +160,11 @@ def _versions(runs: list[BoldRun]) -> dict[str, str]:
     return {name: f"{each.st_size}-{each.st_mtime_ns}" for name, each in status.items()}
 
 
-@dg.asset(
+@ranged_asset(
     group_name="events",
     kinds={"parquet"},
     code_version="1",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=[bold, "events"],
     metadata=COLUMN_SCHEMA,
 )

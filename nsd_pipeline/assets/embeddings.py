@@ -13,11 +13,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require,
 )
 from nsd_pipeline.automation import CARRY_ON
@@ -86,13 +86,12 @@ def open_images(store: Store, source: SourceResource, stimulus_set: str) -> Imag
     )
 
 
-@dg.asset(
+@ranged_asset(
     group_name="embeddings",
     kinds={"huggingface", "parquet"},
     # The model is part of the version, so that the UI shows what a change of it makes stale.
     code_version=f"1 {ENCODER}",
     partitions_def=partitions.stimulus_sets,
-    backfill_policy=ONE_RUN,
     deps=["stimuli"],
     pool=GPU_POOL,
     automation_condition=CARRY_ON,

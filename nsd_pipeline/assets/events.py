@@ -9,11 +9,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require,
 )
 from nsd_pipeline.download.design import responses_file
@@ -47,12 +47,11 @@ COLUMN_SCHEMA = {
 }
 
 
-@dg.asset(
+@ranged_asset(
     group_name="events",
     kinds={"parquet"},
     code_version="1",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=["experiment_design"],
     metadata=COLUMN_SCHEMA,
 )
@@ -130,12 +129,11 @@ class EventFilter(dg.Config):
     query: str = Field(default=DEFAULT_QUERY, description="pandas query over the event columns")
 
 
-@dg.asset(
+@ranged_asset(
     group_name="events",
     kinds={"parquet", "pandas"},
     code_version="1",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=[events],
     metadata=COLUMN_SCHEMA,
 )

@@ -10,11 +10,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require,
 )
 from nsd_pipeline.download.transforms import Transforms, copy_transforms, find_transforms
@@ -38,12 +38,11 @@ class OperatorConfig(dg.Config):
     )
 
 
-@dg.asset(
+@ranged_asset(
     group_name="surface",
     kinds={"numpy"},
     code_version="2",
     partitions_def=partitions.subject_spaces,
-    backfill_policy=ONE_RUN,
 )
 @fails_plainly
 def fsaverage5_operator(

@@ -13,11 +13,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require,
 )
 from nsd_pipeline.assets.spaces import session_operator
@@ -97,12 +97,11 @@ class BetasConfig(dg.Config):
     )
 
 
-@dg.asset(
+@ranged_asset(
     group_name="raw",
     kinds={"s3"},
     code_version="2",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=[
         experiment_design,
         dg.AssetDep("fsaverage5_operator", partition_mapping=partitions.subject_spaces_to_sessions),
@@ -180,12 +179,11 @@ def betas(
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
 
 
-@dg.asset(
+@ranged_asset(
     group_name="raw",
     kinds={"s3"},
     code_version="1",
     partitions_def=partitions.stimulus_sets,
-    backfill_policy=ONE_RUN,
     deps=[dg.AssetDep("fsaverage_events", partition_mapping=partitions.sessions_to_stimulus_sets)],
     automation_condition=CARRY_ON,
 )

@@ -10,11 +10,11 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
-    ONE_RUN,
     Facts,
     Recipe,
     fails_plainly,
     materialize_artifacts,
+    ranged_asset,
     require_all,
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
@@ -54,12 +54,11 @@ class SeriesConfig(dg.Config):
     )
 
 
-@dg.asset(
+@ranged_asset(
     group_name="surface",
     kinds={"zarr"},
     code_version="1",
     partitions_def=partitions.sessions,
-    backfill_policy=ONE_RUN,
     deps=[
         "bold",
         "bold_events",

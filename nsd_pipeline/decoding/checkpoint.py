@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.persistence import replacing
+from nsd_pipeline.storage.replacing import replacing
 
 Tensors = dict[str, Tensor]
 Notes = dict[str, Any]

@@ -6,9 +6,6 @@ people.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp
 from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.storage.replacing import replacing
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONFIG_NAME: Final = "config.json"
@@ -82,20 +80,3 @@ def load_model(folder: Path) -> Decoder:
             next_step="use weights with the reference's parameter names.",
         ) from error
     return model.eval()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of ``path`` if nothing goes wrong.
-
-    It is on the disk before it has the name, so a kill or a power cut leaves the old file or the
-    new one.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

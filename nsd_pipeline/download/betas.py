@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nsd_pipeline.download.fetching import total
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
 from nsd_pipeline.nsd.paths import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
-from nsd_pipeline.storage.transfer import fetch
+from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 _MIRROR = "mirror.json"
 
@@ -41,24 +42,6 @@ class BetasObject:
     def name(self) -> str:
         """File name, as on the bucket."""
         return Path(self.info.key).name
-
-
-@dataclass(frozen=True)
-class DownloadReport:
-    """What a session's download has cost.
-
-    Parameters
-    ----------
-    n_bytes, n_requests, seconds
-        Bytes and requests of this download, and the time it took.
-    resumed_bytes
-        Bytes that an earlier, interrupted download had left.
-    """
-
-    n_bytes: int
-    n_requests: int
-    seconds: float
-    resumed_bytes: int
 
 
 def inspect_betas(
@@ -112,7 +95,7 @@ def download_betas(
     *,
     whole_file: bool,
     max_concurrency: int,
-) -> DownloadReport:
+) -> TransferReport:
     """Fetch both hemispheres into a folder, or record where a local mirror has them.
 
     Parameters
@@ -141,7 +124,7 @@ def download_betas(
     if all(in_place.values()):
         paths = {hemisphere: str(path) for hemisphere, path in in_place.items()}
         (folder / _MIRROR).write_text(json.dumps(paths, indent=2))
-        return DownloadReport(0, 0, 0.0, 0)
+        return total([])
 
     reports = []
     for found in objects.values():
@@ -170,12 +153,7 @@ def download_betas(
         shape = (found.header.n_frames, n_vertices or found.header.n_vertices)
         values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
         mgh.check_no_empty_frame(values, name=f"{source.url}/{found.info.key}")
-    return DownloadReport(
-        sum(report.n_bytes for report in reports),
-        sum(report.n_requests for report in reports),
-        sum(report.seconds for report in reports),
-        sum(report.resumed_bytes for report in reports),
-    )
+    return total(reports)
 
 
 def locate_betas(folder: Path) -> dict[Hemisphere, Path]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.download.betas import BetasObject, DownloadReport, download_betas
+from nsd_pipeline.download.betas import BetasObject, download_betas
 from nsd_pipeline.download.volumes import SpaceObjects, download_space
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, Hemisphere
 from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.transfer import TransferReport
 
 
 class SessionDownload(ABC):
@@ -42,7 +43,7 @@ class SessionDownload(ABC):
         """About how many bytes come from a bucket."""
 
     @abstractmethod
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> DownloadReport:
+    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
         """Fetch them into a folder, or record where a local mirror has them."""
 
     @property
@@ -81,7 +82,7 @@ class FsaverageDownload(SessionDownload):
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> DownloadReport:
+    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
         """See :func:`~nsd_pipeline.download.betas.download_betas`."""
         return download_betas(
             self.source,
@@ -137,7 +138,7 @@ class SpaceDownload(SessionDownload):
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * len(self.voxels)
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> DownloadReport:
+    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
         """See :func:`~nsd_pipeline.download.volumes.download_space`."""
         return download_space(
             self.source,

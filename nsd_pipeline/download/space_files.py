@@ -1,6 +1,5 @@
 """What a download of betas in some space has left on this machine, and how to read it back."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,15 +63,6 @@ def locate_files(folder: Path) -> SpaceFiles:
 def voxels_file(path: Path) -> Path:
     """File that names the voxel of each row of an ``.npy`` file."""
     return path.with_suffix(".voxels.npy")
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Start of an ``.npy`` file of int16."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": voxel_chunks.VALUE.str, "fortran_order": False, "shape": shape}
-    )
-    return buffer.getvalue()
 
 
 def read_parts(

@@ -4,7 +4,6 @@ Images come in parts: what a new session adds is a new part, and no earlier one 
 index says which part holds which image.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nsd_pipeline.download.fetching import npy_header
 from nsd_pipeline.nsd import layout, stimuli
 from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.keys import is_component
@@ -89,7 +89,7 @@ def download_images(
         info,
         ranges,
         arrived,
-        prefix=_npy_header(shape),
+        prefix=npy_header(shape, np.uint8),
         max_concurrency=max_concurrency,
         progress=f"{len(image_ids)} images",
     )
@@ -179,11 +179,3 @@ class ImageReader:
 def _positions(parts: pd.Series) -> Iterator[tuple[str, NDArray[np.intp]]]:
     for part in parts.unique():
         yield part, np.flatnonzero(parts.to_numpy() == part)
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsd_pipeline.download.betas import DownloadReport
+from nsd_pipeline.download.fetching import total
 from nsd_pipeline.nsd.bold import BoldRun
 from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.nsd.layout import session_key
@@ -20,7 +20,7 @@ from nsd_pipeline.nsd.timeseries import (
     timeseries_key,
 )
 from nsd_pipeline.storage.source import ObjectInfo, Source
-from nsd_pipeline.storage.transfer import fetch
+from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 _BLOCK = 16 * 2**20
 """Bytes per request: what a lost connection costs at most."""
@@ -83,7 +83,7 @@ def download_timeseries(
     scratch: Path,
     *,
     max_concurrency: int,
-) -> tuple[list[BoldRun], DownloadReport]:
+) -> tuple[list[BoldRun], TransferReport]:
     """Fetch a session's runs into a folder, or find them on a local mirror.
 
     Parameters
@@ -106,7 +106,8 @@ def download_timeseries(
     InvalidFileError
         If a design file is no such file.
     """
-    runs, n_bytes, n_requests, seconds, resumed = [], 0, 0, 0.0, 0
+    runs: list[BoldRun] = []
+    reports: list[TransferReport] = []
     for found in objects:
         paths = []
         for info in (found.volumes, found.design):
@@ -125,10 +126,7 @@ def download_timeseries(
                     progress=arrived.name,
                 )
                 path = arrived.rename(folder / arrived.name)
-                n_bytes += report.n_bytes
-                n_requests += report.n_requests
-                seconds += report.seconds
-                resumed += report.resumed_bytes
+                reports.append(report)
             paths.append(path)
         volumes, design = paths
         runs.append(
@@ -143,7 +141,7 @@ def download_timeseries(
                 n_samples=len(read_design(design)),
             )
         )
-    return runs, DownloadReport(n_bytes, n_requests, seconds, resumed)
+    return runs, total(reports)
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.download.betas import DownloadReport
+from nsd_pipeline.download.fetching import npy_header, total
 from nsd_pipeline.download.index_file import IndexFile
-from nsd_pipeline.download.space_files import npy_header, voxels_file, write_files
+from nsd_pipeline.download.space_files import voxels_file, write_files
 from nsd_pipeline.nsd import nifti_betas, voxel_chunks
 from nsd_pipeline.nsd.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.layout import Space, session_key
@@ -124,7 +124,7 @@ def download_space(
     scratch: Path,
     *,
     max_concurrency: int,
-) -> DownloadReport:
+) -> TransferReport:
     """Fetch a session's betas and mask into a folder, or record where a local mirror has them.
 
     Parameters
@@ -149,7 +149,7 @@ def download_space(
             for infos in (found.betas, found.masks)
         )
         write_files(folder, found.file_format, betas, masks)
-        return DownloadReport(0, 0, 0.0, 0)
+        return total([])
 
     reports: list[TransferReport] = []
 
@@ -180,7 +180,8 @@ def download_space(
         plan = voxel_chunks.plan_chunks(layout, wanted)
         name = f"{PurePosixPath(info.key).stem}.npy"
         np.save(voxels_file(folder / name), plan.voxels)
-        return move(info, name, plan.ranges, npy_header((len(plan.voxels), found.n_trials)))
+        header = npy_header((len(plan.voxels), found.n_trials), voxel_chunks.VALUE)
+        return move(info, name, plan.ranges, header)
 
     if found.file_format == "nii.gz":
         betas = [move_whole(info) for info in found.betas]
@@ -199,12 +200,7 @@ def download_space(
     masks = [move_whole(info) for info in found.masks]
     local_format = "npy" if found.file_format == "hdf5" else found.file_format
     write_files(folder, local_format, betas, masks)
-    return DownloadReport(
-        sum(report.n_bytes for report in reports),
-        sum(report.n_requests for report in reports),
-        sum(report.seconds for report in reports),
-        sum(report.resumed_bytes for report in reports),
-    )
+    return total(reports)
 
 
 def _choose(

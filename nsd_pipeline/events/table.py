@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 import pandas as pd
 
 from nsd_pipeline.nsd.errors import ArtifactError, NsdError
+from nsd_pipeline.storage.replacing import replacing
 
 Dtype = Literal["string", "Int64", "Float64", "boolean"]
 
@@ -114,9 +115,8 @@ def write_events(path: Path, events: pd.DataFrame) -> None:
         field.with_metadata({"description": column.description})
         for field, column in zip(table.schema, EVENT_COLUMNS, strict=True)
     ]
-    partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(table.cast(pa.schema(fields, metadata=table.schema.metadata)), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(table.cast(pa.schema(fields, metadata=table.schema.metadata)), partial)
 
 
 def read_events(path: Path) -> pd.DataFrame:

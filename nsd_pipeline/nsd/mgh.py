@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.storage.replacing import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64
@@ -315,16 +316,10 @@ def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
         Values of shape (T, V): one row a frame. Stored as float32.
     """
     n_frames, n_vertices = data.shape
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(header_bytes(n_vertices, n_frames))
-            for frame in data:
-                file.write(frame.astype(">f4").tobytes())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(path)) as partial, partial.open("wb") as file:
+        file.write(header_bytes(n_vertices, n_frames))
+        for frame in data:
+            file.write(frame.astype(">f4").tobytes())
 
 
 def _output(out: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ are imported when a figure or page is first drawn.
 
 from nsd_pipeline.report.comparison import NOT_RECORDED, differing_settings
 from nsd_pipeline.report.curves import training_curves
-from nsd_pipeline.report.distributions import embedding_norms, metric_bars, rank_distribution
+from nsd_pipeline.report.distributions import metric_bars, rank_distribution
 from nsd_pipeline.report.examples import Example, gallery_examples
 from nsd_pipeline.report.figure import data_uri
 from nsd_pipeline.report.gallery import Retrieval, retrieval_gallery
@@ -30,7 +30,6 @@ __all__ = [
     "as_read",
     "data_uri",
     "differing_settings",
-    "embedding_norms",
     "gallery_examples",
     "metric_bars",
     "metric_label",

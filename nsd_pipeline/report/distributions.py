@@ -1,4 +1,4 @@
-"""Figures of how retrieval places and embedding norms are distributed, and of cohorts compared."""
+"""Figures of how retrieval places are distributed, and of cohorts compared."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -153,45 +153,4 @@ def metric_bars(
         axes.grid(axis="x", color=FAINT, lw=0.6)
         style(axes, title=metric_label(name), xlabel="%")
         axes.tick_params(axis="y", length=0)
-    return to_png(figure)
-
-
-def embedding_norms(embeddings: ArrayLike) -> bytes:
-    """Draw how long the embeddings are.
-
-    Parameters
-    ----------
-    embeddings
-        Array (N, D). One narrow hump is what an encoder gives; a spike at 0 or a far outlier means
-        images that were not read.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    NsdError
-        If there is no embedding or one is not finite.
-    """
-    array = np.asarray(embeddings)
-    norms = np.linalg.norm(array, axis=-1)
-    if norms.size == 0 or not np.isfinite(norms).all():
-        raise NsdError(
-            f"{np.count_nonzero(~np.isfinite(norms))} of {norms.size} embeddings are not finite.",
-            next_step="materialize the embeddings again.",
-        )
-    figure = new_figure(4.4, 2.6)
-    axes = figure.subplots()
-    axes.hist(norms, bins=min(60, max(10, norms.size // 20)), color=BLUE, edgecolor="white", lw=0.3)
-    axes.axvline(
-        float(np.median(norms)), color=VERMILION, lw=1.2, label=f"median {np.median(norms):.4g}"
-    )
-    style(
-        axes,
-        title=f"{norms.size:,} embeddings of {array.shape[-1]:,} values",
-        xlabel="Euclidean norm",
-        ylabel="images",
-    )
     return to_png(figure)

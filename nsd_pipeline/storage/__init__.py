@@ -4,6 +4,7 @@
 - ``terms``: NSD's terms of use, which must be accepted before the first byte from a bucket.
 - ``transfer``: many byte ranges of one object into one file, resumable.
 - ``store``, ``s3_store``, ``manifest``: our artifacts, which appear whole or not at all.
+- ``replacing``: a single file that does.
 
 Nothing here knows what the bytes mean.
 """
