@@ -1,7 +1,8 @@
 """Asset checks: what must be true of the artifacts in the store, whichever run made them.
 
-A check looks at every complete artifact of its asset, not at one partition, so that its verdict is
-about what a model would be trained on now. ``above_chance`` is about one cohort's model.
+A check that ends a run looks at what that run made, so that what it costs does not grow with what
+is in the store. Executed by itself, without a partition (in the web UI, or by a schedule of your
+own), it looks at every artifact of its asset: at what a model would be trained on now.
 """
 
 import warnings
@@ -16,8 +17,8 @@ from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.report import read_verdict
-from nsd_pipeline.assets.tables import sessions_with
 from nsd_pipeline.assets.training import TRIALS_FILE
+from nsd_pipeline.dagster_private import partition_span
 from nsd_pipeline.events import read_events
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
@@ -31,11 +32,15 @@ MAX_NAN_SHARE = 0.1
 vertices outside the scanned volume, not a tenth of the cortex."""
 
 
-def _manifests(store: Store, asset: str) -> Iterator[Manifest]:
-    # On S3 each is two requests, and a check looks at up to 284.
+def _manifests(context: dg.AssetCheckExecutionContext, store: Store, folder: str) -> list[Manifest]:
+    """Manifests, below a folder of the store, of the partitions that this run is for, or of all."""
+    found = store.keys(f"{folder}/")
+    if span := partition_span(context.run):
+        made = partitions.between(*span)
+        found = [key for key in found if "_".join(key.split("/")[1:]) in made]
+    # On S3 each is two requests, and there are up to 284.
     with ThreadPoolExecutor(max_workers=16) as threads:
-        found = threads.map(store.manifest, store.keys(f"{asset}/"))
-        yield from (manifest for manifest in found if manifest is not None)
+        return [each for each in threads.map(store.manifest, found) if each is not None]
 
 
 def _verdict(
@@ -53,11 +58,13 @@ def _verdict(
 
 
 @dg.asset_check(asset="events", description="Every session has as many trials as its design says.")
-def trial_counts(store: StoreResource) -> dg.AssetCheckResult:
+def trial_counts(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """Compare each event table's trials with the experiment design's."""
     artifacts = store.open()
     design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
-    manifests = list(_manifests(artifacts, "events"))
+    manifests = _manifests(context, artifacts, "events")
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         _, session = layout.parse_session_key(str(manifest.partition))
@@ -70,11 +77,13 @@ def trial_counts(store: StoreResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="events", description="Every event table names the images that the design names."
 )
-def mapping_agreement(store: StoreResource) -> dg.AssetCheckResult:
+def mapping_agreement(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """Compare each stored table's images with the experiment design, trial by trial."""
     artifacts = store.open()
     design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
-    sessions = sessions_with(artifacts, "events", layout.SUBJECTS)
+    sessions = [str(each.partition) for each in _manifests(context, artifacts, "events")]
     problems: list[dict[str, object]] = []
     for session in sessions:
         events = read_events(artifacts.folder(keys.events(session)) / EVENTS_FILE)
@@ -89,13 +98,15 @@ def mapping_agreement(store: StoreResource) -> dg.AssetCheckResult:
     asset="fsaverage5_betas",
     description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data.",
 )
-def nan_share(store: StoreResource) -> dg.AssetCheckResult:
+def nan_share(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """List the sessions that lack more of the cortex than is usual."""
-    return _nan_shares(store.open(), "fsaverage5_betas.zarr")
+    return _nan_shares(context, store.open(), "fsaverage5_betas.zarr")
 
 
-def _nan_shares(store: Store, folder: str) -> dg.AssetCheckResult:
-    manifests = list(_manifests(store, folder))
+def _nan_shares(
+    context: dg.AssetCheckExecutionContext, store: Store, folder: str
+) -> dg.AssetCheckResult:
+    manifests = _manifests(context, store, folder)
     problems: list[dict[str, object]] = [
         {"session": manifest.partition, "NaN share": manifest.metadata["nan_share"]}
         for manifest in manifests
@@ -109,18 +120,28 @@ def _nan_shares(store: Store, folder: str) -> dg.AssetCheckResult:
     name="nan_share",
     description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data in any run.",
 )
-def series_nan_share(store: StoreResource) -> dg.AssetCheckResult:
+def series_nan_share(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """List the sessions whose time series lack more of the cortex than is usual."""
-    return _nan_shares(store.open(), "fsaverage5_series.zarr")
+    return _nan_shares(context, store.open(), "fsaverage5_series.zarr")
 
 
 @dg.asset_check(
     asset="fsaverage5_series",
     description="All sessions have one space, one repetition time and one treatment.",
 )
-def made_alike(store: StoreResource) -> dg.AssetCheckResult:
-    """List the kinds of time series that there are, if a model would mix them."""
-    manifests = list(_manifests(store.open(), "fsaverage5_series.zarr"))
+def made_alike(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+    """List the kinds of time series that there are, if a model would mix them.
+
+    What a run made is compared with one other session, which was compared with others before.
+    """
+    artifacts = store.open()
+    manifests = _manifests(context, artifacts, "fsaverage5_series.zarr")
+    made = {each.key for each in manifests}
+    others = (key for key in artifacts.keys("fsaverage5_series.zarr/") if key not in made)
+    if (first := next(others, None)) and (other := artifacts.manifest(first)):
+        manifests.append(other)
     kinds: dict[tuple[object, ...], list[str]] = {}
     for manifest in manifests:
         treatment = {name: each for name, each in manifest.config.items() if name != "query"}
@@ -135,12 +156,12 @@ def made_alike(store: StoreResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(
     asset="fsaverage5_betas",
-    description="The newest session, read as a model reads it, is z-scored and finite.",
+    description="The newest session made, read as a model reads it, is z-scored and finite.",
 )
-def z_scores(store: StoreResource) -> dg.AssetCheckResult:
+def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Read the newest session back: mean 0, standard deviation 1, and no NaN that spread."""
     artifacts = store.open()
-    manifests = list(_manifests(artifacts, "fsaverage5_betas.zarr"))
+    manifests = _manifests(context, artifacts, "fsaverage5_betas.zarr")
     if not manifests:
         return _verdict([], seen=0)
     newest = max(manifests, key=lambda manifest: manifest.created)
@@ -165,9 +186,11 @@ def z_scores(store: StoreResource) -> dg.AssetCheckResult:
     asset="stimulus_embeddings",
     description="Norms are alike, and no two images have the same embedding.",
 )
-def norms_and_duplicates(store: StoreResource) -> dg.AssetCheckResult:
+def norms_and_duplicates(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """List the stimulus sets with vanishing or exploding norms, or with repeated embeddings."""
-    manifests = list(_manifests(store.open(), "stimulus_embeddings"))
+    manifests = _manifests(context, store.open(), "stimulus_embeddings")
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         smallest, largest = (
@@ -185,10 +208,12 @@ def norms_and_duplicates(store: StoreResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="fmri_mlp", description="No image of the test set was shown in a trial of the training."
 )
-def no_test_image_in_training(store: StoreResource) -> dg.AssetCheckResult:
+def no_test_image_in_training(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """Compare the images of each model's training and validation trials with its test images."""
     artifacts = store.open()
-    manifests = list(_manifests(artifacts, "fmri_mlp"))
+    manifests = _manifests(context, artifacts, "fmri_mlp")
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         trials = pd.read_parquet(artifacts.folder(manifest.key) / TRIALS_FILE)
@@ -209,9 +234,11 @@ def no_test_image_in_training(store: StoreResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset="fmri_mlp", description="Every session that NSD has of a cohort was trained on."
 )
-def missing_sessions(store: StoreResource) -> dg.AssetCheckResult:
+def missing_sessions(
+    context: dg.AssetCheckExecutionContext, store: StoreResource
+) -> dg.AssetCheckResult:
     """List the sessions that the models have not seen, for those who want all of them."""
-    manifests = list(_manifests(store.open(), "fmri_mlp"))
+    manifests = _manifests(context, store.open(), "fmri_mlp")
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         subjects = partitions.subjects_of_cohort(str(manifest.partition))

@@ -69,6 +69,14 @@ stimulus_sets_to_cohorts = dg.StaticPartitionMapping(
 )
 
 
+def between(first: str, last: str) -> frozenset[str]:
+    """Partitions of a range, both ends included."""
+    for keys in (SESSIONS, STIMULUS_SETS, COHORTS, SUBJECT_SPACES):
+        if first in keys and last in keys:
+            return frozenset(keys[keys.index(first) : keys.index(last) + 1])
+    raise ValueError(f"{first} ... {last} is no range of partitions")
+
+
 def subjects_of_cohort(cohort: str) -> tuple[str, ...]:
     """Subjects whose sessions a cohort's model is trained on."""
     return SUBJECTS if cohort == ALL else (cohort,)

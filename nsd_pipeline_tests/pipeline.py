@@ -69,6 +69,7 @@ class Pipeline:
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
         )
+        self.result = result
         self.failed_checks = [
             f"{check.asset_key.to_user_string()}:{check.check_name}"
             for check in result.get_asset_check_evaluations()

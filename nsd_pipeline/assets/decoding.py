@@ -35,6 +35,7 @@ from nsd_pipeline.assets.training import (
     TRIALS_FILE,
     OnEpoch,
     TrainingPlan,
+    alone,
     require_devices,
     train_here,
     train_in_processes,
@@ -246,6 +247,7 @@ def _train(plan: TrainingPlan, store: Store, gpu: GpuResource, on_epoch: OnEpoch
     if n_processes > 1:
         require_devices(n_processes)
     with ExitStack() as held:
+        held.enter_context(alone(plan))
         devices = [held.enter_context(gpu.lease()) for _ in range(n_processes)]
         if n_processes > 1:
             return train_in_processes(plan, devices, on_epoch=on_epoch)

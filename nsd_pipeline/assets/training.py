@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from nsd_pipeline import decoding
 from nsd_pipeline.assets.cohort import Cohort, check_unchanged, read_targets
@@ -80,6 +82,30 @@ class TrainingPlan:
             checkpoint=Path(fields["checkpoint"]),
             recipe=fields["recipe"],
         )
+
+
+@contextmanager
+def alone(plan: TrainingPlan) -> Iterator[None]:
+    """Train a cohort's model in one run at a time: two would write the same checkpoint.
+
+    Raises
+    ------
+    NsdError
+        If another process of this machine is at it.
+    """
+    plan.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(plan.checkpoint.with_name("training.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise NsdError(
+            f"The model of {plan.cohort.name} is being trained by another process of this machine.",
+            next_step="wait for it, or end it; this run then goes on from its last epoch.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def train_here(

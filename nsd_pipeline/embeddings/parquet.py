@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.storage.replacing import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,9 +64,7 @@ def write_embeddings(
         {"image_id": pa.array(ids[order].astype(np.int32)), "embedding": embedding}
     ).replace_schema_metadata({_SETTINGS: json.dumps(settings)})
 
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with replacing(Path(path)) as partial:
         # One row group, so that the column comes back as one array.
         pq.write_table(
             table,
@@ -74,9 +73,6 @@ def write_embeddings(
             compression="none",
             use_dictionary=False,
         )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_embeddings(

@@ -1,5 +1,7 @@
 """Whatever there is of memory and processes, the model is the same."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from safetensors.torch import load_file
 from nsd_pipeline.assets.cohort import Cohort
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
-from nsd_pipeline.assets.training import TrainingPlan
+from nsd_pipeline.assets.training import TrainingPlan, alone
 from nsd_pipeline.decoding.memory import Memory, available_bytes
+from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline_tests.pipeline import Pipeline
 
 
@@ -56,8 +59,8 @@ def test_from_memory_from_the_store_and_in_two_processes(
     assert graph.leftovers() == []
 
 
-def test_a_plan_survives_json(tmp_path: Path) -> None:
-    plan = TrainingPlan(
+def make_plan(tmp_path: Path) -> TrainingPlan:
+    return TrainingPlan(
         store_url="s3://lab/artifacts",
         cohort=Cohort(
             name="all",
@@ -73,7 +76,30 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
         checkpoint=tmp_path / "scratch" / "checkpoint",
         recipe="1a2b",
     )
+
+
+def test_a_plan_survives_json(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
     assert TrainingPlan.from_json(plan.to_json()) == plan
+
+
+def test_a_model_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from nsd_pipeline.assets.training import TrainingPlan, alone\n"
+        "plan = TrainingPlan.from_json(sys.argv[1])\n"
+        "with alone(plan): print('training', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, plan.to_json()]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == b"training\n"
+        with pytest.raises(NsdError, match="all is being trained by another process"), alone(plan):
+            pass
+        other.kill()
+    with alone(plan):  # a killed one holds nothing
+        pass
 
 
 def test_a_container_limits_the_memory(tmp_path: Path) -> None:
