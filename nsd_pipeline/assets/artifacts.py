@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import json
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, ParamSpec
 import dagster as dg
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import ArtifactError, NsdError
+from nsd_pipeline.nsd.errors import ArtifactError, NsdError, explain
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
@@ -77,14 +78,16 @@ class Recipe:
 
 
 def fails_plainly(function: Callable[P, None]) -> Callable[P, None]:
-    """Let an asset that meets an :class:`NsdError` fail with its message, and without a retry."""
+    """Let an asset that meets an error fail with a message for people, and without a retry."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
-        except NsdError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        except (dg.Failure, dg.RetryRequested, dg.DagsterError):
+            raise
+        except Exception as error:
+            raise dg.Failure(str(explain(error)), allow_retries=False) from error
 
     return run
 
@@ -145,8 +148,8 @@ def materialize_artifacts(
     Raises
     ------
     dagster.Failure
-        If any partition ended in an error that somebody has to act upon. Failures of this kind
-        are not retried: the same would happen again.
+        If any partition ended in an error: with a message for each, which names the artifact,
+        the partition and the next step. They are not retried: the same would happen again.
     """
     asset = context.asset_key.to_user_string()
     code_version = context.assets_def.code_versions_by_key[context.asset_key] or "1"
@@ -187,9 +190,11 @@ def materialize_artifacts(
         for partition in context.partition_keys if context.assets_def.partitions_def else [""]:
             try:
                 bring_up_to_date(partition)
-            except NsdError as error:
-                context.log.error(f"{named(partition)}: {error}")
-                failed[partition] = error
+            except Exception as error:  # whatever it is, it is this partition's alone
+                failed[partition] = explain(error)
+                context.log.error(f"{named(partition)}: {failed[partition]}")
+                if not isinstance(error, NsdError):
+                    context.log.debug("".join(traceback.format_exception(error)))
     except BaseException:
         _record(context, done)
         raise

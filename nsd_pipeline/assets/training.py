@@ -105,6 +105,7 @@ def alone(plan: TrainingPlan) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else has it open
         lock.release()
 
 

@@ -2,8 +2,14 @@
 
 Every error names the thing (a file, an object, an artifact), says what is wrong with it in one
 sentence, and ends with the next step. Nothing here is about retrying: an error of these classes
-stays until somebody acts.
+stays until somebody acts. `explain` puts errors that are not ours into the same form.
 """
+
+import errno
+from typing import Final
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class NsdError(Exception):
@@ -60,3 +66,53 @@ class NotEnoughDataError(NsdError):
 
 class StorageFullError(NsdError):
     """The disk has no room for what is about to be written."""
+
+
+class UnexpectedError(NsdError):
+    """Something that none of our messages is about: of the machine, a library, or a defect."""
+
+
+def explain(error: Exception) -> NsdError:
+    """Put any error into words: what it means, and what to do next.
+
+    Parameters
+    ----------
+    error
+        An error of ours, which is returned as it is, or any other one.
+    """
+    if isinstance(error, NsdError):
+        return error
+    if isinstance(error, MemoryError):
+        return UnexpectedError(
+            "There is too little memory for this step.",
+            next_step="run it where there is more, or with fewer things beside it;"
+            " docs/performance.md says what each step takes.",
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return _of_the_system(error)
+    return UnexpectedError(
+        f"{type(error).__name__}: {error}",
+        next_step="look at the stack trace in the run's log. If the files that it names are sound,"
+        " this is a defect of nsd_pipeline: please report it with that trace.",
+    )
+
+
+def _of_the_system(error: OSError) -> NsdError:
+    where = error.filename2 or error.filename or "A file"
+    said = error.strerror or type(error).__name__
+    if error.errno in _FULL:
+        return StorageFullError(
+            f"{where}: {said}.", next_step="make room on that disk, then run this step again."
+        )
+    if error.errno in _FORBIDDEN:
+        return UnexpectedError(
+            f"{where}: {said}.",
+            next_step="let the user of this process read and write there. Where a group shares a"
+            " folder, everybody sets `umask 002` and the folder has the setgid bit"
+            " (`chmod -R g+ws FOLDER`).",
+        )
+    return UnexpectedError(
+        f"{where}: {said}.",
+        next_step="check that path, and that NSD_STORAGE and NSD_SOURCE name folders; the stack"
+        " trace is in the run's log.",
+    )
