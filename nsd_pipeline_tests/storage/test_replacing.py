@@ -18,7 +18,8 @@ def test_a_file_appears_once_it_is_on_the_disk(
     with replacing(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
-    assert (seen, path.read_text()) == (["old"], "new")
+    # First its bytes, under no name yet; then the folder, which has the name.
+    assert (seen, path.read_text()) == (["old", "new"], "new")
     assert list(tmp_path.iterdir()) == [path]
 
 
