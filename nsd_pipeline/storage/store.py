@@ -290,4 +290,12 @@ def _records(key: str, folder: Path) -> dict[str, FileRecord]:
 
 
 def _file_record(path: Path) -> FileRecord:
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256(path))
+    from isal.isal_zlib import crc32
+
+    sha, crc, n_bytes, buffer = hashlib.sha256(), 0, 0, bytearray(2**18)
+    with path.open("rb", buffering=0) as file:
+        while n_read := file.readinto(buffer):
+            part = memoryview(buffer)[:n_read]
+            sha.update(part)
+            crc, n_bytes = crc32(part, crc), n_bytes + n_read
+    return FileRecord(bytes=n_bytes, sha256=sha.hexdigest(), crc32=crc)
