@@ -41,7 +41,7 @@ class LocalStore(Store):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._root = folder.expanduser().absolute()
+        self._root = folder.absolute()
         self.url = str(self._root)
         self._workspace = Workspace(self._root / ".partial")
         self._intact: set[tuple[str, str]] = set()

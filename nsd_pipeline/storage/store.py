@@ -16,6 +16,7 @@ from nsd_pipeline.nsd.paths import is_inner_path
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
+from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -215,16 +216,23 @@ def open_store(url: str | Path = DEFAULT_URL) -> Store:
     Parameters
     ----------
     url
-        A folder, which is made when needed, or ``s3://bucket/prefix``. For S3, boto3's own
-        environment variables and files give credentials, region and endpoint.
+        A folder, which is made when needed, or ``s3://bucket/prefix``; see
+        :func:`~nsd_pipeline.storage.places.parse_place`. For S3, boto3's own environment variables
+        and files give credentials, region and endpoint.
+
+    Raises
+    ------
+    NsdError
+        If it is no such place.
     """
-    if str(url).startswith("s3://"):
+    place = parse_place(url, what="The place of artifacts (NSD_STORAGE)")
+    if isinstance(place, str):
         from nsd_pipeline.storage.s3_store import S3Store
 
-        return S3Store(str(url))
+        return S3Store(place)
     from nsd_pipeline.storage.local_store import LocalStore
 
-    return LocalStore(Path(url))
+    return LocalStore(place)
 
 
 def missing(url: str, key: str) -> ArtifactError:
