@@ -39,6 +39,7 @@ from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 from nsd_pipeline.nsd.timeseries import design_onsets, timeseries_key
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.places import parse_folder
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft
 
@@ -63,12 +64,25 @@ class BoldConfig(dg.Config):
         description="which of NSD's prepared time series (TR 4/3 s, or 1 s); not with derivatives",
     )
 
+    def folders(self) -> tuple[Path, Path]:
+        """Folders of the derivatives and of the raw tree, where there are derivatives.
+
+        Raises
+        ------
+        NsdError
+            If one of them is no folder's name.
+        """
+        return (
+            parse_folder(self.derivatives, what="The derivatives folder (NSD_BIDS_DERIVATIVES)"),
+            parse_folder(self.raw, what="The raw BIDS tree (NSD_BIDS_RAW)"),
+        )
+
 
 def has_bold(config: BoldConfig, bucket: Source, session_key: str) -> bool:
     """Whether there is anything of a session where recordings come from."""
     subject, session = layout.parse_session_key(session_key)
     if config.derivatives:
-        return bids.has_session(Path(config.derivatives), subject, session)
+        return bids.has_session(config.folders()[0], subject, session)
     first = timeseries_key(subject, session, 1, config.space)
     return first in bucket.list(first)
 
@@ -103,9 +117,7 @@ def bold(
         subject, session = layout.parse_session_key(partition)
         runs = design.trials(subject, session)["run"].unique().tolist()
         if config.derivatives:
-            found = bids.find_runs(
-                Path(config.derivatives), Path(config.raw), subject, session, runs
-            )
+            found = bids.find_runs(*config.folders(), subject, session, runs)
             derived[partition] = found
             return Recipe(
                 keys.bold(partition),

@@ -33,6 +33,7 @@ from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, 
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.storage.places import parse_model
 from nsd_pipeline.storage.store import Draft, Store
 
 EMBEDDINGS_FILE = "embeddings.parquet"
@@ -72,8 +73,15 @@ class EncoderConfig(dg.Config):
     batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
 
     def settings(self) -> dict[str, Any]:
-        """Everything but the batch size: what decides the embeddings."""
-        return self.model_dump(exclude={"batch_size"})
+        """Everything but the batch size: what decides the embeddings.
+
+        Raises
+        ------
+        NsdError
+            If the model is the URL of no folder.
+        """
+        model = parse_model(self.model, what="The vision model (NSD_ENCODER)")
+        return self.model_dump(exclude={"batch_size"}) | {"model": model}
 
 
 def open_images(store: Store, source: SourceResource, stimulus_set: str) -> ImageReader:

@@ -41,7 +41,7 @@ class LocalStore(Store):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._root = folder.expanduser().absolute()
+        self._root = folder.absolute()
         self.url = str(self._root)
         self._workspace = Workspace(self._root / ".partial")
         self._intact: set[tuple[str, str]] = set()
@@ -82,20 +82,23 @@ class LocalStore(Store):
 
         from nsd_pipeline.storage.zarr_guard import open_group
 
-        manifest = self._intact_manifest(key)
+        manifest = self.find(key)
+        if manifest is None:
+            raise missing(self.url, key)
 
         def check() -> None:
             # The earlier manifest goes before its files do: while it is there, so were they.
             if (now := self._load(key)) is None or now.created != manifest.created:
                 raise replaced(self.url, manifest)
 
+        def damage(what: str) -> DamagedArtifactError:
+            with self._workspace.lock(key):
+                check()
+                self._mark(manifest, what)
+            return damaged(self.url, manifest, what)
+
         return open_group(
-            ZarrLocalStore(self._root / key, read_only=True),
-            manifest.files.keys(),
-            lambda name: damaged(
-                self.url, manifest, f"its file {name} went missing while it was read"
-            ),
-            check,
+            ZarrLocalStore(self._root / key, read_only=True), manifest.files, damage, check
         )
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:

@@ -38,12 +38,24 @@ _Component = Annotated[str, _is(is_component, "a plain name")]
 
 
 class FileRecord(BaseModel):
-    """One file of an artifact."""
+    """One file of an artifact.
+
+    Attributes
+    ----------
+    bytes
+        Its size.
+    sha256
+        What is compared when a file is used as a whole.
+    crc32
+        What is compared at every reading of a part of a large artifact. Earlier versions of the
+        code did not write it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    crc32: int | None = Field(default=None, ge=0, lt=2**32)
 
 
 def _files_are_no_folders(files: dict[str, FileRecord]) -> dict[str, FileRecord]:

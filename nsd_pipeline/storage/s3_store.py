@@ -23,7 +23,7 @@ from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
-from nsd_pipeline.storage.store import Store, damaged, missing, sha256
+from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -112,16 +112,16 @@ class S3Store(Store):
         manifest = self.find(key)
         if manifest is None:
             raise missing(self.url, key)
-        return open_group(
-            self._bucket.zarr(_version_prefix(manifest)),
-            manifest.files.keys(),
-            lambda name: damaged(
-                self.url,
-                manifest,
-                f"its file {name} went missing while it was read (if the artifact was just"
-                " replaced, run this step again)",
-            ),
-        )
+
+        def damage(what: str) -> ArtifactError:
+            # Files of a version go only when another one has taken its place.
+            now = self._load(key)
+            if now is None or now.version != manifest.version:
+                return replaced(self.url, manifest)
+            self._mark(manifest, what)
+            return damaged(self.url, manifest, what)
+
+        return open_group(self._bucket.zarr(_version_prefix(manifest)), manifest.files, damage)
 
     def _load(self, key: str) -> Manifest | None:
         answer = self._bucket.get(_record(check_artifact_key(key)))

@@ -8,6 +8,7 @@ from typing import BinaryIO, Final, Protocol
 from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
 from nsd_pipeline.storage.keys import check_object_key
+from nsd_pipeline.storage.places import parse_place
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
 DEFAULT_REGION: Final = "us-east-2"
@@ -110,7 +111,8 @@ def open_source(
     Parameters
     ----------
     url
-        ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror.
+        ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
+        :func:`~nsd_pipeline.storage.places.parse_place`.
     region
         Region of the bucket.
     endpoint_url
@@ -124,15 +126,16 @@ def open_source(
     SourceError
         If a mirror's folder does not exist.
     NsdError
-        If the URL names no bucket.
+        If it is no such place.
     """
-    if str(url).startswith("s3://"):
+    place = parse_place(url, what="The source (NSD_SOURCE)")
+    if isinstance(place, str):
         from nsd_pipeline.storage.s3 import S3Source
 
         return S3Source(
-            str(url), region=region, endpoint_url=endpoint_url, max_concurrency=max_concurrency
+            place, region=region, endpoint_url=endpoint_url, max_concurrency=max_concurrency
         )
-    return LocalMirror(Path(url), max_concurrency=max_concurrency)
+    return LocalMirror(place, max_concurrency=max_concurrency)
 
 
 class LocalMirror:
@@ -156,7 +159,7 @@ class LocalMirror:
     requires_terms = False
 
     def __init__(self, folder: Path, *, max_concurrency: int = DEFAULT_CONCURRENCY) -> None:
-        self.folder = folder.expanduser().absolute()
+        self.folder = folder.absolute()
         self.url = str(self.folder)
         self.max_concurrency = max_concurrency
         if not self.folder.is_dir():

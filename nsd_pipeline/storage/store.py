@@ -16,6 +16,7 @@ from nsd_pipeline.nsd.paths import is_inner_path
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
+from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -215,16 +216,23 @@ def open_store(url: str | Path = DEFAULT_URL) -> Store:
     Parameters
     ----------
     url
-        A folder, which is made when needed, or ``s3://bucket/prefix``. For S3, boto3's own
-        environment variables and files give credentials, region and endpoint.
+        A folder, which is made when needed, or ``s3://bucket/prefix``; see
+        :func:`~nsd_pipeline.storage.places.parse_place`. For S3, boto3's own environment variables
+        and files give credentials, region and endpoint.
+
+    Raises
+    ------
+    NsdError
+        If it is no such place.
     """
-    if str(url).startswith("s3://"):
+    place = parse_place(url, what="The place of artifacts (NSD_STORAGE)")
+    if isinstance(place, str):
         from nsd_pipeline.storage.s3_store import S3Store
 
-        return S3Store(str(url))
+        return S3Store(place)
     from nsd_pipeline.storage.local_store import LocalStore
 
-    return LocalStore(Path(url))
+    return LocalStore(place)
 
 
 def missing(url: str, key: str) -> ArtifactError:
@@ -290,4 +298,12 @@ def _records(key: str, folder: Path) -> dict[str, FileRecord]:
 
 
 def _file_record(path: Path) -> FileRecord:
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256(path))
+    from isal.isal_zlib import crc32
+
+    sha, crc, n_bytes, buffer = hashlib.sha256(), 0, 0, bytearray(2**18)
+    with path.open("rb", buffering=0) as file:
+        while n_read := file.readinto(buffer):
+            part = memoryview(buffer)[:n_read]
+            sha.update(part)
+            crc, n_bytes = crc32(part, crc), n_bytes + n_read
+    return FileRecord(bytes=n_bytes, sha256=sha.hexdigest(), crc32=crc)

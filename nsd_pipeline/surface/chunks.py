@@ -19,12 +19,25 @@ _THREADS: Final = 4
 """Chunks read at once."""
 
 
+class Check(Protocol):
+    """Compares a file with its checksum while it is read from start to end."""
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """Raise if what was read is not what was written."""
+
+
 @runtime_checkable
 class HasFiles(Protocol):
     """A Zarr store whose values are files, perhaps."""
 
-    def open_file(self, key: str) -> FileIO | None:
-        """Open the file that is the value of a key, unbuffered; None if values are no files."""
+    def open_file(self, key: str) -> tuple[FileIO, Check | None] | None:
+        """Open the file that is the value of a key, unbuffered; None if values are no files.
+
+        With it comes a check, if all of the file is still to be compared with its checksum.
+        """
 
 
 def read_rows(
@@ -78,21 +91,42 @@ def _blocks(
     n_rows, n_columns = array.shape
     first = number * array.chunks[0]
     n_rows = min(array.chunks[0], n_rows - first)
-    file = _plain_file(array, number)
-    if file is None:
+    plain = _plain_file(array, number)
+    if plain is None:
         yield 0, array[first : first + n_rows]
         return
+    file, check = plain
     buffer = np.empty((_BLOCK_ROWS, n_columns), np.float32)
+    wanted = np.unique(rows // _BLOCK_ROWS) * _BLOCK_ROWS
+    # A checksum is one of all blocks; they pass by in the processor's cache, which costs little.
+    starts = wanted if check is None else np.arange(0, n_rows, _BLOCK_ROWS)
+    is_wanted = np.isin(starts, wanted)
     with file:
-        for start in (np.unique(rows // _BLOCK_ROWS) * _BLOCK_ROWS).tolist():
+        for start, is_taken in zip(starts.tolist(), is_wanted.tolist(), strict=True):
             block = buffer[: n_rows - start]
             file.seek(start * buffer[0].nbytes)
-            if file.readinto(block.data.cast("B")) != block.nbytes:
-                raise EOFError("its file ends too early")
-            yield start, block
+            _fill(file, block.data.cast("B"))
+            if check is not None:
+                check.update(block.data.cast("B"))
+            if is_taken:
+                yield start, block
+        if check is not None:
+            # The last chunk has rows beyond the array's.
+            while rest := file.read(buffer.nbytes):
+                check.update(memoryview(rest))
+            check.finish()
 
 
-def _plain_file(array: Any, number: int) -> FileIO | None:
+def _fill(file: FileIO, view: memoryview) -> None:
+    """Fill a buffer; a network file system may return less than was asked for."""
+    while view:
+        n_read = file.readinto(view)
+        if not n_read:
+            raise EOFError("its file ends too early")
+        view = view[n_read:]
+
+
+def _plain_file(array: Any, number: int) -> tuple[FileIO, Check | None] | None:
     """The file of a chunk, if it holds the values as they are in memory."""
     from zarr.codecs import BytesCodec
     from zarr.storage import LocalStore
@@ -102,5 +136,5 @@ def _plain_file(array: Any, number: int) -> FileIO | None:
     store = array.store_path.store
     key = f"{array.store_path.path}/{array.metadata.encode_chunk_key((number, 0))}"
     if isinstance(store, LocalStore):
-        return FileIO(store.root / key)
+        return FileIO(store.root / key), None
     return store.open_file(key) if isinstance(store, HasFiles) else None

@@ -8,8 +8,9 @@ The group is Zarr v3 and holds::
     valid  (vertex,)       bool      whether the vertex has a z-score
     roi    (vertex,)       bool      whether the vertex is in the region asked for, if one was
 
-Chunks are plain: betas are noise to a compressor, and a checksum in every chunk (``crc32c``) made
-reading half as long again; the artifact's manifest holds the SHA-256 of every file instead.
+Chunks are plain: betas are noise to a compressor, and Zarr's checksum in every chunk (``crc32c``)
+made reading half as long again; the artifact's manifest holds one of every file instead, which the
+store compares while it reads.
 """
 
 from collections.abc import Mapping
