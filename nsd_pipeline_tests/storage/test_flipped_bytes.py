@@ -16,8 +16,7 @@ from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Store, open_store
 from nsd_pipeline.surface import (
     SeriesLayout,
-    SessionBetas,
-    SessionSeries,
+    SessionRows,
     chunks,
     summarise,
     write_series,
@@ -66,7 +65,7 @@ def where(store: Store) -> str:
 
 
 def test_what_was_written_is_read(store: Store, where: str) -> None:
-    betas = SessionBetas(open_store(store.url).zarr(KEY), zscore=False)
+    betas = SessionRows(open_store(store.url).zarr(KEY), zscore=False)
     for _ in range(2):
         np.testing.assert_array_equal(betas.read(), BETAS)
         np.testing.assert_array_equal(betas.read(np.array([3, 80])), BETAS[[3, 80]])
@@ -85,7 +84,7 @@ def test_a_flipped_bit_is_an_error_that_names_the_file(
     for attempt in (1, 2):
         reader = open_store(store.url)
         with pytest.raises(DamagedArtifactError) as told:
-            SessionBetas(reader.zarr(KEY)).read(trials)
+            SessionRows(reader.zarr(KEY)).read(trials)
         assert name in told.value.problem, attempt
         assert KEY in told.value.problem
         assert "dagster asset materialize" in told.value.next_step
@@ -103,10 +102,10 @@ def test_manifests_of_earlier_versions_have_sha256_only(
         return json.dumps(manifest).encode()
 
     change(f"manifests/{KEY}.json", older)
-    np.testing.assert_array_equal(SessionBetas(store.zarr(KEY), zscore=False).read(), BETAS)
+    np.testing.assert_array_equal(SessionRows(store.zarr(KEY), zscore=False).read(), BETAS)
     change(f"{where}/betas/c/1/0", flip)
     with pytest.raises(DamagedArtifactError, match="betas/c/1/0"):
-        SessionBetas(open_store(store.url).zarr(KEY)).read(np.array([76]))
+        SessionRows(open_store(store.url).zarr(KEY)).read(np.array([76]))
 
 
 def test_zarr_itself_is_guarded_too(
@@ -129,7 +128,7 @@ def test_what_was_right_once_is_read_in_part(
     monkeypatch.setattr(
         chunks, "_fill", lambda file, view: (filled.append(len(view)), fill(file, view))
     )
-    betas = SessionBetas(store.zarr(KEY))
+    betas = SessionRows(store.zarr(KEY))
     betas.read(np.array([3]))
     assert sum(filled) == 75 * 160
     filled.clear()
@@ -183,4 +182,4 @@ def test_time_series_are_guarded(store: Store, change: Callable[[str, Change], N
     assert manifest is not None
     change(f"{manifest.location}/series/c/1/0", flip)
     with pytest.raises(DamagedArtifactError, match="series/c/1/0"):
-        SessionSeries(open_store(store.url).zarr(key)).read(np.array([76]))
+        SessionRows(open_store(store.url).zarr(key)).read(np.array([76]))
