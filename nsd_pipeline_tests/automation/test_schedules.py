@@ -111,7 +111,7 @@ def test_a_tick_prepares_what_is_left_and_models_follow_once_it_is_done(
     damaged = {}
     for session in (sessions[3], sessions[4], sessions[20]):
         path = source / layout.betas_keys(*layout.parse_session_key(session), "fsaverage")[0]
-        damaged[path] = path.stat().st_size
+        damaged[path] = path.read_bytes()
         with path.open("r+b") as file:
             file.truncate(1_000_000)
     store = open_store(tmp_path / "artifacts")
@@ -139,9 +139,8 @@ def test_a_tick_prepares_what_is_left_and_models_follow_once_it_is_done(
     look = dg.evaluate_automation_conditions(defs, clock.instance, cursor=look.cursor)
     assert requested(look, defs) == {"fmri_mlp": cohorts, "retrieval_metrics": cohorts}
 
-    for path, size in damaged.items():
-        with path.open("r+b") as file:
-            file.truncate(size)
+    for path, content in damaged.items():
+        path.write_bytes(content)
     second = clock.next_day()
     assert second == dict.fromkeys(sorted(failed), DagsterRunStatus.SUCCESS)
     complete = made(store)
