@@ -273,6 +273,22 @@ def test_an_artifact_of_ours_that_was_damaged(
     graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"n_epochs": 1}})
 
 
+def test_a_trial_of_zeros_in_a_mirror(
+    small_nsd: SmallNsd, pipeline: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    """A copy with a hole in it, which reads as zeros."""
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    data = mgh.read_vertices(mirror / LH, FSAVERAGE_VERTICES)
+    data[2] = 0
+    (mirror / LH).unlink()
+    mgh.write(mirror / LH, data)
+    graph = pipeline(mirror)
+    graph.run("experiment_design")
+    graph.run("betas", "events", "fsaverage_events", first="subj01_ses01")
+    says = [str(mirror / LH), "trial 2 (counted from 0)"]
+    fails(graph, "fsaverage5_betas", first="subj01_ses01", says=says)
+
+
 def test_a_range_finishes_what_it_can_and_records_it(
     small_nsd: SmallNsd,
     pipeline: Callable[..., Pipeline],
