@@ -228,12 +228,12 @@ def load_zarr(settings: Settings) -> Repeat:
 
 
 def load_store(settings: Settings) -> Repeat:
-    """The same through the store, which compares every file with its SHA-256 first."""
+    """The same through the store, which compares every file with its checksum meanwhile."""
     from nsd_pipeline.storage.store import open_store
     from nsd_pipeline.surface import read_session
 
     def load() -> NDArray[np.float32]:
-        store = open_store(settings["root"])  # a new one: it checks an artifact once
+        store = open_store(settings["root"])
         groups = [store.zarr(key) for key in data.session_keys(settings["n_sessions"])]
         return _fill(groups, read_session)
 

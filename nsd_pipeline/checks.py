@@ -40,7 +40,7 @@ def _manifests(context: dg.AssetCheckExecutionContext, store: Store, folder: str
         found = [key for key in found if "_".join(key.split("/")[1:]) in made]
     # On S3 each is two requests, and there are up to 284.
     with ThreadPoolExecutor(max_workers=16) as threads:
-        return [each for each in threads.map(store.manifest, found) if each is not None]
+        return [each for each in threads.map(store.find, found) if each is not None]
 
 
 def _verdict(

@@ -12,8 +12,11 @@ arrays; the tables made from it count images from 0, as the rows of the stimulus
 """
 
 import os
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +41,11 @@ STIMPATTERN_SHAPE: Final = (max(N_SESSIONS.values()), 12, 75)
 """Sessions, runs in a session, and 4-second slots in a run."""
 
 _FIELDS: Final = ("masterordering", "subjectim", "sharedix", "stimpattern")
+_HEADER_BYTES: Final = 128
+_COMPRESSED: Final = 15
+"""Kind of a zlib-compressed element of a MATLAB file of version 5."""
+_LARGEST_ELEMENT: Final = 64 * 2**20
+"""Bytes of an unpacked field; the largest that the design needs (subjectim) has 640 kB."""
 _NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
 
 
@@ -172,6 +180,7 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
 def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     from scipy.io import loadmat
 
+    _check_unpacked_size(path)
     try:
         return loadmat(os.fspath(path), appendmat=False, variable_names=_FIELDS)
     except Exception as error:  # scipy lets through whatever its parser trips over
@@ -181,6 +190,32 @@ def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{os.fspath(path)} is not a readable MATLAB file of version 5 ({error}).",
             next_step=_NEXT_STEP,
         ) from error
+
+
+def _check_unpacked_size(path: str | os.PathLike[str]) -> None:
+    """Unpack every compressed element as far as NSD's own could go, and no further.
+
+    The file says itself how large its arrays are, and scipy believes it: 7 MB of packed zeros took
+    1.7 GB.
+    """
+    with Path(path).open("rb") as file:
+        order = ">" if file.read(_HEADER_BYTES)[-2:] == b"MI" else "<"
+        while len(tag := file.read(8)) == 8:
+            kind, n_bytes = struct.unpack(f"{order}II", tag)
+            if kind != _COMPRESSED:
+                file.seek(n_bytes, os.SEEK_CUR)
+                continue
+            unpack = zlib.decompressobj()
+            try:
+                n_unpacked = len(unpack.decompress(file.read(n_bytes), _LARGEST_ELEMENT + 1))
+            except zlib.error:
+                return  # scipy says better what is wrong with it
+            if n_unpacked > _LARGEST_ELEMENT:
+                raise InvalidFileError(
+                    f"{os.fspath(path)} has a field of more than {_LARGEST_ELEMENT / 1e6:.0f} MB;"
+                    " the largest one that NSD's design needs has less than 1 MB.",
+                    next_step=_NEXT_STEP,
+                )
 
 
 def _integers(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.nsd.hdf5 import own_member
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
 
 DATASET: Final = "imgBrick"
@@ -21,6 +22,8 @@ IMAGE_BYTES: Final = math.prod(IMAGE_SHAPE)
 
 _CHUNK_CACHE_BYTES: Final = 64 * 2**20
 """Room for a chunk of many images, so that reading them in order decompresses it once."""
+_LARGEST_CHUNK_BYTES: Final = 512 * 2**20
+"""More than 900 images in a chunk: nobody who wants to read single images stores them so."""
 _NEXT_STEP: Final = (
     f"fetch it again from NSD's bucket ({STIMULI_KEY}), or point the mirror to a whole copy."
 )
@@ -67,7 +70,7 @@ class StimulusFile:
             self.close()
             raise
         self.n_images = int(self._images.shape[0])
-        # HDF5 has no offset to give for chunked (hence compressed), external and virtual datasets.
+        # HDF5 has no offset to give for chunked (hence compressed) datasets.
         self.contiguous_offset: int | None = self._images.id.get_offset()
 
     def __enter__(self) -> Self:
@@ -128,7 +131,7 @@ class StimulusFile:
     def _find_images(self) -> Any:
         import h5py
 
-        dataset = self._file.get(DATASET)
+        dataset = own_member(self._file, DATASET, name=self._name)
         if not isinstance(dataset, h5py.Dataset):
             found = ", ".join(self._file) or "nothing"
             raise InvalidFileError(
@@ -138,6 +141,14 @@ class StimulusFile:
             raise InvalidFileError(
                 f"{self._name}: {DATASET} has shape {dataset.shape}, not (images, "
                 f"{', '.join(map(str, IMAGE_SHAPE))}).",
+                next_step=_NEXT_STEP,
+            )
+        chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        if chunk_bytes > _LARGEST_CHUNK_BYTES:
+            # HDF5 unpacks a chunk as a whole, and a few megabytes can be packed zeros of many GB.
+            raise InvalidFileError(
+                f"{self._name}: {DATASET} is stored in chunks of {dataset.chunks}, and each takes"
+                f" {chunk_bytes / 1e9:.1f} GB of memory to read one image.",
                 next_step=_NEXT_STEP,
             )
         if dataset.dtype != np.uint8:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.nsd.hdf5 import own_member
 
 if TYPE_CHECKING:
     import h5py
@@ -217,7 +218,7 @@ def _open(file: io.RawIOBase | Path, name: str) -> "h5py.File":
 
 
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
-    dataset = file.get(DATASET)
+    dataset = own_member(file, DATASET, name=name)
     if dataset is None or not hasattr(dataset, "shape"):
         raise _invalid(name, f"has no dataset {DATASET!r}")
     n_trials, *others = dataset.shape

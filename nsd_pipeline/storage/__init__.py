@@ -3,8 +3,11 @@
 - ``source``, ``s3``: the dataset, on its bucket or in a local mirror, read and never written.
 - ``terms``: NSD's terms of use, which must be accepted before the first byte from a bucket.
 - ``transfer``: many byte ranges of one object into one file, resumable.
-- ``store``, ``s3_store``, ``manifest``: our artifacts, which appear whole or not at all.
-- ``replacing``: a single file that does.
+- ``checksums``: whether what came whole is what the server says it is.
+- ``store``, ``local_store``, ``s3_store``, ``manifest``: our artifacts, which appear whole or not
+  at all; ``durable``: after a power cut, too; ``zarr_guard``: compared while they are read.
+- ``places``: what people may write where a folder or a bucket is asked for.
+- ``replacing``: a single file that appears whole.
 
 Nothing here knows what the bytes mean.
 """

@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -142,3 +143,16 @@ def test_a_file_of_another_format_is_reported(tmp_path):
         read_experiment_design(path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.mat"):
         read_experiment_design(tmp_path / "nothing.mat")
+
+
+def test_a_field_that_unpacks_to_more_than_there_is_use_for_is_refused(tmp_path, arrays):
+    path = tmp_path / "x.mat"
+    many = np.zeros((1, 10**7))  # 80 MB
+    scipy.io.savemat(path, {**arrays, "masterordering": many}, do_compression=True)
+    assert path.stat().st_size < 2_000_000
+    tracemalloc.start()
+    with pytest.raises(InvalidFileError, match="a field of more than 67 MB"):
+        read_experiment_design(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6

@@ -46,15 +46,13 @@ def test_ranges_are_one_image_each_in_the_order_asked_for(offset, ids):
     [
         {"chunks": (1, 425, 425, 3)},
         {"chunks": (2, 64, 425, 3), "compression": "gzip", "compression_opts": 1},
-        {"external": [("brick.raw", 0, h5py.h5f.UNLIMITED)]},
     ],
-    ids=["chunked", "compressed", "external"],
+    ids=["chunked", "compressed"],
 )
-def test_other_layouts_have_no_offset_but_are_read(tmp_path, images, layout, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # external files are named relative to it
-    with h5py.File("s.hdf5", "w") as file:
+def test_other_layouts_have_no_offset_but_are_read(tmp_path, images, layout):
+    with h5py.File(tmp_path / "s.hdf5", "w") as file:
         file.create_dataset("imgBrick", images.shape, np.uint8, **layout)[:] = images
-    with StimulusFile("s.hdf5") as stimuli:
+    with StimulusFile(tmp_path / "s.hdf5") as stimuli:
         assert stimuli.contiguous_offset is None
         np.testing.assert_array_equal(stimuli.read([3, 1]), images[[3, 1]])
 
@@ -133,3 +131,33 @@ def test_a_damaged_image_is_reported(tmp_path, images):
         np.testing.assert_array_equal(stimuli.read([2]), images[[2]])
         with pytest.raises(InvalidFileError, match=r"s\.hdf5 is not a whole, readable HDF5 file"):
             stimuli.read([3])
+
+
+@pytest.mark.parametrize("where", ["a link", "external storage", "virtual"])
+def test_data_of_another_file_is_refused(tmp_path, images, where, monkeypatch):
+    """Whoever writes the file would choose which file of this machine is read."""
+    monkeypatch.chdir(tmp_path)  # external files are named relative to it
+    with h5py.File("other.hdf5", "w") as file:
+        file["imgBrick"] = images
+    with h5py.File("s.hdf5", "w") as file:
+        match where:
+            case "a link":
+                file["imgBrick"] = h5py.ExternalLink("other.hdf5", "imgBrick")
+            case "external storage":
+                outside = [("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+                file.create_dataset("imgBrick", images.shape, np.uint8, external=outside)
+            case _:
+                layout = h5py.VirtualLayout(images.shape, np.uint8)
+                layout[:] = h5py.VirtualSource("other.hdf5", "imgBrick", images.shape)
+                file.create_virtual_dataset("imgBrick", layout)
+    with pytest.raises(InvalidFileError, match=f"s.hdf5: imgBrick .*{where}"):
+        StimulusFile("s.hdf5")
+
+
+def test_a_chunk_larger_than_any_use_of_it_is_refused(tmp_path):
+    """A file of some kilobytes: HDF5 would unpack a chunk of a gigabyte for one image."""
+    with h5py.File(tmp_path / "s.hdf5", "w") as file:
+        chunks = (2000, 425, 425, 3)
+        file.create_dataset("imgBrick", chunks, np.uint8, chunks=chunks, compression="gzip")
+    with pytest.raises(InvalidFileError, match=r"each takes 1\.1 GB of memory"):
+        StimulusFile(tmp_path / "s.hdf5")
