@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from nsd_pipeline import decoding, partitions, report
+from nsd_pipeline import decoding, evaluation, partitions, report
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.artifacts import (
     Facts,
@@ -186,16 +186,16 @@ def retrieval_metrics(
             contributions[vertices] = decoding.vertex_contributions(model, data)
         images = data.table["image_id"].tolist()
         subjects = data.table["subject"].tolist()
-        metrics = decoding.retrieval_metrics(y_pred, y_true, images, subjects)
-        chance = decoding.chance_levels(images, subjects)
+        metrics = evaluation.retrieval_metrics(y_pred, y_true, images, subjects)
+        chance = evaluation.chance_levels(images, subjects)
         table = report.metrics_table(metrics, chance)
         table.to_parquet(draft.folder / METRICS_FILE, index=False)
-        ranks = decoding.name_trials(
-            decoding.trial_ranks(y_pred, y_true, images, subjects), data.table
+        ranks = evaluation.name_trials(
+            evaluation.trial_ranks(y_pred, y_true, images, subjects), data.table
         )
         ranks.to_parquet(draft.folder / RANKS_FILE, index=False)
-        top = decoding.name_trials(
-            decoding.top_images(y_pred, y_true, images, subjects), data.table
+        top = evaluation.name_trials(
+            evaluation.top_images(y_pred, y_true, images, subjects), data.table
         )
         top.to_parquet(draft.folder / TOP_FILE, index=False)
 

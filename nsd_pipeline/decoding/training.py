@@ -31,11 +31,11 @@ from nsd_pipeline.decoding.checkpoint import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.loader import Loader
 from nsd_pipeline.decoding.loss import clip_loss
-from nsd_pipeline.decoding.metrics import BatchMetrics
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.team import Team, share_dropout
 from nsd_pipeline.decoding.trials import Trials
+from nsd_pipeline.evaluation.metrics import BatchMetrics
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
 OnEpoch = Callable[[Mapping[str, float]], object]

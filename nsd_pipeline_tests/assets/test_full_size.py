@@ -120,7 +120,7 @@ print(json.dumps({
 METRICS = """
 import json
 import numpy as np
-from nsd_pipeline import decoding
+from nsd_pipeline import evaluation
 from nsd_pipeline_tests.memory import peak_bytes
 rng = np.random.default_rng(0)
 n = 22_000
@@ -128,9 +128,9 @@ images = rng.integers(1_000, size=n)
 targets = rng.standard_normal((1_000, 1_536), np.float32)
 y_true, y_pred = targets[images], rng.standard_normal((n, 1_536), np.float32)
 subjects = [f"subj0{1 + i % 8}" for i in range(n)]
-metrics = decoding.retrieval_metrics(y_pred, y_true, images.tolist(), subjects)
-decoding.trial_ranks(y_pred, y_true, images.tolist(), subjects)
-decoding.top_images(y_pred, y_true, images.tolist(), subjects)
+metrics = evaluation.retrieval_metrics(y_pred, y_true, images.tolist(), subjects)
+evaluation.trial_ranks(y_pred, y_true, images.tolist(), subjects)
+evaluation.top_images(y_pred, y_true, images.tolist(), subjects)
 print(json.dumps({
     "metrics": len(metrics),
     "peak_bytes": peak_bytes(),

@@ -16,7 +16,6 @@ from nsd_pipeline.decoding import (
     HeldRows,
     TrainingConfig,
     build_model,
-    chance_levels,
     clip_loss,
     predict,
     retrieval_metrics,
@@ -24,6 +23,7 @@ from nsd_pipeline.decoding import (
     vertex_contributions,
 )
 from nsd_pipeline.decoding.order import TrialOrder
+from nsd_pipeline.evaluation import chance_levels
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 from nsd_pipeline_tests.decoding.conftest import make_cohort
 

@@ -15,8 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.metrics import TOP_K, size_suffix
-from nsd_pipeline.decoding.retrieval import existing_sets, most_frequent, pair_codes, require_trials
+from nsd_pipeline.evaluation.metrics import TOP_K, size_suffix
+from nsd_pipeline.evaluation.retrieval import (
+    existing_sets,
+    most_frequent,
+    pair_codes,
+    require_trials,
+)
 
 Doubles = NDArray[np.float64]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 
 from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
@@ -126,6 +125,8 @@ def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
 
 def mean_by_code(values: Floats, codes: Integers) -> Floats:
     """Means (N, D) of the rows of ``values`` (M, D) that share a code in 0..N-1."""
+    from scipy.sparse import csr_array
+
     # Adds rows in their order, as np.add.reduceat does in ten times the time.
     rows = np.arange(len(codes))
     belongs = csr_array((np.ones(len(codes), values.dtype), (codes, rows)))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from nsd_pipeline.decoding.retrieval import existing_sets, most_frequent, score_trials
+from nsd_pipeline.evaluation.retrieval import existing_sets, most_frequent, score_trials
 
 
 def trial_ranks(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
-from nsd_pipeline.decoding import (
+from nsd_pipeline.evaluation import (
     against_chance,
     chance_levels,
     metrics,

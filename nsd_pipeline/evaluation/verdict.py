@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from nsd_pipeline.decoding.chance import AgainstChance
+from nsd_pipeline.evaluation.chance import AgainstChance
 
 LEVEL: Final = 0.001
 """Models that know nothing pass with this probability at most."""

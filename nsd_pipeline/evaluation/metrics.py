@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.decoding.retrieval import (
+from nsd_pipeline.evaluation.retrieval import (
     Floats,
     Integers,
     Scores,
