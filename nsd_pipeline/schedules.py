@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nsd_pipeline import partitions
 from nsd_pipeline.assets.backlog import find_backlog, ranges
 from nsd_pipeline.dagster_private import partition_span, range_tags
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import SourceResource, StoreResource
 

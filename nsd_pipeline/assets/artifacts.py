@@ -17,7 +17,7 @@ from typing import Any, ParamSpec
 import dagster as dg
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import ArtifactError, NsdError, explain
+from nsd_pipeline.errors import ArtifactError, NsdError, explain
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 

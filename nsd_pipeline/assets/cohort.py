@@ -16,7 +16,7 @@ from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
 from nsd_pipeline.assets.presets import PRESETS, Preset
 from nsd_pipeline.assets.tables import read_sessions, sessions_with
 from nsd_pipeline.embeddings import describe_encoder, read_embeddings, same_encoder
-from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store

@@ -17,6 +17,7 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.download.design import responses_file
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events import (
     DEFAULT_QUERY,
     EVENT_COLUMNS,
@@ -27,7 +28,6 @@ from nsd_pipeline.events import (
 )
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.mapping import check_mapping
 from nsd_pipeline.nsd.responses import read_responses
 from nsd_pipeline.nsd.spaces import betas_files

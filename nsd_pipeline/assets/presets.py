@@ -20,7 +20,7 @@ from nsd_pipeline.decoding.memory import Memory
 from nsd_pipeline.decoding.rows import Floats, Integers
 from nsd_pipeline.decoding.trials import SessionKey, Trials, assemble_trials, by_session
 from nsd_pipeline.decoding.windows import Windows, place_windows
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import SessionRows, read_roi_vertices, series_layout

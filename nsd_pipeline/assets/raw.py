@@ -28,9 +28,9 @@ from nsd_pipeline.download import stimuli as stimuli_download
 from nsd_pipeline.download.betas import inspect_betas
 from nsd_pipeline.download.sessions import FsaverageDownload, SessionDownload, SpaceDownload
 from nsd_pipeline.download.volumes import FormatChoice, inspect_space
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft, Store

@@ -22,9 +22,9 @@ from nsd_pipeline.assets.raw import GENERATED
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.embeddings import describe_encoder
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.evaluation.chance import against_chance
 from nsd_pipeline.evaluation.verdict import Verdict
-from nsd_pipeline.nsd.errors import NotEnoughDataError
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store

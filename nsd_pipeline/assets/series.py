@@ -19,10 +19,10 @@ from nsd_pipeline.assets.artifacts import (
 )
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import load_operator, require_operator
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.events import filter_events, read_events, sole_recordings
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.bold import agree_on_tr, read_runs
-from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.nsd.timeseries import TR
 from nsd_pipeline.resources import StoreResource

@@ -7,8 +7,8 @@ from nsd_pipeline.assets.operators import load_operator, require_operator
 from nsd_pipeline.download.betas import locate_betas
 from nsd_pipeline.download.space_files import locate_files, read_parts
 from nsd_pipeline.download.volumes import SpaceObjects
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import mgh, nifti_betas
-from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, Space, parse_session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store

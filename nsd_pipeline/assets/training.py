@@ -22,7 +22,7 @@ from nsd_pipeline import decoding
 from nsd_pipeline.assets.cohort import Cohort, check_unchanged, read_targets
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.storage.store import Store, open_store
 
 TRIALS_FILE: Final = "trials.parquet"

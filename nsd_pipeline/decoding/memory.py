@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype
-from nsd_pipeline.nsd.errors import NotEnoughDataError
+from nsd_pipeline.errors import NotEnoughDataError
 
 LEAST_BLOCKS: Final = 16
 """Blocks of trials that are shuffled at least: fewer fill most of a batch with neighbours."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 INPUT_DROPOUT: Final = 0.5
 """After the projection of the vertices: half of the hidden units are dropped."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.replacing import replacing
 
 WEIGHTS_NAME: Final = "model.safetensors"

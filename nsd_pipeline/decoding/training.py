@@ -35,8 +35,8 @@ from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.team import Team, share_dropout
 from nsd_pipeline.decoding.trials import Trials
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics
-from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
 OnEpoch = Callable[[Mapping[str, float]], object]
 """Called with an epoch's row of the history."""

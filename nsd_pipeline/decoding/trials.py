@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.decoding.memory import Memory
 from nsd_pipeline.decoding.rows import Floats, Integers, ReadsRows, Rows, hold_rows, samples_of
-from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
 
 if TYPE_CHECKING:

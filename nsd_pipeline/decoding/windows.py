@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from nsd_pipeline.decoding.trials import by_session
+from nsd_pipeline.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.events import window
-from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.surface.series import SeriesLayout
 

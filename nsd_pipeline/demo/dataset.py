@@ -25,8 +25,8 @@ from nsd_pipeline.demo.scenes import render
 from nsd_pipeline.demo.settings import DEFAULT_SPACES, DemoSettings, Signal
 from nsd_pipeline.demo.spaces import write_session_in, write_subject_transforms
 from nsd_pipeline.demo.stimuli import create_stimuli
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.design import ExperimentDesign
-from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     GENERATED_KEY,

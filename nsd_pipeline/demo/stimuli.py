@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nsd_pipeline.nsd.errors import StorageFullError
+from nsd_pipeline.errors import StorageFullError
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, N_IMAGES
 from nsd_pipeline.nsd.stimuli import DATASET
 

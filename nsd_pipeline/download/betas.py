@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from nsd_pipeline.download.fetching import total
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import layout, mgh
-from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
-from nsd_pipeline.nsd.paths import listed_path, read_listing
+from nsd_pipeline.storage.paths import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 

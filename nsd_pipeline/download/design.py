@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
 

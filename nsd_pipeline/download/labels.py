@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from nsd_pipeline.download.small_files import local_file
-from nsd_pipeline.nsd.errors import NsdError, SourceError
+from nsd_pipeline.errors import NsdError, SourceError
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
 from nsd_pipeline.storage.source import Source
 

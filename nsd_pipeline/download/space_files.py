@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd import voxel_chunks
-from nsd_pipeline.nsd.paths import listed_path, read_listing
+from nsd_pipeline.storage.paths import listed_path, read_listing
 
 LocalFormat = Literal["hdf5", "nii.gz", "npy"]
 

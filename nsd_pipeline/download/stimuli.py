@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.download.fetching import npy_header
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.nsd import layout, stimuli
-from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.keys import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsd_pipeline.download.fetching import total
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd.bold import BoldRun
-from nsd_pipeline.nsd.errors import SourceError
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 from nsd_pipeline.nsd.timeseries import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nsd_pipeline.download.small_files import local_file
 from nsd_pipeline.download.volumes import volume_shape
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.nsd.spaces import valid_prefix
 from nsd_pipeline.storage.source import ObjectInfo, Source

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from nsd_pipeline.download.fetching import npy_header, total
 from nsd_pipeline.download.index_file import IndexFile
 from nsd_pipeline.download.space_files import voxels_file, write_files
+from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import nifti_betas, voxel_chunks
-from nsd_pipeline.nsd.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.layout import Space, session_key
 from nsd_pipeline.nsd.spaces import FileFormat, betas_files, valid_key
 from nsd_pipeline.storage.source import ObjectInfo, Source

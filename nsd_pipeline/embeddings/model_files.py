@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

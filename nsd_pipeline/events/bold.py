@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
 from nsd_pipeline.nsd.bold import BoldRun, Onsets
-from nsd_pipeline.nsd.errors import MappingError
 
 
 def build_bold_events(

@@ -5,8 +5,8 @@ from typing import Final
 
 import pandas as pd
 
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
-from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.layout import STIMULI_KEY
 
 SLOT_SECONDS: Final = 4.0

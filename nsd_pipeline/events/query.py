@@ -13,7 +13,7 @@ from typing import Final
 
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 DEFAULT_QUERY: Final = "type != 'Fmri' or space == 'fsaverage'"
 """Every event but recordings in other spaces (neuralbench's ``fmri/image``)."""

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 
 def sole_recording(events: pd.DataFrame, session: str) -> str:

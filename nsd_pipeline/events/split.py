@@ -7,7 +7,7 @@ from typing import Final
 
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
 
 SPLITS: Final = ("train", "val", "test")
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import pandas as pd
 
-from nsd_pipeline.nsd.errors import ArtifactError, NsdError
+from nsd_pipeline.errors import ArtifactError, NsdError
 from nsd_pipeline.storage.replacing import replacing
 
 Dtype = Literal["string", "Int64", "Float64", "boolean"]

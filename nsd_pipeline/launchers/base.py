@@ -24,8 +24,8 @@ from nsd_pipeline.dagster_private import (
     WorkerStatus,
     worker_command,
 )
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.process import tail
-from nsd_pipeline.nsd.errors import NsdError
 
 GPU_POOL: Final = "gpu"
 """Pool of the ops and assets that need a GPU."""

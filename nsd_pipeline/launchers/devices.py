@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 MASK_ENV: Final = "CUDA_VISIBLE_DEVICES"
 DEVICES_ENV: Final = "NSD_GPU_DEVICES"

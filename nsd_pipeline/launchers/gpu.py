@@ -28,6 +28,7 @@ from nsd_pipeline.dagster_private import (
     ResumeRunContext,
     counts_pools_by_run,
 )
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers import process
 from nsd_pipeline.launchers.base import (
     GPU_POOL,
@@ -46,7 +47,6 @@ from nsd_pipeline.launchers.lease import (
     try_lock,
     write_holder,
 )
-from nsd_pipeline.nsd.errors import NsdError
 
 DEVICE_TAG: Final = "nsd/device"
 """GPU of a run, or ``cpu``."""

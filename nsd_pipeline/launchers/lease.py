@@ -20,8 +20,8 @@ from typing import Final, Self
 
 from filelock import lock_descriptor
 
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.devices import Device, visible_devices
-from nsd_pipeline.nsd.errors import NsdError
 
 LEASE_ENV: Final = "NSD_GPU_LEASE"
 """Set by the launcher in a run's process: the device whose lock that process has inherited."""

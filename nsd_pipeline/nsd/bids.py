@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.bold import BoldRun, Onsets, agree_on_tr
-from nsd_pipeline.nsd.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.layout import session_key, subject_number
 from nsd_pipeline.nsd.tables import numbers, read_table
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from nsd_pipeline.nsd.errors import ArtifactError, InvalidFileError
-from nsd_pipeline.nsd.paths import listed_path
+from nsd_pipeline.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.storage.paths import listed_path
 
 RUNS_FILE: Final = "runs.json"
 TR_TOLERANCE: Final = 1e-3

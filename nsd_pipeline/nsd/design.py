@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError, MappingError
+from nsd_pipeline.errors import InvalidFileError, MappingError
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     N_IMAGES,

@@ -7,7 +7,7 @@ else chose.
 
 from typing import TYPE_CHECKING, Any
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 
 if TYPE_CHECKING:
     import h5py

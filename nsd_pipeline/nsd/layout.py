@@ -7,7 +7,7 @@ Keys are relative to the bucket (or to a mirror's folder). The counts are those 
 import re
 from typing import Final, Literal, get_args
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 Hemisphere = Literal["lh", "rh"]
 Space = Literal["fsaverage", "nativesurface", "func1pt8mm", "func1mm", "MNI"]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.nsd.design import ExperimentDesign
-from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     STIM_INFO_KEY,

@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.storage.replacing import replacing
 
 HEADER_BYTES: Final = 284

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.volume_stream import VolumeStream, unpacking_errors
 
 HEADER_PART: Final = 2**16

@@ -11,9 +11,9 @@ from typing import Final
 
 import pandas as pd
 
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.nsd import tables
 from nsd_pipeline.nsd.design import N_SUBJECT_IMAGES, STIMPATTERN_SHAPE
-from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.layout import N_IMAGES, SUBJECTS
 
 _MAX_SESSION, _MAX_RUN, _MAX_TRIAL = STIMPATTERN_SHAPE

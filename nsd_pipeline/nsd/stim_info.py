@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.nsd import tables
 from nsd_pipeline.nsd.design import STIMPATTERN_SHAPE
-from nsd_pipeline.nsd.errors import MappingError
 from nsd_pipeline.nsd.layout import N_IMAGES, STIM_INFO_KEY, SUBJECTS, subject_number
 
 N_REPETITIONS: Final = 3

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.hdf5 import own_member
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError, MappingError
+from nsd_pipeline.errors import InvalidFileError, MappingError
 
 _HEADER_LINES: Final = 1
 

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.bold import Onsets
-from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import N_IMAGES
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.volume_stream import VolumeStream
 
 _SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.report.figure import DPI, GREEN, INK, MUTED, TEXT_SIZE, encode, new_figure, render
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
 from nsd_pipeline.report.figure import INK, MUTED, TEXT_SIZE, TITLE_SIZE, encode, new_figure, render
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nsd_pipeline.nsd.errors import StorageFullError
+from nsd_pipeline.errors import StorageFullError
 
 _NEXT_STEP = "free some space there, or set NSD_STORAGE to a larger disk, and run this step again."
 

@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
-from nsd_pipeline.nsd.errors import NsdError
-from nsd_pipeline.nsd.paths import is_inner_path
+from nsd_pipeline.errors import NsdError
+from nsd_pipeline.storage.paths import is_inner_path
 
 _ARTIFACT_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
 

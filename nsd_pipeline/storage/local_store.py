@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsd_pipeline.nsd.errors import DamagedArtifactError
+from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.durable import exchange, make_folder, sync, sync_tree
 from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest

@@ -19,9 +19,9 @@ from pydantic import (
     ValidationError,
 )
 
-from nsd_pipeline.nsd.errors import DamagedArtifactError
-from nsd_pipeline.nsd.paths import is_inner_path
+from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.keys import is_component
+from nsd_pipeline.storage.paths import is_inner_path
 
 
 def _is(test: Callable[[str], bool], what: str) -> AfterValidator:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 _SCHEME: Final = re.compile(
     r"([a-z][a-z0-9+.-]*):(?=[/\\])|(s3[an]?|gs|gcs|az|abfss?|file|https?|s?ftp|ssh|hf):", re.I

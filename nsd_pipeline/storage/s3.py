@@ -33,7 +33,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage import terms
 from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.keys import check_object_key, split_s3_url

@@ -14,7 +14,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.keys import split_s3_url
 from nsd_pipeline.storage.s3 import byte_store, client_config, reason
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.manifest import Manifest

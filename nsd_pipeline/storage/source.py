@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
+from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
 from nsd_pipeline.storage.keys import check_object_key
 from nsd_pipeline.storage.places import parse_place

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
-from nsd_pipeline.nsd.paths import is_inner_path
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
+from nsd_pipeline.storage.paths import is_inner_path
 from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.workspace import Workspace
 

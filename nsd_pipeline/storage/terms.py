@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from nsd_pipeline.nsd.errors import TermsNotAcceptedError
+from nsd_pipeline.errors import TermsNotAcceptedError
 
 TERMS_URL: Final = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
 TERMS_TEXT: Final = f"""\

@@ -11,7 +11,7 @@ from typing import Final, Never
 from filelock import FileLock
 from tqdm import tqdm
 
-from nsd_pipeline.nsd.errors import SourceChangedError, SourceError
+from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Verdict
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.journal import Journal, PartialFile, Piece

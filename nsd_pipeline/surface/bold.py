@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nsd_pipeline.errors import InvalidFileError, NsdError
 from nsd_pipeline.nsd.bold import BoldRun, agree_on_tr
-from nsd_pipeline.nsd.errors import InvalidFileError, NsdError
 from nsd_pipeline.surface.cleaning import clean
 from nsd_pipeline.surface.runs import (
     SurfaceRun,

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import NotEnoughDataError
+from nsd_pipeline.errors import NotEnoughDataError
 
 # Vertices that are worked on at once: their time series, in double precision, stay in the cache.
 _BLOCK_BYTES: Final = 2**18

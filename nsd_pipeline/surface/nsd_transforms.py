@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError, NsdError
+from nsd_pipeline.errors import InvalidFileError, NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, Space
 from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
 from nsd_pipeline.surface.sampling import Method

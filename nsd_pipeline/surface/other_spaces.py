@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import nifti_betas
-from nsd_pipeline.nsd.errors import InvalidFileError
 from nsd_pipeline.nsd.spaces import PERCENT_SCALE
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError, NotEnoughDataError
+from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
 from nsd_pipeline.surface.meshes import MESH_VERTICES
 

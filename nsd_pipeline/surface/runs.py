@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.volumes import VolumeSeries, open_volumes
 from nsd_pipeline.surface.decimate import downsample
 from nsd_pipeline.surface.meshes import MESH_VERTICES

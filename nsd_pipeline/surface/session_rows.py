@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.surface.chunks import read_rows
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import NotEnoughDataError
+from nsd_pipeline.errors import NotEnoughDataError
 
 # Trials that are turned into double precision at once: 2.6 MB on fsaverage5.
 _BLOCK_TRIALS: Final = 16

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
 from nsd_pipeline.surface.sampling import Method, is_inside, neighbours
 from nsd_pipeline.surface.voxels import compact

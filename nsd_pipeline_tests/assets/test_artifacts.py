@@ -8,7 +8,7 @@ import pytest
 
 from nsd_pipeline.assets.artifacts import Recipe, materialize_artifacts, ranged_asset
 from nsd_pipeline.dagster_private import range_tags
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.storage.store import Draft, open_store
 
 TEXT = "C:/nsd :a.mgh ends early."

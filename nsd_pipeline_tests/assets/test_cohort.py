@@ -13,7 +13,7 @@ from nsd_pipeline.assets.cohort import check_unchanged, find_cohort, read_target
 from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.embeddings import write_embeddings
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.store import Store, open_store
 
 MADE_BY = {"asset": "any", "partition": None, "code_version": "1"}

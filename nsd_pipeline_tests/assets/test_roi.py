@@ -9,7 +9,7 @@ import pytest
 from nibabel.freesurfer import MGHImage
 from safetensors.numpy import load_file
 
-from nsd_pipeline.nsd.errors import InvalidFileError, NotEnoughDataError
+from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError
 from nsd_pipeline.surface import read_roi
 from nsd_pipeline_tests.assets.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd

@@ -12,7 +12,7 @@ from nibabel.freesurfer import MGHImage
 from nsd_pipeline.assets.cohort import _one_space
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.demo import generate
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import betas_keys
 from nsd_pipeline_tests.assets.test_bad_input import fails, replace
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd

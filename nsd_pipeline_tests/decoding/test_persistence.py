@@ -16,7 +16,7 @@ from nsd_pipeline.decoding import (
     load_model,
     save_model,
 )
-from nsd_pipeline.nsd.errors import ArtifactError, NsdError
+from nsd_pipeline.errors import ArtifactError, NsdError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -19,7 +19,7 @@ from nsd_pipeline.decoding import (
 from nsd_pipeline.decoding.memory import READ_AHEAD
 from nsd_pipeline.decoding.prefetch import Plan
 from nsd_pipeline.decoding.streaming import shuffled
-from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session, sessions_of
 from nsd_pipeline_tests.decoding.test_training import (
     CONFIG,

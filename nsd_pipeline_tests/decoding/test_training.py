@@ -23,8 +23,8 @@ from nsd_pipeline.decoding import (
     vertex_contributions,
 )
 from nsd_pipeline.decoding.order import TrialOrder
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import chance_levels
-from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 from nsd_pipeline_tests.decoding.conftest import make_cohort
 
 CONFIG = TrainingConfig(hidden=24, n_epochs=15, batch_size=32, learning_rate=1e-2)

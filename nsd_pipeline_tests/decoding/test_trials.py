@@ -7,7 +7,7 @@ import torch
 
 from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, assemble_trials, memory
 from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
-from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session
 
 IMAGE_IDS = np.array([50, 7, 300, 12])

@@ -22,7 +22,7 @@ from nsd_pipeline.decoding import (
     vertex_contributions,
 )
 from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
-from nsd_pipeline.nsd.errors import MappingError, NotEnoughDataError, NsdError
+from nsd_pipeline.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.surface import SeriesLayout
 from nsd_pipeline_tests.decoding.readers import Session
 

@@ -13,7 +13,7 @@ from nsd_pipeline.download.stimuli import (
     mirror_index,
     part_index,
 )
-from nsd_pipeline.nsd.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.nsd.layout import STIMULI_KEY
 from nsd_pipeline.storage import open_source
 from nsd_pipeline_tests.storage.servers import MotoServer, moto_server

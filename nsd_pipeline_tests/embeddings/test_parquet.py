@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsd_pipeline.embeddings import read_embeddings, write_embeddings
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 
 SETTINGS = {"model": "tiny", "layers": 0.6667, "network_size": [224, 224]}
 

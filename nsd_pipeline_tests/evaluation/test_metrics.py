@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import (
     against_chance,
     chance_levels,
@@ -18,7 +19,6 @@ from nsd_pipeline.evaluation import (
     top_images,
     trial_ranks,
 )
-from nsd_pipeline.nsd.errors import NotEnoughDataError, NsdError
 
 
 def naive_rank(row, own):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.events import (
     EVENT_COLUMNS,
     assign_validation,
@@ -20,7 +21,6 @@ from nsd_pipeline.events import (
     window,
     write_events,
 )
-from nsd_pipeline.nsd.errors import ArtifactError, MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline_tests.events.conftest import FILES
 
 GOLDEN = Path(__file__).parents[1] / "golden"

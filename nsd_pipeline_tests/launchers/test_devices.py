@@ -2,9 +2,9 @@
 
 import pytest
 
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers import devices
 from nsd_pipeline.launchers.devices import Device, parse_nvidia_smi, visible_devices
-from nsd_pipeline.nsd.errors import NsdError
 
 LISTING = """\
 GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa1111-0000-0000-0000-000000000000)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.lease import GpuLease
-from nsd_pipeline.nsd.errors import NsdError
 
 HOLD = """
 import sys

@@ -8,8 +8,8 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsd_pipeline.errors import InvalidFileError, MappingError, NsdError
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.errors import InvalidFileError, MappingError, NsdError
 from nsd_pipeline.nsd.layout import N_SESSIONS
 
 SESSIONS = st.sampled_from([(s, n) for s, last in N_SESSIONS.items() for n in (1, 2, 17, last)])

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from nsd_pipeline.nsd.errors import MappingError
+from nsd_pipeline.errors import MappingError
 from nsd_pipeline.nsd.mapping import check_mapping
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import mgh
-from nsd_pipeline.nsd.errors import InvalidFileError
 
 SIZES = st.integers(1, 2**31 - 1)
 FRAMES = hnp.arrays(

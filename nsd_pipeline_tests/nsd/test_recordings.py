@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nsd_pipeline.errors import ArtifactError, InvalidFileError, MappingError, SourceError
 from nsd_pipeline.nsd.bids import event_onsets, find_runs
 from nsd_pipeline.nsd.bold import agree_on_tr, read_runs, write_runs
-from nsd_pipeline.nsd.errors import ArtifactError, InvalidFileError, MappingError, SourceError
 from nsd_pipeline.nsd.timeseries import design_key, design_onsets, file_run, timeseries_key
 
 FUNC = "sub-02/ses-nsd03/func"

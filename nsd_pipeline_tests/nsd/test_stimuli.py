@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsd_pipeline.nsd.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import STIMULI_KEY
 from nsd_pipeline.nsd.stimuli import IMAGE_BYTES, StimulusFile, image_ranges
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsd_pipeline.nsd.errors import InvalidFileError, MappingError
+from nsd_pipeline.errors import InvalidFileError, MappingError
 from nsd_pipeline.nsd.responses import BEHAVIOUR_COLUMNS, IDENTIFYING_COLUMNS, read_responses
 from nsd_pipeline.nsd.stim_info import read_stimulus_info
 

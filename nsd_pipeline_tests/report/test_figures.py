@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.report import (
     Retrieval,
     metric_bars,

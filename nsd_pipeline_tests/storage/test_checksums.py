@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nsd_pipeline.download.betas import BetasObject, download_betas
+from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import mgh
-from nsd_pipeline.nsd.errors import InvalidFileError, SourceError
 from nsd_pipeline.storage import transfer
 from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.source import LocalMirror, ObjectInfo, open_source, read_whole

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage import durable
 from nsd_pipeline.storage.local_store import LocalStore
 from nsd_pipeline.storage.store import Store, open_store

@@ -4,7 +4,7 @@ import pytest
 
 from nsd_pipeline.assets.bold import BoldConfig
 from nsd_pipeline.assets.embeddings import EncoderConfig
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.s3 import S3Source
 from nsd_pipeline.storage.s3_store import S3Store

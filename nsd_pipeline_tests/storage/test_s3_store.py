@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline_tests.storage.servers import MotoServer, Relay

@@ -10,7 +10,7 @@ import obstore
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
-from nsd_pipeline.nsd.errors import (
+from nsd_pipeline.errors import (
     NsdError,
     SourceChangedError,
     SourceError,

@@ -10,7 +10,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsd_pipeline.nsd.errors import ArtifactError, NsdError, StorageFullError
+from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.store import Draft, Store, fingerprint, open_store
 from nsd_pipeline_tests.storage.servers import MotoServer

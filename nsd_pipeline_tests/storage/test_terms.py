@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nsd_pipeline.nsd.errors import TermsNotAcceptedError
+from nsd_pipeline.errors import TermsNotAcceptedError
 from nsd_pipeline.storage import terms
 
 

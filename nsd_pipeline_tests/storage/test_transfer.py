@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nsd_pipeline.nsd.errors import SourceChangedError, SourceError, StorageFullError
+from nsd_pipeline.errors import SourceChangedError, SourceError, StorageFullError
 from nsd_pipeline.storage import transfer
 from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
 from nsd_pipeline.storage.transfer import fetch

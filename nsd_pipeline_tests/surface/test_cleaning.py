@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import NotEnoughDataError
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.surface import clean
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.surface import SeriesLayout, read_session, series_layout, write_series
 
 LAYOUT = SeriesLayout.of_runs(4 / 3, {1: 100, 2: 60, 3: 7})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nsd_pipeline.nsd.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline.surface import read_session, summarise, write_session
 
 sessions = hnp.arrays(

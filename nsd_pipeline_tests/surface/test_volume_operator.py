@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
 
-from nsd_pipeline.nsd.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.surface import FsaverageOperator, interpolate, read_operator, transform_keys
 from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from nsd_pipeline.nsd.errors import DamagedArtifactError
+from nsd_pipeline.errors import DamagedArtifactError
 
 _NO_PATH: Final = re.compile(r"[\\\x00-\x1f\x7f]|(^|/)[A-Za-z]:")
 """What is a separator, a drive or an end of names to some system, or moves a terminal's cursor."""
