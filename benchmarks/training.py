@@ -91,13 +91,14 @@ def train(settings: Settings) -> Repeat:
     import torch
 
     from nsd_pipeline import decoding
+    from nsd_pipeline.decoding.loader import load_trials
 
     splits = _splits(settings)
     config = decoding.TrainingConfig(
         n_epochs=_EPOCHS, batch_size=BATCH, precision=settings["precision"]
     )
 
-    loader = splits[0].loader(torch.device("cpu"), BATCH)
+    loader = load_trials(splits[0], torch.device("cpu"), BATCH)
 
     def seconds_of_loading() -> float:
         times = []

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nsd_pipeline.decoding.loader import load_trials
 from nsd_pipeline.decoding.model import Decoder
 from nsd_pipeline.decoding.trials import Trials
 
@@ -33,7 +34,7 @@ def vertex_contributions(model: Decoder, data: Trials) -> NDArray[np.float32]:
         (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
     """
     device = next(model.parameters()).device
-    loader = data.loader(device, _BATCH)
+    loader = load_trials(data, device, _BATCH)
     added = torch.zeros(data.n_vertices, dtype=torch.float64)
     responds = torch.zeros(data.n_vertices, dtype=torch.bool)
     for fmri, targets in loader.batches(torch.split(torch.arange(data.n_trials), _BATCH)):

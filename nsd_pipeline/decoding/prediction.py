@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nsd_pipeline.decoding.loader import load_trials
 from nsd_pipeline.decoding.model import Decoder
 from nsd_pipeline.decoding.trials import Trials
 
@@ -26,7 +27,7 @@ def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[n
         Estimates (N, D).
     """
     device = next(model.parameters()).device
-    loader = data.loader(device, batch_size)
+    loader = load_trials(data, device, batch_size)
     estimates = np.empty((data.n_trials, data.n_outputs), dtype=np.float32)
     was_training = model.training
     model.eval()

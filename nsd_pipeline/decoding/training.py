@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from nsd_pipeline.decoding.checkpoint import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.loader import Loader
+from nsd_pipeline.decoding.loader import Loader, load_trials
 from nsd_pipeline.decoding.loss import clip_loss
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
@@ -147,8 +147,8 @@ class _Run:
         self.config, self.device = config, device
         self.team = Team.here(device)
         self.n_train, self.n_validation = train.n_trials, validation.n_trials
-        self.load_train = train.loader(device, config.batch_size)
-        self.load_validation = validation.loader(device, config.batch_size)
+        self.load_train = load_trials(train, device, config.batch_size)
+        self.load_validation = load_trials(validation, device, config.batch_size)
         self.model = build_model(
             config,
             n_vertices=train.n_vertices,

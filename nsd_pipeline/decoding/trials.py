@@ -7,7 +7,7 @@ over the same rows. Targets are one row an image, not one a trial.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import Final, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,6 @@ from nsd_pipeline.decoding.memory import Memory
 from nsd_pipeline.decoding.rows import Floats, Integers, ReadsRows, Rows, hold_rows, samples_of
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline.nsd.layout import session_key
-
-if TYPE_CHECKING:
-    import torch
-
-    from nsd_pipeline.decoding.loader import Loader
 
 SessionKey = tuple[str, int]
 """A subject and the number of one of its sessions."""
@@ -118,12 +113,6 @@ class Trials:
                 next_step=_SPLIT_ADVICE[name],
             )
         return self.select(mask)
-
-    def loader(self, device: "torch.device", batch_size: int) -> "Loader":
-        """Prepare to put batches of at most ``batch_size`` trials on a device."""
-        from nsd_pipeline.decoding.loader import load_trials
-
-        return load_trials(self, device, batch_size)
 
 
 def assemble_trials(

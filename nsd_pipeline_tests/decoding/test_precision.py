@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nsd_pipeline.decoding import Memory, assemble_trials, predict, retrieval_metrics
-from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
+from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader, load_trials
 from nsd_pipeline_tests.decoding.readers import sessions_of
 from nsd_pipeline_tests.decoding.test_stream import stream
 from nsd_pipeline_tests.decoding.test_training import CONFIG, fit, score
@@ -27,7 +27,7 @@ def test_betas_are_rounded_once_and_given_as_they_are_kept(cohort, dtype):
     batches = [torch.tensor([3, 399, 0])]
     rounded = torch.from_numpy(cohort.rows.values[batches[0]]).to(getattr(torch, dtype))
     for kept in (data, stream(cohort, dtype=dtype)):
-        ((x, y),) = kept.loader(CPU, 4).batches(batches)
+        ((x, y),) = load_trials(kept, CPU, 4).batches(batches)
         assert torch.equal(x[:, :, 0], rounded)
         assert np.array_equal(y, cohort.y_true()[batches[0]])
 

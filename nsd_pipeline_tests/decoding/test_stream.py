@@ -16,6 +16,7 @@ from nsd_pipeline.decoding import (
     train,
     vertex_contributions,
 )
+from nsd_pipeline.decoding.loader import load_trials
 from nsd_pipeline.decoding.memory import READ_AHEAD
 from nsd_pipeline.decoding.prefetch import Plan
 from nsd_pipeline.decoding.streaming import shuffled
@@ -82,7 +83,7 @@ def test_a_small_window_finds_the_signal_and_reads_every_block_once(cohort):
 
     reads(data)
     split = data.split("train")
-    loader = split.loader(CPU, 32)
+    loader = load_trials(split, CPU, 32)
     assert reads(data) == []
     for epoch in range(2):
         order = loader.shuffle(torch.Generator().manual_seed(epoch))
@@ -97,7 +98,7 @@ def test_a_small_window_finds_the_signal_and_reads_every_block_once(cohort):
 
 
 def test_an_epoch_that_is_given_up_leaves_the_next_one_whole(cohort):
-    loader = stream(cohort).loader(CPU, 32)
+    loader = load_trials(stream(cohort), CPU, 32)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
     next(loader.batches(order.split(32)))
     for trials, (x, _) in zip(order.split(32), loader.batches(order.split(32)), strict=True):

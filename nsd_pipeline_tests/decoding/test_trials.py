@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, assemble_trials, memory
-from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
+from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader, load_trials
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session
 
@@ -55,7 +55,7 @@ def test_splits_are_views_that_batches_follow(sessions):
     data = assemble_trials(make_trials(), sessions, IMAGE_IDS, EMBEDDINGS)
     train = data.split("train")
     assert train.rows is data.rows
-    ((x, y),) = train.loader(torch.device("cpu"), 4).batches([torch.tensor([1, 0])])
+    ((x, y),) = load_trials(train, torch.device("cpu"), 4).batches([torch.tensor([1, 0])])
     assert x.shape == (2, 3, 1)
     np.testing.assert_array_equal(x[:, 0, 0], [110, 220])
     np.testing.assert_array_equal(y[:, 0], [4, 6])
@@ -66,7 +66,7 @@ def test_gpu_gets_the_same_batches(cohort):
     train, device = cohort.split("train"), torch.device("cuda")
     batches = torch.randperm(train.n_trials).split(16)
     for on_gpu in (ResidentLoader(train, device), HostLoader(train, device, 16)):
-        on_host = train.loader(torch.device("cpu"), 16).batches(batches)
+        on_host = load_trials(train, torch.device("cpu"), 16).batches(batches)
         for expected, value in zip(on_host, on_gpu.batches(batches), strict=True):
             for one, other in zip(expected, value, strict=True):
                 torch.testing.assert_close(other.cpu(), one, rtol=0, atol=0)

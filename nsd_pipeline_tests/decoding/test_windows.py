@@ -21,7 +21,7 @@ from nsd_pipeline.decoding import (
     train,
     vertex_contributions,
 )
-from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader
+from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader, load_trials
 from nsd_pipeline.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.surface import SeriesLayout
 from nsd_pipeline_tests.decoding.readers import Session
@@ -99,7 +99,9 @@ def test_golden_windows_are_the_samples_that_a_batch_holds():
         windows = place_windows(trials, layouts, start=golden["start"], duration=golden["duration"])
         assert (windows.n_times, windows.n_dropped) == (n_times, 0)
         data = assemble(windows._replace(trials=windows.trials.assign(image_id=0)), numbered(1))
-        ((x, _),) = data.loader(torch.device("cpu"), len(cases)).batches([torch.arange(len(cases))])
+        ((x, _),) = load_trials(data, torch.device("cpu"), len(cases)).batches(
+            [torch.arange(len(cases))]
+        )
         expected = np.array([case["samples"] for case in cases]) + 1000 + 30
         np.testing.assert_allclose(x[:, 0], expected)
 
@@ -111,7 +113,7 @@ def test_batches_are_windows_of_one_series(data):
     val = data.split("val")
     assert val.rows is data.rows
     picked = torch.tensor([3, 0, val.n_trials - 1])
-    batches = val.loader(torch.device("cpu"), 8).batches([picked, torch.tensor([1, 2])])
+    batches = load_trials(val, torch.device("cpu"), 8).batches([picked, torch.tensor([1, 2])])
     x, y = next(batches)
     assert x.shape == (3, V, 4)
     rows = val.table["sample"].to_numpy()[picked, None] + np.arange(4)
@@ -200,7 +202,7 @@ def test_windows_larger_than_memory_come_from_the_store(placed, data):
 
     few = replace(stored, rows=replace(rows, window=20))
     batches = torch.arange(data.n_trials).split(16)
-    loaders = [each.loader(torch.device("cpu"), 16) for each in (few, data)]
+    loaders = [load_trials(each, torch.device("cpu"), 16) for each in (few, data)]
     for one, other in zip(*(loader.batches(batches) for loader in loaders), strict=True):
         for value, right in zip(one, other, strict=True):
             torch.testing.assert_close(value, right, rtol=0, atol=0)
@@ -213,7 +215,7 @@ def test_half_precision_halves_the_series(placed, data):
     assert half.rows.values.nbytes == data.rows.values.nbytes / 2
     batches = [torch.arange(4)]
     ((x, _),), ((expected, _),) = (
-        each.loader(torch.device("cpu"), 4).batches(batches) for each in (half, data)
+        load_trials(each, torch.device("cpu"), 4).batches(batches) for each in (half, data)
     )
     assert x.dtype == torch.float16
     torch.testing.assert_close(x.float(), expected, rtol=1e-3, atol=0)
@@ -231,7 +233,7 @@ def test_gpu_gets_the_same_windows(data):
     train_data, device = data.split("train"), torch.device("cuda")
     batches = torch.randperm(train_data.n_trials).split(16)
     for on_gpu in (ResidentLoader(train_data, device), HostLoader(train_data, device, 16)):
-        on_host = train_data.loader(torch.device("cpu"), 16).batches(batches)
+        on_host = load_trials(train_data, torch.device("cpu"), 16).batches(batches)
         for expected, given in zip(on_host, on_gpu.batches(batches), strict=True):
             for one, other in zip(expected, given, strict=True):
                 torch.testing.assert_close(other.cpu(), one, rtol=0, atol=0)
