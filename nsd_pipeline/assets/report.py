@@ -72,13 +72,24 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
             next_step="materialize retrieval_metrics of a cohort first.",
         )
 
+    models = {
+        cohort: require(artifacts, keys.fmri_mlp(cohort), asset="fmri_mlp", partition=cohort)
+        for cohort in (str(manifest.partition) for manifest in measured)
+    }
+
     def cohort_report(metrics: Manifest) -> report.CohortReport:
         cohort = str(metrics.partition)
-        model = require(artifacts, keys.fmri_mlp(cohort), asset="fmri_mlp", partition=cohort)
+        model = models[cohort]
         folders = [artifacts.folder(manifest.key) for manifest in (metrics, model)]
         table = pd.read_parquet(folders[0] / METRICS_FILE).set_index("metric")
         generated = metrics.metadata.get("pictures") == GENERATED
         verdict = read_verdict(artifacts, cohort)
+        warnings = [] if verdict.above_chance else [verdict.message]
+        if metrics.inputs["fmri_mlp"] != model.fingerprint:
+            warnings.append(
+                "These numbers are of an earlier model than the one whose settings and curves are"
+                " shown: materialize retrieval_metrics again."
+            )
         return report.CohortReport(
             cohort,
             {str(name): float(value) for name, value in table["value"].items()},
@@ -100,7 +111,7 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
                 },
             },
             settings=comparable_settings(model),
-            at_chance="" if verdict.above_chance else verdict.message,
+            warnings=warnings,
         )
 
     def make(_: str, __: Recipe, draft: Draft) -> Facts:
@@ -126,7 +137,9 @@ def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> 
         artifacts,
         recipe=lambda _: Recipe(
             keys.DECODING_REPORT,
-            inputs={manifest.key: manifest.fingerprint for manifest in measured},
+            inputs={
+                manifest.key: manifest.fingerprint for manifest in (*measured, *models.values())
+            },
         ),
         make=make,
     )

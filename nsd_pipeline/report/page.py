@@ -59,8 +59,8 @@ class CohortReport:
         over settings by name, or over a sentence.
     settings
         By what cohorts may be compared: decoder, image encoder and whatever else was set.
-    at_chance
-        What there is to say of a model that is no better than guessing; empty for any other.
+    warnings
+        What a reader must know before the numbers: that a model is no better than guessing, ...
     """
 
     cohort: str
@@ -69,7 +69,7 @@ class CohortReport:
     figures: Sequence[PageFigure] = ()
     provenance: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    at_chance: str = ""
+    warnings: Sequence[str] = ()
 
 
 def render_page(

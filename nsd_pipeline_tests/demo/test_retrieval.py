@@ -36,7 +36,12 @@ def test_retrieval_follows_the_signal(strength: float, tmp_path: Path) -> None:
             # What was made is kept, and the page says what it is worth.
             graph.run("decoding_report")
             page = (graph.artifacts / "decoding_report/report.html").read_text()
-            assert "subj01 is at chance" in page
+            assert "subj01 is no better than guessing" in page
+            # Trained again and not measured again: the page does not pass the numbers off as its.
+            graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"seed": 1}})
+            graph.run("decoding_report")
+            page = (graph.artifacts / "decoding_report/report.html").read_text()
+            assert "These numbers are of an earlier model" in page
 
 
 @pytest.mark.parametrize("preset", ["betas", "neuralbench"])

@@ -77,10 +77,9 @@ def test_page_says_in_which_settings_cohorts_differ_and_which_are_at_chance():
     assert "made with different settings" in text
     assert "Setting subj01 all seed 0 1 Per trial" in text
     assert "decoder FmriMlp." in text
-    assert "at chance" not in page
-    assert "all is at chance." in render_page(
-        [one, cohort("all", at_chance="p = 0.7")], created=CREATED
-    )
+    assert "no better" not in page
+    warned = render_page([one, cohort("all", warnings=["It is no better."])], created=CREATED)
+    assert "<strong>all:</strong> It is no better." in warned
 
 
 def test_a_setting_that_a_result_does_not_have_is_a_difference():
