@@ -1,6 +1,7 @@
 """Where bytes come from, and where results go.
 
-- ``source``, ``s3``: the dataset, on its bucket or in a local mirror, read and never written.
+- ``source``, ``s3``, ``mirror``: the dataset, on its bucket or in a local mirror, read and never
+  written.
 - ``terms``: NSD's terms of use, which must be accepted before the first byte from a bucket.
 - ``transfer``: many byte ranges of one object into one file, resumable.
 - ``checksums``: whether what came whole is what the server says it is.
