@@ -86,7 +86,10 @@ def find_backlog(
 
     subjects = {layout.parse_session_key(session)[0] for session in sessions}
     on_source = {
-        key for subject in subjects for key in source.list(layout.betas_folder(subject, _SPACE))
+        key
+        for subject in subjects
+        # As a folder, so that one which is a link to a disk that is away is an error.
+        for key in source.list(f"{layout.betas_folder(subject, _SPACE)}/")
     }
 
     def state_of(session: str) -> str:

@@ -3,7 +3,7 @@
 Nothing on S3 can be renamed, and nothing but a single object can be exchanged at once: here that is
 the manifest, ``manifests/<key>.json``. A version's files are written first, once, and never change.
 Then the manifest is put, on condition that it is still the one that was seen before (where a server
-knows no conditions, the last writer wins and an older version may be left over for a day). Then the
+knows no conditions, it is looked up just before: ``s3_bucket``). Then the
 superseded version is deleted. So a manifest always names a version that is whole, whoever else
 writes, and a reader whose version is superseded finds files gone, never mixed.
 """
@@ -156,6 +156,9 @@ class S3Store(Store):
             if sizes[name] != record.bytes:
                 return f"its file {name} has {sizes[name]} bytes instead of {record.bytes}"
         return None
+
+    def _prepare_writing(self) -> None:
+        self._bucket.probe()
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         key = manifest.key

@@ -1,13 +1,11 @@
 """The dataset as something to read from: a bucket, or a local mirror read in place."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
-from nsd_pipeline.storage.keys import check_object_key
 from nsd_pipeline.storage.places import parse_place
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
@@ -135,92 +133,9 @@ def open_source(
         return S3Source(
             place, region=region, endpoint_url=endpoint_url, max_concurrency=max_concurrency
         )
+    from nsd_pipeline.storage.mirror import LocalMirror
+
     return LocalMirror(place, max_concurrency=max_concurrency)
-
-
-class LocalMirror:
-    """A folder with the dataset's files under the bucket's keys. Read in place; nothing is copied.
-
-    Implements :class:`Source`. A version is told by size and modification time.
-
-    Parameters
-    ----------
-    folder
-        Root of the mirror: the folder that holds ``nsddata``, ``nsddata_betas``, ...
-    max_concurrency
-        How many reads :func:`~nsd_pipeline.storage.transfer.fetch` may have in flight.
-
-    Raises
-    ------
-    SourceError
-        If the folder does not exist.
-    """
-
-    requires_terms = False
-
-    def __init__(self, folder: Path, *, max_concurrency: int = DEFAULT_CONCURRENCY) -> None:
-        self.folder = folder.absolute()
-        self.url = str(self.folder)
-        self.max_concurrency = max_concurrency
-        if not self.folder.is_dir():
-            raise SourceError(
-                f"There is no folder {self.folder} to read the dataset from.",
-                next_step="set NSD_SOURCE to your mirror's folder (it holds `nsddata_betas`) or to "
-                f"{DEFAULT_URL}.",
-            )
-
-    def describe(self, key: str) -> ObjectInfo:
-        """Size and version of a file; see :meth:`Source.describe`."""
-        with self.open(key) as file:
-            return _describe(key, file)
-
-    def list(self, prefix: str) -> list[str]:
-        """Sorted keys of the files that start with a prefix, as on S3 not only below a folder."""
-        folder = self.folder / prefix.rpartition("/")[0]
-        files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-        keys = (file.relative_to(self.folder).as_posix() for file in files)
-        return sorted(key for key in keys if key.startswith(prefix))
-
-    def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
-        """Exactly `length` bytes of one version of a file; see :meth:`Source.read`."""
-        with self.open(key) as file:
-            # The version is compared after reading: a file that changes meanwhile is noticed.
-            data = _read_all(file.fileno(), length, offset)
-            info = _describe(key, file)
-        if info.etag != etag:
-            raise source_changed(f"{self.url}/{key}")
-        if len(data) != length:
-            raise too_short(f"{self.url}/{key}", info.n_bytes, offset, length)
-        return data
-
-    def open(self, key: str) -> BinaryIO:
-        """Open a file; see :meth:`Source.open`."""
-        path = self.local_path(key)
-        try:
-            return path.open("rb")
-        except OSError as error:
-            raise SourceError(
-                f"The mirror's file {path} cannot be read: {error.strerror}.",
-                next_step="add the file to the mirror, or set NSD_SOURCE to a source that has it.",
-            ) from error
-
-    def local_path(self, key: str) -> Path:
-        """Path of the file that holds an object; see :meth:`Source.local_path`."""
-        return self.folder / check_object_key(key)
-
-
-def _read_all(descriptor: int, length: int, offset: int) -> bytes:
-    """So many bytes, or fewer at the end of the file."""
-    data = b""
-    # A network file system may return less than was asked for.
-    while len(data) < length and (part := os.pread(descriptor, length - len(data), offset)):
-        data, offset = data + part, offset + len(part)
-    return data
-
-
-def _describe(key: str, file: BinaryIO) -> ObjectInfo:
-    status = os.fstat(file.fileno())
-    return ObjectInfo(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def source_changed(name: str) -> SourceChangedError:

@@ -173,6 +173,7 @@ class Store(ABC):
         ArtifactError
             If the key lies within another artifact or holds some, or if the draft holds links.
         """
+        self._prepare_writing()
         self._check_nesting(check_artifact_key(key))
         with self._workspace.draft() as area, room_for(area, expected_bytes):
             draft = Draft(area / "files")
@@ -192,6 +193,9 @@ class Store(ABC):
             )
             self._publish(manifest, draft.folder)
         self._workspace.discard_scratch(key)
+
+    def _prepare_writing(self) -> None:  # noqa: B027 - a folder needs nothing
+        """Find out what would fail only when an artifact has been made."""
 
     def _check_nesting(self, key: str) -> None:
         parts = key.split("/")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nsd_pipeline.errors import SourceChangedError, SourceError, StorageFullError
 from nsd_pipeline.storage import transfer
-from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
+from nsd_pipeline.storage.mirror import LocalMirror
+from nsd_pipeline.storage.source import ObjectInfo
 from nsd_pipeline.storage.transfer import fetch
 
 CONTENT = bytes(range(251)) * 4
