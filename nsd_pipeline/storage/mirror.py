@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage.keys import check_object_key
 from nsd_pipeline.storage.source import (
     DEFAULT_CONCURRENCY,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage.mirror import LocalMirror
 
 FOLDER = "nsddata_betas/subj01/betas"

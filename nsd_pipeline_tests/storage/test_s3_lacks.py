@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from nsd_pipeline.nsd.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage import s3_bucket
 from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_lacks import ListingError, list_objects, tell_once
