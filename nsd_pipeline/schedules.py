@@ -17,6 +17,7 @@ from nsd_pipeline import partitions
 from nsd_pipeline.assets.backlog import find_backlog, ranges
 from nsd_pipeline.dagster_private import partition_span, range_tags
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.launchers import shell
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import SourceResource, StoreResource
 
@@ -150,7 +151,8 @@ def backfill_schedule(subject: str, settings: BackfillSettings) -> dg.ScheduleDe
 
     A tick looks at the store and at the source, and launches a run for every session (or stretch of
     sessions) that is left. A session that fails does not stop the others; the next tick finds it
-    still missing, and launches it alone. Sessions that another run is preparing are left to it.
+    still missing, and launches it alone. Sessions that another run is preparing are left to it, but
+    not those of a shell's run whose process is gone.
     """
 
     @dg.schedule(
@@ -176,7 +178,7 @@ def backfill_schedule(subject: str, settings: BackfillSettings) -> dg.ScheduleDe
             sessions_of(subject, settings.sessions),
             code_versions(context.repository_def),
         )
-        under_way = _under_way(context.instance)
+        under_way = _under_way(context)
         to_do = [session for session in backlog.to_do if session not in under_way]
         message = f"{subject}: {backlog}" + (f", {len(under_way)} under way" if under_way else "")
         context.log.info(message)
@@ -206,14 +208,27 @@ def _request(first: str, last: str, run_key: str) -> dg.RunRequest:
     return dg.RunRequest(run_key, tags=range_tags(first, last))
 
 
-def _under_way(instance: dg.DagsterInstance) -> set[str]:
-    """Sessions that a run which has not ended, or not begun, is for."""
+def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
+    """Sessions that a run which has not ended, or not begun, is for.
+
+    A run of a shell whose process was killed would never end: it is ended here.
+    """
     found: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=_NOT_ENDED)):
+    for run in context.instance.get_runs(dg.RunsFilter(statuses=_NOT_ENDED)):
         span = partition_span(run)
-        if span and set(span) <= set(partitions.SESSIONS):
-            start, stop = map(partitions.SESSIONS.index, span)
-            found |= set(partitions.SESSIONS[start : stop + 1])
+        if not (span and set(span) <= set(partitions.SESSIONS)):
+            continue
+        host = shell.signed_host(run)
+        if host is not None and shell.end_if_gone(context.instance, run):
+            context.log.warning(f"Run {run.run_id} of {span[0]} had no process left; it has ended.")
+            continue
+        if host is not None and shell.is_elsewhere(run.tags):
+            context.log.info(
+                f"{span[0]} is left to run {run.run_id}, whose process is on {host}, out of sight"
+                " from here. If it is gone, terminate the run."
+            )
+        start, stop = map(partitions.SESSIONS.index, span)
+        found |= set(partitions.SESSIONS[start : stop + 1])
     return found
 
 

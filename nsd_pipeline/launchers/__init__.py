@@ -2,7 +2,7 @@
 
 Nothing here computes. `devices`, `lease`, `process` and `slurm_jobs` are plain Python; `base`,
 `gpu` and `slurm` are Dagster run launchers, named in dagster.yaml; `slurm_worker` is what a Slurm
-job runs.
+job runs; `shell` knows the runs that no launcher started.
 """
 
 from importlib import import_module

@@ -1,15 +1,14 @@
 """What the run launchers share: which runs need a GPU, how an ended worker becomes an ended run."""
 
 import logging
+import socket
 import threading
 import weakref
 from abc import abstractmethod
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from dagster import (
-    DagsterEvent,
     DagsterEventType,
     DagsterInstance,
     DagsterRun,
@@ -25,6 +24,7 @@ from nsd_pipeline.dagster_private import (
     worker_command,
 )
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.launchers import shell
 from nsd_pipeline.launchers.process import tail
 
 GPU_POOL: Final = "gpu"
@@ -105,6 +105,7 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         self._poll_seconds = poll_seconds
         self._disposed = False
         self._wake = threading.Event()
+        self._told_elsewhere: set[str] = set()
         self._watcher: threading.Thread | None = None
 
     @abstractmethod
@@ -133,12 +134,18 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the run's worker is still at it, and if not, how it ended.
 
-        A run that was started in a shell is none of a launcher's: its process may well be alive.
-        One whose worker has ended is reported as failed, unless run monitoring would resume it.
+        A run that was started in a shell is none of a launcher's: the process that signed it
+        counts, and where none did, it may well be alive. One whose worker has ended is reported as
+        failed, unless run monitoring would resume it; it cannot resume what it did not launch.
         """
-        if not self._was_launched(run):
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        ended = self.how_ended(run)
+        host = shell.signed_host(run)
+        if host is not None:
+            self._tell_if_elsewhere(run, host)
+            ended = shell.how_ended(run)
+        elif self._was_launched(run):
+            ended = self.how_ended(run)
+        else:
+            ended = None
         if ended is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         # Read after the worker ended: it cannot change the state any more.
@@ -146,7 +153,7 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         if current is None or current.status != run.status:
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         resumes = self._instance.run_monitoring_max_resume_run_attempts > 0
-        if not (self.supports_resume_run and resumes):
+        if host is not None or not (self.supports_resume_run and resumes):
             self._report_failed(current, ended)
         return CheckRunHealthResult(WorkerStatus.FAILED, ended)
 
@@ -208,16 +215,18 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         return left
 
     def _report_failed(self, run: DagsterRun, ended: str) -> None:
-        """Report a run as failed, its state first.
-
-        Dagster alone would write the event, then the state, and its daemon decides once, when it
-        sees the event, whether to retry: a run that looks as if in progress then, never.
-        """
         info = self.get_run_worker_debug_info(run)
-        message = f"{ended}\n{info}" if info else ended
-        failure = DagsterEvent(DagsterEventType.RUN_FAILURE.value, run.job_name, message=message)
-        self._instance.run_storage.handle_run_event(run.run_id, failure, datetime.now(UTC))
-        self._instance.report_run_failed(run, message)
+        shell.report_failed(self._instance, run, f"{ended}\n{info}" if info else ended)
+
+    def _tell_if_elsewhere(self, run: DagsterRun, host: str) -> None:
+        if shell.is_elsewhere(run.tags) and run.run_id not in self._told_elsewhere:
+            self._told_elsewhere.add(run.run_id)
+            self._instance.report_engine_event(
+                f"The run's process is on {host}, out of sight of run monitoring on"
+                f" {socket.gethostname()}. If it is gone, terminate the run to free its partition.",
+                run,
+                cls=type(self),
+            )
 
     def _settle_unless_disposed(self) -> bool:
         try:

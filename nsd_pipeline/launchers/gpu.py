@@ -47,12 +47,10 @@ from nsd_pipeline.launchers.lease import (
     try_lock,
     write_holder,
 )
+from nsd_pipeline.launchers.shell import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
 
 DEVICE_TAG: Final = "nsd/device"
 """GPU of a run, or ``cpu``."""
-PID_TAG: Final = "nsd/pid"
-STARTED_TAG: Final = "nsd/pid_started"
-HOST_TAG: Final = "nsd/host"
 
 _POOL_CURSOR = "nsd/gpu_pool"
 _IN_PROGRESS = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
@@ -284,9 +282,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
                 {
                     LAUNCHED_TAG: run.run_id,
                     DEVICE_TAG: device,
-                    PID_TAG: str(child.pid),
-                    STARTED_TAG: repr(process.identify(child.pid).started),
-                    HOST_TAG: socket.gethostname(),
+                    **process_tags(process.identify(child.pid)),
                 },
             )
         except BaseException:

@@ -12,7 +12,8 @@ from typing import Final
 import psutil
 
 RUN_ID_ENV: Final = "NSD_RUN_ID"
-"""Names the run in its process's environment, so that the process is found by it."""
+"""Names the run in its process's environment, so that the process is found by it, and that the
+process knows that a launcher looks after it."""
 
 
 @dataclass(frozen=True)

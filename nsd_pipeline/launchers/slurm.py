@@ -12,6 +12,7 @@ from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
 from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV
 from nsd_pipeline.launchers.lease import LEASE_ENV
+from nsd_pipeline.launchers.process import RUN_ID_ENV
 
 RESOURCES_TAG: Final = "nsd/slurm"
 """Run tag with a JSON object of Slurm options, on top of those in dagster.yaml."""
@@ -119,7 +120,10 @@ class SlurmRunLauncher(MonitoredRunLauncher):
             resources,
             name=_job_name(run),
             log=self.log_path(run),
-            environment={name: value for name, value in os.environ.items() if name not in daemons},
+            environment={
+                **{name: value for name, value in os.environ.items() if name not in daemons},
+                RUN_ID_ENV: run.run_id,
+            },
         )
         self._instance.add_run_tags(run.run_id, {LAUNCHED_TAG: run.run_id, JOB_TAG: job_id})
         asked = " ".join(resources.options()) or "the cluster's defaults"

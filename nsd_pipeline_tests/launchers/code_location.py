@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from nsd_pipeline.launchers import GpuLease
+from nsd_pipeline.resources import StoreResource
 
 
 def note(context: dg.OpExecutionContext, what: str) -> None:
@@ -80,8 +81,19 @@ def gpu_asset(context: dg.AssetExecutionContext) -> None:
 def cpu_asset() -> None: ...
 
 
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
+def stored_asset(context: dg.AssetExecutionContext, store: StoreResource) -> None:
+    work(context.op_execution_context)
+
+
 defs = dg.Definitions(
-    assets=[gpu_asset, cpu_asset],
-    jobs=[gpu_job, cpu_job, broken_job],
+    assets=[gpu_asset, cpu_asset, stored_asset],
+    jobs=[
+        gpu_job,
+        cpu_job,
+        broken_job,
+        dg.define_asset_job("stored_job", selection=[stored_asset]),
+    ],
+    resources={"store": StoreResource()},
     executor=dg.in_process_executor,
 )
