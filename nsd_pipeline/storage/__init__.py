@@ -7,7 +7,8 @@
 - ``checksums``: whether what came whole is what the server says it is.
 - ``store``, ``local_store``, ``s3_store``, ``manifest``: our artifacts, which appear whole or not
   at all; ``durable``: after a power cut, too; ``zarr_guard``: compared while they are read.
-- ``s3_bucket``, ``s3_lacks``: how S3 is asked, also where a server lacks something.
+- ``s3_bucket``, ``s3_lacks``, ``s3_probe``, ``s3_versions``: how S3 is asked, also where a server
+  lacks something.
 - ``places``: what people may write where a folder or a bucket is asked for.
 - ``replacing``: a single file that appears whole.
 

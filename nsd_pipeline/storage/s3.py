@@ -17,9 +17,14 @@ obstore, asyncio, 32   4,972        0.25 ms
 
 obstore's own retries are switched off: they would resume a body that was cut off without comparing
 the ETag of the second answer, and a server that ignores ``If-Match`` could so splice two versions.
+
+Two bytes of the first object that is described are also read, to see what the server lacks.
 """
 
 import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
@@ -38,6 +43,15 @@ from nsd_pipeline.storage import terms
 from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.keys import check_object_key, split_s3_url
 from nsd_pipeline.storage.range_file import RangeFile
+from nsd_pipeline.storage.s3_lacks import list_objects
+from nsd_pipeline.storage.s3_probe import (
+    Way,
+    choose_way,
+    head_object,
+    refuse_odd,
+    version_by_head,
+)
+from nsd_pipeline.storage.s3_versions import can_be_condition, is_version
 from nsd_pipeline.storage.source import (
     DEFAULT_CONCURRENCY,
     DEFAULT_REGION,
@@ -48,6 +62,7 @@ from nsd_pipeline.storage.source import (
 
 if TYPE_CHECKING:
     from botocore.config import Config
+    from obstore import GetOptions
     from obstore.store import ClientConfig, S3Store
 
     S3Client = Any  # a class that boto3 makes at run time
@@ -57,6 +72,12 @@ _ATTEMPTS: Final = 10
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _TRANSIENT_STATUSES: Final = frozenset({408, 429})
 """The only answers below 500 that mean "not now"; the others mean "not like this"."""
+_SAMPLE: Final = (1, 2)
+"""Offset and length of what is read to see how a server can be asked. Not its first byte: s3rver
+takes `bytes=0-0` for the whole object."""
+_LASTING_STATUSES: Final = frozenset({501, 505})
+_ODD: Final = re.compile(r"last modified|content.range|non-partial|Requested \d", re.IGNORECASE)
+"""What obstore says of an answer that is no part of an object, or none that it understands."""
 
 
 def client_config(max_concurrency: int, **options: Any) -> "Config":
@@ -135,6 +156,28 @@ def reason(error: Exception) -> str:
     return re.sub(r'"?\w+://[^\s"]+"?', "the server", str(error).partition("\n")[0]).strip(" .:-")
 
 
+def _is_passing(status: int | None) -> bool:
+    return (
+        status is None
+        or status in _TRANSIENT_STATUSES
+        or (status >= 500 and status not in _LASTING_STATUSES)
+    )
+
+
+@contextmanager
+def _answering(name: str) -> Iterator[None]:
+    """Tell what boto3 made of a server's answer, with the object's name."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    # A ValueError is a time or a listing that is none; the recursion, a server that sends its
+    # client in a circle, which botocore follows to the end.
+    except (BotoCoreError, ClientError, ResponseParserError, ValueError, RecursionError) as error:
+        raise _unanswered(name, error) from error
+
+
 def _unanswered(name: str, error: Exception) -> SourceError:
     response = getattr(error, "response", {})
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -152,7 +195,8 @@ def _refused(name: str, status: int | None, reason: str) -> SourceError:
             return SourceError(
                 f"The server refuses to show {name} ({status}).",
                 next_step="check the key, since a public bucket refuses keys that do not exist, "
-                "and whether the bucket allows unsigned reads.",
+                "and whether the bucket allows unsigned reads; for a private copy, "
+                "NSD_SOURCE_SIGNED=1 signs them with boto3's credentials.",
             )
         case _:
             return SourceError(
@@ -163,6 +207,10 @@ def _refused(name: str, status: int | None, reason: str) -> SourceError:
 
 class _CutOffError(Exception):
     """A request that failed on its way, or at a busy server. Worth another attempt."""
+
+
+class _OddAnswerError(_CutOffError):
+    """An answer that is not what was asked for. If another attempt gets one too, it stays so."""
 
 
 class S3Source:
@@ -178,6 +226,8 @@ class S3Source:
         Server to ask instead of AWS, or of boto3's environment variables for that.
     max_concurrency
         Requests in flight at once.
+    signed
+        Sign requests with boto3's credentials, for a private copy.
 
     Raises
     ------
@@ -194,12 +244,15 @@ class S3Source:
         region: str = DEFAULT_REGION,
         endpoint_url: str | None = None,
         max_concurrency: int = DEFAULT_CONCURRENCY,
+        signed: bool = False,
     ) -> None:
         self.bucket, self.prefix = split_s3_url(url)
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self.max_concurrency = max_concurrency
         self._region = region
         self._endpoint_url = endpoint_url
+        self._signed = signed
+        self._way, self._is_probed, self._probing = Way(), False, threading.Lock()
         self._retrying = Retrying(
             retry=retry_if_exception_type(_CutOffError),
             wait=wait_random_exponential(multiplier=0.2, max=30),
@@ -214,47 +267,65 @@ class S3Source:
         import boto3
         import botocore
 
+        options = {} if self._signed else {"signature_version": botocore.UNSIGNED}
         return boto3.Session().client(
             "s3",
             region_name=self._region,
             endpoint_url=self._endpoint_url,
-            config=client_config(self.max_concurrency, signature_version=botocore.UNSIGNED),
+            config=client_config(self.max_concurrency, **options),
         )
 
     @cached_property
     def _bytes(self) -> "S3Store":
-        return byte_store(
-            self._client, self.bucket, skip_signature=True, retry_config={"max_retries": 0}
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        who: dict[str, Any] = (
+            {"credential_provider": Boto3CredentialProvider()}
+            if self._signed
+            else {"skip_signature": True}
         )
+        return byte_store(self._client, self.bucket, retry_config={"max_retries": 0}, **who)
 
     def _object(self, key: str) -> str:
         return f"{self.prefix}/{check_object_key(key)}".lstrip("/")
 
     def describe(self, key: str) -> ObjectInfo:
         """Size and version of an object; see :meth:`Source.describe`."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        name = self._object(key)
+        with _answering(f"{self.url}/{key}"):
+            head = head_object(self._client, self.bucket, name)
+        if head["ContentLength"] >= sum(_SAMPLE):
+            self._probe(name, head)
+        version = version_by_head(head, self._way, f"{self.url}/{key}")
+        return ObjectInfo(key, head["ContentLength"], version, stated_checksum(head))
 
-        try:
-            answer = self._client.head_object(
-                Bucket=self.bucket, Key=self._object(key), ChecksumMode="ENABLED"
-            )
-        except (BotoCoreError, ClientError) as error:
-            raise _unanswered(f"{self.url}/{key}", error) from error
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"], stated_checksum(answer))
+    def _probe(self, name: str, head: Mapping[str, Any]) -> None:
+        """Find out, with the first object, how this server can be asked for a version."""
+        full_name = f"s3://{self.bucket}/{name}"
+
+        def read_sample(way: Way, version: str) -> None:
+            for last in (False, True):
+                try:
+                    self._read_once(self._bytes, name, *_SAMPLE, version, way)
+                except _OddAnswerError as error:
+                    if last:
+                        raise refuse_odd(full_name, str(error)) from error
+                else:
+                    return
+
+        with self._probing:
+            if not self._is_probed:
+                # Who is busy now may be asked another time: reads have their own patience.
+                with suppress(_CutOffError):
+                    self._way = choose_way(head, full_name, read_sample)
+                    self._is_probed = True
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys that start with a prefix; see :meth:`Source.list`."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         root = f"{self.prefix}/" if self.prefix else ""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=root + prefix
-        )
-        try:
-            found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        except (BotoCoreError, ClientError) as error:
-            raise _unanswered(f"{self.url}/{prefix}", error) from error
-        return sorted(key.removeprefix(root) for key in found)
+        with _answering(f"{self.url}/{prefix}"):
+            entries = list_objects(self._client, self.bucket, root + prefix)
+            return sorted(entry["Key"].removeprefix(root) for entry in entries)
 
     def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
         """Exactly `length` bytes of one version of an object; see :meth:`Source.read`."""
@@ -262,27 +333,31 @@ class S3Source:
             return b""
         store, name = self._bytes, self._object(key)
         try:
-            return self._retrying(self._read_once, store, name, offset, length, etag)
+            return self._retrying(self._read_once, store, name, offset, length, etag, self._way)
         except _CutOffError as error:
             raise SourceError(
                 f"{self.url}/{key} could not be read in {_ATTEMPTS} attempts: {error}.",
                 next_step="check the network and run this step again; what arrived is kept.",
             ) from error
 
-    def _read_once(self, store: "S3Store", name: str, offset: int, length: int, etag: str) -> bytes:
+    def _read_once(
+        self, store: "S3Store", name: str, offset: int, length: int, etag: str, way: Way
+    ) -> bytes:
         import obstore
         from obstore.exceptions import BaseError, GenericError, PreconditionError
 
         full_name = f"s3://{self.bucket}/{name}"
+        options: GetOptions = {"range": (offset, offset + length)}
+        if way.conditions and can_be_condition(etag):
+            options["if_match"] = etag
         try:
-            answer = obstore.get(
-                store, name, options={"range": (offset, offset + length), "if_match": etag}
-            )
+            answer = obstore.get(store, name, options=options)
+            meta = answer.meta
             # Some servers ignore If-Match, so what they send is compared as well.
-            if answer.meta["e_tag"] != etag:
+            if not is_version(etag, meta["e_tag"], meta["size"], meta["last_modified"]):
                 raise source_changed(full_name)
-            if answer.meta["size"] < offset + length:
-                raise too_short(full_name, answer.meta["size"], offset, length)
+            if meta["size"] < offset + length:
+                raise too_short(full_name, meta["size"], offset, length)
             data = bytes(answer.bytes())
             # obstore compares the range that the answer states with ours, not with its body.
             if len(data) != length:
@@ -292,9 +367,9 @@ class S3Source:
             raise source_changed(full_name) from error
         except (BaseError, FileNotFoundError) as error:
             status = _status(error)
-            if isinstance(error, GenericError) and (
-                status is None or status >= 500 or status in _TRANSIENT_STATUSES
-            ):
+            if isinstance(error, GenericError) and status is None and _ODD.search(str(error)):
+                raise _OddAnswerError(reason(error)) from error
+            if isinstance(error, GenericError) and _is_passing(status):
                 raise _CutOffError(reason(error)) from error
             raise _refused(full_name, status, reason(error)) from error
 

@@ -27,7 +27,7 @@ class ObjectInfo:
     n_bytes
         Size in bytes.
     etag
-        What the source says identifies this version. Opaque.
+        What identifies this version: the source's ETag, or what stands in for one. Opaque.
     checksum
         Checksum of all its bytes, where the source states one.
     """
@@ -103,6 +103,7 @@ def open_source(
     region: str = DEFAULT_REGION,
     endpoint_url: str | None = None,
     max_concurrency: int = DEFAULT_CONCURRENCY,
+    signed: bool = False,
 ) -> Source:
     """Open the dataset where it lies. No request is made yet.
 
@@ -118,6 +119,8 @@ def open_source(
         count if this is None.
     max_concurrency
         Requests in flight at once.
+    signed
+        Sign requests to a bucket with boto3's credentials. NSD's own bucket needs none.
 
     Raises
     ------
@@ -131,7 +134,11 @@ def open_source(
         from nsd_pipeline.storage.s3 import S3Source
 
         return S3Source(
-            place, region=region, endpoint_url=endpoint_url, max_concurrency=max_concurrency
+            place,
+            region=region,
+            endpoint_url=endpoint_url,
+            max_concurrency=max_concurrency,
+            signed=signed,
         )
     from nsd_pipeline.storage.mirror import LocalMirror
 

@@ -13,7 +13,7 @@ A test module imports the fixtures it needs.
 import http.server
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,9 @@ from nsd_pipeline_tests.storage import s3_server
 from nsd_pipeline_tests.storage.s3_server import S3rver
 
 S3RVER_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}
+
+
+Environ = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,48 @@ def moto_server() -> Iterator[MotoServer]:
     )
     yield MotoServer(url, client)
     server.stop()
+
+
+class PickyServer:
+    """moto, of which some requests are refused or changed, and some answers."""
+
+    def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        assert self._server._server is not None
+        self._app, self._server._server.app = self._server._server.app, self._answer
+        host, port = self._server.get_host_and_port()
+        self.url = f"http://{host}:{port}"
+        self.refuses: Callable[[Environ], bool] = lambda _: False
+        self.status = "501 Not Implemented"
+        self.code = "NotImplemented"
+        self.forgets: tuple[str, ...] = ()
+        self.changes: Callable[[Environ], None] = lambda _: None
+        self.headers: dict[str, Callable[[str], str | None]] = {}
+        """Changes of an answer's headers, by their names in small letters."""
+
+    def _answer(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if self.refuses(environ):
+            body = f"<Error><Code>{self.code}</Code><Message>No.</Message></Error>".encode()
+            length = ("Content-Length", str(len(body)))
+            start_response(self.status, [("Content-Type", "application/xml"), length])
+            return [body]
+        for name in self.forgets:
+            environ.pop(name, None)
+        self.changes(environ)
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            changed = [
+                (name, self.headers.get(name.lower(), str)(value)) for name, value in headers
+            ]
+            return start_response(status, [each for each in changed if each[1] is not None], *rest)
+
+        return self._app(environ, start)
+
+    def stop(self) -> None:
+        self._server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +210,10 @@ class Answer:
 
 @dataclass
 class ScriptedServer:
-    """A server that asks a function for every answer, given the number of the request."""
+    """A server that asks a function for every answer, given the number of the request.
+
+    What the source asks to see what a server is able to do it answers by itself.
+    """
 
     script: Callable[[int], Answer]
     url: str = ""
@@ -179,6 +227,7 @@ def scripted_server() -> Iterator[Callable[[Callable[[int], Answer]], ScriptedSe
     def start(script: Callable[[int], Answer]) -> ScriptedServer:
         scripted = ScriptedServer(script)
         lock = threading.Lock()
+        described: Answer | None = None
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -187,10 +236,7 @@ def scripted_server() -> Iterator[Callable[[Callable[[int], Answer]], ScriptedSe
                 pass
 
             def do_GET(self) -> None:
-                with lock:
-                    number = len(scripted.requests)
-                    scripted.requests.append(dict(self.headers.items()))
-                answer = scripted.script(number)
+                answer = self._answer()
                 self.send_response(answer.status)
                 self.send_header("Content-Length", str(len(answer.body)))
                 self.send_header("ETag", answer.etag)
@@ -206,6 +252,18 @@ def scripted_server() -> Iterator[Callable[[Callable[[int], Answer]], ScriptedSe
                 self.end_headers()
                 if self.command == "GET":
                     self.wfile.write(answer.body)
+
+            def _answer(self) -> Answer:
+                nonlocal described
+                # How the source sees what a server can do; scripts are about what comes after.
+                if self.headers.get("Range") == "bytes=1-2" and described:
+                    return Answer(206, b"??", described.etag, total=len(described.body))
+                with lock:
+                    number = len(scripted.requests)
+                    scripted.requests.append(dict(self.headers.items()))
+                answer = scripted.script(number)
+                described = answer if self.command == "HEAD" else described
+                return answer
 
             do_HEAD = do_GET  # noqa: N815
 

@@ -1,7 +1,7 @@
 """Stores on servers that lack something: what is asked instead, and that it is told once."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from nsd_pipeline.storage import s3_bucket
 from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_lacks import ListingError, list_objects, tell_once
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline_tests.storage.servers import MotoServer
+from nsd_pipeline_tests.storage.servers import Environ, MotoServer, PickyServer
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, empty, objects, put, use_moto
 
 BUCKET = "lab-lacks"
 CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
-Environ = dict[str, Any]
 
 
 def _conditional(environ: Environ) -> bool:
@@ -39,49 +38,6 @@ def _parts(environ: Environ) -> bool:
 
 def _listing_2(environ: Environ) -> bool:
     return "list-type=2" in environ["QUERY_STRING"]
-
-
-class PickyServer:
-    """moto, of which some requests are refused or changed, and some answers."""
-
-    def __init__(self) -> None:
-        from moto.server import ThreadedMotoServer
-
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        assert self._server._server is not None
-        self._app, self._server._server.app = self._server._server.app, self._answer
-        host, port = self._server.get_host_and_port()
-        self.url = f"http://{host}:{port}"
-        self.refuses: Callable[[Environ], bool] = lambda _: False
-        self.status = "501 Not Implemented"
-        self.code = "NotImplemented"
-        self.forgets: tuple[str, ...] = ()
-        self.changes: Callable[[Environ], None] = lambda _: None
-        self.etag: Callable[[str], str | None] = lambda etag: etag
-
-    def _answer(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        if self.refuses(environ):
-            body = f"<Error><Code>{self.code}</Code><Message>No.</Message></Error>".encode()
-            length = ("Content-Length", str(len(body)))
-            start_response(self.status, [("Content-Type", "application/xml"), length])
-            return [body]
-        if environ["REQUEST_METHOD"] == "PUT":
-            for name in self.forgets:
-                environ.pop(name, None)
-        self.changes(environ)
-
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            changed = [
-                (name, self.etag(value) if name.lower() == "etag" else value)
-                for name, value in headers
-            ]
-            return start_response(status, [each for each in changed if each[1] is not None], *rest)
-
-        return self._app(environ, start)
-
-    def stop(self) -> None:
-        self._server.stop()
 
 
 @pytest.fixture
@@ -129,12 +85,12 @@ def _set(server: PickyServer, lack: str) -> str:
         case "If-Match, silently":
             server.forgets = CONDITIONS[:1]
         case "ETags":
-            server.etag = lambda _: None
+            server.headers["etag"] = lambda _: None
         case "strong ETags":
-            server.etag = lambda etag: f"W/{etag}"
+            server.headers["etag"] = lambda etag: f"W/{etag}"
         case "stable ETags":
             count = iter(range(1000))
-            server.etag = lambda _: f'"{next(count)}"'
+            server.headers["etag"] = lambda _: f'"{next(count)}"'
         case "batches":
             server.refuses = _batch
             return "one by one"
