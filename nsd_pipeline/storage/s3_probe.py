@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage.s3_lacks import lacks, tell_once
 from nsd_pipeline.storage.s3_versions import can_be_condition, is_by_time, version_of
 
