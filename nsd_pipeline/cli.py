@@ -1,7 +1,8 @@
-"""The ``nsd`` command: NSD's terms of use, shown and accepted."""
+"""The ``nsd`` command: NSD's terms of use, and the folder for Dagster's history."""
 
 import click
 
+from nsd_pipeline.nsd.errors import NsdError
 from nsd_pipeline.storage import terms
 
 
@@ -20,3 +21,19 @@ def show_terms(*, accept: bool) -> None:
         click.echo("Not accepted yet. To accept them: nsd terms --accept")
     else:
         click.echo(f"Accepted by {acceptance.who} on {acceptance.when:%Y-%m-%d %H:%M} UTC.")
+
+
+@main.command("prepare")
+def prepare() -> None:
+    """Create the history of runs in DAGSTER_HOME.
+
+    Once for a new folder, before several shells use it: Dagster's own commands would create it all
+    at once, and spoil it.
+    """
+    from nsd_pipeline.history import open_history  # Dagster takes a second to import
+
+    try:
+        with open_history() as instance:
+            click.echo(f"The history of runs in {instance.root_directory} is ready.")
+    except NsdError as error:
+        raise click.ClickException(str(error)) from error
