@@ -2,7 +2,7 @@
 
 import click
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.storage import terms
 
 

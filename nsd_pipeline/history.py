@@ -13,7 +13,7 @@ from typing import Final
 import dagster as dg
 from filelock import FileLock
 
-from nsd_pipeline.nsd.errors import NsdError
+from nsd_pipeline.errors import NsdError
 
 LOCK_FILE: Final = "nsd_prepare.lock"
 """In ``DAGSTER_HOME``; held while the history is opened, not while it is used."""
