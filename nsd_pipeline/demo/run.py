@@ -24,8 +24,8 @@ from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
-from nsd_pipeline.history import open_history
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
 from nsd_pipeline.report import as_read, differing_settings, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
