@@ -198,6 +198,12 @@ def _refused(name: str, status: int | None, reason: str) -> SourceError:
                 "and whether the bucket allows unsigned reads; for a private copy, "
                 "NSD_SOURCE_SIGNED=1 signs them with boto3's credentials.",
             )
+        case 400:  # also how some servers refuse what is not signed
+            return SourceError(
+                f"{name} could not be read: {reason}.",
+                next_step="check AWS_ENDPOINT_URL_S3 and the bucket; if it is a private copy, "
+                "NSD_SOURCE_SIGNED=1 signs requests with boto3's credentials.",
+            )
         case _:
             return SourceError(
                 f"{name} could not be read: {reason}.",
