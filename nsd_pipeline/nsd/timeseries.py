@@ -36,19 +36,22 @@ def file_run(subject: str, session: int, run: int) -> int:
 
 def timeseries_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the volumes of a task run."""
-    number = file_run(subject, session, run)
-    return (
-        f"nsddata_timeseries/ppdata/{subject}/{space}/timeseries/"
-        f"timeseries_session{session:02d}_run{number:02d}.nii.gz"
-    )
+    volumes, _ = session_prefixes(subject, session, space)
+    return f"{volumes}{file_run(subject, session, run):02d}.nii.gz"
 
 
 def design_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the file that says with which volume of a task run an image came on."""
-    number = file_run(subject, session, run)
+    _, design = session_prefixes(subject, session, space)
+    return f"{design}{file_run(subject, session, run):02d}.tsv"
+
+
+def session_prefixes(subject: str, session: int, space: FunctionalSpace) -> tuple[str, str]:
+    """How the keys of a session's volumes, and those of its design files, begin."""
+    folder = f"nsddata_timeseries/ppdata/{subject}/{space}"
     return (
-        f"nsddata_timeseries/ppdata/{subject}/{space}/design/"
-        f"design_session{session:02d}_run{number:02d}.tsv"
+        f"{folder}/timeseries/timeseries_session{session:02d}_run",
+        f"{folder}/design/design_session{session:02d}_run",
     )
 
 
