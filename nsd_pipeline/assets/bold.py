@@ -142,6 +142,11 @@ def bold(
         # Only where somebody chose it, so that artifacts from before it could be chosen stay.
         chosen = {"left_out": without} if without else {}
         if config.derivatives:
+            if not config.raw:
+                raise NsdError(
+                    f"bold is given the derivatives {config.derivatives}, but no raw BIDS tree.",
+                    next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
+                )
             found = bids.find_runs(
                 Path(config.derivatives), Path(config.raw), subject, session, runs
             )

@@ -68,8 +68,8 @@ def inspect_timeseries(
             f"{source.url} lacks the {space} time series of run {', '.join(map(str, missing))} of"
             f" {session_key(subject, session)} (of {len(runs)} runs); the first file missing is"
             f" {first}.",
-            next_step="add the missing files to the mirror, or set NSD_SOURCE to a source that has"
-            " them.",
+            next_step="add the missing files to the mirror, set NSD_SOURCE to a source that has"
+            " them, or leave the runs out of the session by `leave_out` of bold.",
         )
     # A session has 24 files, which are asked for even where nothing is to be done.
     with ThreadPoolExecutor(source.max_concurrency) as threads:

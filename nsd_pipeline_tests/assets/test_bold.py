@@ -154,6 +154,8 @@ def test_derivatives_of_another_kind(
     settings = config(mirror, query="type != 'Fmri' or space == 'MNI152NLin2009cAsym'")
     words = [FIRST, "lacks a recording of run 7", '`leave_out`: ["subj01_ses01_run07"]']
     fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})
+    without_raw = {"bold": settings["bold"] | {"raw": ""}}
+    fails(graph, "bold", first=FIRST, says=["no raw BIDS tree"], config=without_raw)
     settings["bold"]["leave_out"] = ["run 7"]
     words = ["leave_out of bold has 'run 7'", "subj01_ses05_run07"]
     fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})

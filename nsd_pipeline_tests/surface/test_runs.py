@@ -90,7 +90,7 @@ def test_without_a_mask_the_template_s_brain_is_taken(tmp_path: Path) -> None:
     from nilearn.datasets import load_mni152_brain_mask
 
     template = load_mni152_brain_mask(resolution=1)
-    affine = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -126], [0, 0, 4, -72], [0, 0, 0, 1]])
+    affine = np.array([[-4.0, 0, 0, 90.3], [0, 4, 0, -126.2], [0, 0, 4, -72.4], [0, 0, 0, 1]])
     shape = (46, 55, 46)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     there = nibabel.affines.apply_affine(np.linalg.inv(template.affine) @ affine, grid)
