@@ -5,6 +5,7 @@ What `betas`, `events` and `fsaverage5_betas` are to the betas task, `bold`, `bo
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from nsd_pipeline.download.timeseries import (
     download_timeseries,
     inspect_timeseries,
 )
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import (
     build_bold_events,
     read_events,
@@ -39,6 +41,7 @@ from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 from nsd_pipeline.nsd.timeseries import design_onsets, timeseries_key
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.places import parse_folder
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft
@@ -63,6 +66,31 @@ class BoldConfig(dg.Config):
         default="func1pt8mm",
         description="which of NSD's prepared time series (TR 4/3 s, or 1 s); not with derivatives",
     )
+    leave_out: list[str] = Field(
+        default=[],
+        description="runs to go on without, such as subj01_ses05_run07: those that were not"
+        " recorded or preprocessed well. Their trials are left out too",
+    )
+
+    def left_out(self, session_key: str) -> list[int]:
+        """Runs of a session that are left out.
+
+        Raises
+        ------
+        NsdError
+            If any of `leave_out` is no run of a session.
+        """
+        runs = []
+        for name in self.leave_out:
+            named = re.fullmatch(r"(subj\d\d_ses\d\d)_run(\d\d)", name)
+            if not named or named[1] not in partitions.SESSIONS:
+                raise NsdError(
+                    f"leave_out of bold has {name!r}, which is no run of a session of NSD.",
+                    next_step="write each run as in subj01_ses05_run07.",
+                )
+            if named[1] == session_key:
+                runs.append(int(named[2]))
+        return sorted(set(runs))
 
     def folders(self) -> tuple[Path, Path]:
         """Folders of the derivatives and of the raw tree, where there are derivatives.
@@ -111,18 +139,34 @@ def bold(
     design = read_experiment_design(artifacts.folder(manifest.key) / "nsd_expdesign.mat")
     derived: dict[str, list[BoldRun]] = {}
     prepared: dict[str, list[TimeseriesObject]] = {}
+    left_out: dict[str, list[int]] = {}
     space: FunctionalSpace = config.space
 
     def recipe(partition: str) -> Recipe:
         subject, session = layout.parse_session_key(partition)
-        runs = design.trials(subject, session)["run"].unique().tolist()
+        designed = design.trials(subject, session)["run"].unique().tolist()
+        left_out[partition] = without = config.left_out(partition)
+        runs = [run for run in designed if run not in without]
+        if not runs or not set(without) <= set(designed):
+            raise NsdError(
+                f"leave_out of bold names run {', '.join(map(str, without))} of {partition}, which"
+                f" has runs {designed[0]} to {designed[-1]}.",
+                next_step="leave out runs that there are, and not all of them.",
+            )
+        # Only where somebody chose it, so that artifacts from before it could be chosen stay.
+        chosen = {"left_out": without} if without else {}
         if config.derivatives:
+            if not config.raw:
+                raise NsdError(
+                    f"bold is given the derivatives {config.derivatives}, but no raw BIDS tree.",
+                    next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
+                )
             found = bids.find_runs(*config.folders(), subject, session, runs)
             derived[partition] = found
             return Recipe(
                 keys.bold(partition),
                 inputs=_versions(found),
-                config={"source": "bids", "runs": [each.model_dump() for each in found]},
+                config={"source": "bids", "runs": [each.model_dump() for each in found]} | chosen,
             )
         objects = inspect_timeseries(bucket, subject, session, space, runs)
         prepared[partition] = objects
@@ -131,12 +175,14 @@ def bold(
         return Recipe(
             keys.bold(partition),
             inputs={info.key: info.etag for info in files},
-            config={"source": "nsd", "space": space, "in_place": in_place},
+            config={"source": "nsd", "space": space, "in_place": in_place} | chosen,
             expected_bytes=0 if in_place else sum(info.n_bytes for info in files),
         )
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
         facts: dict[str, object] = {}
+        if left_out[partition]:
+            facts["runs left out"] = left_out[partition]
         if partition in derived:
             runs = derived[partition]
         else:
@@ -150,7 +196,7 @@ def bold(
                 max_concurrency=source.max_concurrency,
             )
             shutil.rmtree(scratch, ignore_errors=True)
-            facts = {"bytes fetched": report.n_bytes, "seconds": report.seconds}
+            facts |= {"bytes fetched": report.n_bytes, "seconds": report.seconds}
         write_runs(draft.folder, runs)
         return {
             "runs": len({each.run for each in runs}),
@@ -162,14 +208,29 @@ def bold(
 
 
 def _versions(runs: list[BoldRun]) -> dict[str, str]:
-    """Size and modification time of every file that runs in a local folder consist of."""
+    """Size and modification time of every file that runs in a local folder consist of.
+
+    Of clones people fetch what they use: what is a name without content is no error until then.
+    """
     named = (
         [*each.files, each.onsets, *(name for name in (each.mask, each.confounds) if name)]
         for each in runs
     )
     paths = sorted({name for names in named for name in names})
-    status = {name: Path(name).stat() for name in paths}
-    return {name: f"{each.st_size}-{each.st_mtime_ns}" for name, each in status.items()}
+    return {name: _version(Path(name)) for name in paths}
+
+
+def _version(path: Path) -> str:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "not here"
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def left_out_runs(manifest: Manifest) -> list[int]:
+    """Runs that were left out of a session's recordings, by the manifest of `bold`."""
+    return list(manifest.config.get("left_out", []))
 
 
 @ranged_asset(
@@ -187,9 +248,11 @@ def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None
     The images that the recordings' own events name are checked against the experiment design.
     """
     artifacts = store.open()
+    left_out: dict[str, list[int]] = {}
 
     def recipe(partition: str) -> Recipe:
         upstream = require_all(artifacts, partition, bold=keys.bold, events=keys.events)
+        left_out[partition] = left_out_runs(upstream["bold"])
         return Recipe(
             keys.bold_events(partition),
             inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
@@ -206,10 +269,17 @@ def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None
 
         trials = read_events(artifacts.folder(keys.events(partition)) / EVENTS_FILE)
         runs = read_runs(folder)
-        table = build_bold_events(trials, runs, onsets)
+        table = build_bold_events(trials, runs, onsets, left_out[partition])
         write_events(draft.folder / EVENTS_FILE, table)
         images = table[table["type"] == "Image"]
-        return {
+        facts: dict[str, object] = {}
+        if left_out[partition]:
+            n_trials = int((trials["type"] == "Image").sum())
+            facts = {
+                "runs left out": left_out[partition],
+                "trials left out": n_trials - len(images),
+            }
+        return facts | {
             "dagster/partition_row_count": len(table),
             "trials": len(images),
             "recordings": len(table) - len(images),

@@ -1,6 +1,7 @@
 """What the cortex did over time: one session's runs on the fsaverage5 surface."""
 
 from functools import cache, partial
+from importlib.metadata import version
 from typing import cast
 
 import dagster as dg
@@ -17,12 +18,13 @@ from nsd_pipeline.assets.artifacts import (
     ranged_asset,
     require_all,
 )
+from nsd_pipeline.assets.bold import left_out_runs
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import load_operator, require_operator
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.events import filter_events, read_events, sole_recordings
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.bold import agree_on_tr, read_runs
+from nsd_pipeline.nsd.bold import BrainMask, TrSource, agree_on_tr, read_runs
 from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.nsd.timeseries import TR
 from nsd_pipeline.resources import StoreResource
@@ -52,6 +54,27 @@ class SeriesConfig(dg.Config):
     fwhm: float | None = Field(
         default=None, gt=0, description="smooth volumes with a Gaussian of so many mm first"
     )
+    tr_from: TrSource = Field(
+        default="both",
+        description="what says a recording's repetition time: its sidecar, its header (some"
+        " releases of fMRIPrep write a wrong one), or both, which then have to agree",
+    )
+    brain_mask: BrainMask = Field(
+        default="run",
+        description="where the brain is in volumes in MNI space: run, by the mask beside each, or"
+        " template, by nilearn's MNI152, where there is none (deepprep)",
+    )
+
+    def decisive(self) -> dict[str, object]:
+        """All settings that the series depend on.
+
+        The last two came later and count where they are chosen: what was made before stays.
+        """
+        chosen = self.model_dump()
+        for name, default in (("tr_from", "both"), ("brain_mask", "run")):
+            if chosen[name] == default:
+                del chosen[name]
+        return chosen
 
 
 @ranged_asset(
@@ -76,7 +99,10 @@ def fsaverage5_series(
     go by `fsaverage5_operator`.
     """
     artifacts = store.open()
-    treatment = Treatment(config.confounds, config.high_pass, config.fwhm)
+    treatment = Treatment(
+        config.confounds, config.high_pass, config.fwhm, config.tr_from, config.brain_mask
+    )
+    left_out: dict[str, list[int]] = {}
 
     @cache
     def operator(subject: str, space: Space) -> FsaverageOperator:
@@ -84,13 +110,14 @@ def fsaverage5_series(
 
     def recipe(partition: str) -> Recipe:
         upstream = require_all(artifacts, partition, bold=keys.bold, bold_events=keys.bold_events)
+        left_out[partition] = left_out_runs(upstream["bold"])
         subject, _ = layout.parse_session_key(partition)
         for space in set(TR).intersection(upstream["bold"].metadata["spaces"]):
             upstream["fsaverage5_operator"] = require_operator(artifacts, subject, space)
         return Recipe(
             keys.fsaverage5_series(partition),
             inputs={name: manifest.fingerprint for name, manifest in upstream.items()},
-            config=config.model_dump(),
+            config=config.decisive(),
         )
 
     def make(partition: str, _: Recipe, draft: Draft) -> Facts:
@@ -126,8 +153,19 @@ def fsaverage5_series(
         parts.clear()
         space = ", ".join(dict.fromkeys(spaces.values()))
         attributes = {"subject": subject, "session": session, "source_space": space}
-        write_series(draft.folder, data, layout_of_runs, attributes | config.model_dump())
-        return {
+        departures: dict[str, object] = {}
+        if left_out[partition]:
+            departures["runs_left_out"] = left_out[partition]
+        if config.tr_from != "both":
+            departures["tr_from"] = config.tr_from
+        if config.brain_mask == "template" and any(
+            recordings[each].kind == "mni" for each in spaces.items()
+        ):
+            departures["brain_mask"] = f"MNI152 template of nilearn {version('nilearn')}"
+        write_series(
+            draft.folder, data, layout_of_runs, attributes | config.decisive() | departures
+        )
+        return {name.replace("_", " "): fact for name, fact in departures.items()} | {
             "space": space,
             "tr": repetition_time,
             "runs": len(spaces),

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.demo.brain import WHITE_NOISE, Brain
-from nsd_pipeline.nsd.bids import TASK
+from nsd_pipeline.nsd.bids_names import TASK
 from nsd_pipeline.nsd.layout import subject_number
 
 RAW: Final = "nsddata_rawdata"

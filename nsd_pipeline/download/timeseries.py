@@ -5,6 +5,7 @@ Files are compressed, so there is no fetching a part of one: a session is 2 to 3
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nsd_pipeline.nsd.timeseries import (
     TR,
     design_key,
     read_design,
+    session_prefixes,
     timeseries_key,
 )
 from nsd_pipeline.storage.source import ObjectInfo, Source
@@ -46,7 +48,7 @@ class TimeseriesObject:
 def inspect_timeseries(
     source: Source, subject: str, session: int, space: FunctionalSpace, runs: Sequence[int]
 ) -> list[TimeseriesObject]:
-    """Find the files of a session's task runs.
+    """Find the files of a session's task runs: two listings, then one request a file, together.
 
     Raises
     ------
@@ -57,21 +59,25 @@ def inspect_timeseries(
         run: [key(subject, session, run, space) for key in (timeseries_key, design_key)]
         for run in runs
     }
-    missing = [
-        run for run, wanted in keys.items() if any(key not in source.list(key) for key in wanted)
-    ]
+    prefixes = session_prefixes(subject, session, space)
+    offered = {key for prefix in prefixes for key in source.list(prefix)}
+    missing = [run for run, wanted in keys.items() if not offered.issuperset(wanted)]
     if missing:
-        first = next(key for key in keys[missing[0]] if key not in source.list(key))
+        first = next(key for key in keys[missing[0]] if key not in offered)
         raise SourceError(
             f"{source.url} lacks the {space} time series of run {', '.join(map(str, missing))} of"
             f" {session_key(subject, session)} (of {len(runs)} runs); the first file missing is"
             f" {first}.",
-            next_step="add the missing files to the mirror, or set NSD_SOURCE to a source that has"
-            " them.",
+            next_step="add the missing files to the mirror, set NSD_SOURCE to a source that has"
+            " them, or leave the runs out of the session by `leave_out` of bold.",
         )
+    # A session has 24 files, which are asked for even where nothing is to be done.
+    with ThreadPoolExecutor(source.max_concurrency) as threads:
+        found = threads.map(source.describe, [key for wanted in keys.values() for key in wanted])
+        infos = list(found)
     return [
-        TimeseriesObject(run, *(source.describe(key) for key in wanted))
-        for run, wanted in keys.items()
+        TimeseriesObject(run, volumes, design)
+        for run, volumes, design in zip(keys, infos[::2], infos[1::2], strict=True)
     ]
 
 

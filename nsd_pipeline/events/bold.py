@@ -1,6 +1,6 @@
 """The events of a session whose recordings are runs of BOLD: when images came on in each run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,10 @@ from nsd_pipeline.nsd.bold import BoldRun, Onsets
 
 
 def build_bold_events(
-    events: pd.DataFrame, runs: Sequence[BoldRun], read_onsets: Callable[[BoldRun], Onsets]
+    events: pd.DataFrame,
+    runs: Sequence[BoldRun],
+    read_onsets: Callable[[BoldRun], Onsets],
+    left_out: Collection[int] = (),
 ) -> pd.DataFrame:
     """Put the runs and their own onsets in the place of a session's recordings of betas.
 
@@ -25,6 +28,8 @@ def build_bold_events(
         The session's runs, one a run and space.
     read_onsets
         Reads when images were shown in a run. Spaces of one run share them.
+    left_out
+        Runs that somebody left out of the session: so are their trials.
 
     Returns
     -------
@@ -37,7 +42,8 @@ def build_bold_events(
     MappingError
         If a run has no recording, or its file of onsets names other images than the design.
     """
-    images = events[events["type"] == "Image"].reset_index(drop=True)
+    kept = (events["type"] == "Image") & ~events["run"].isin(list(left_out))
+    images = events[kept].reset_index(drop=True)
     by_run = {recording.run: recording for recording in reversed(runs)}
     start = np.empty(len(images))
     for run, trials in images.groupby("run", sort=True):

@@ -6,26 +6,27 @@ in ``BOLD`` below it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
 
 import numpy as np
 
 from nsd_pipeline.errors import InvalidFileError, SourceError
+from nsd_pipeline.nsd.bids_names import (
+    CONFOUNDS,
+    EVENTS,
+    TASK,
+    NamedFile,
+    companion,
+    mask_beside,
+    named_files,
+    names_of_run,
+    recordings,
+    stem,
+)
 from nsd_pipeline.nsd.bold import BoldRun, Onsets, agree_on_tr
-from nsd_pipeline.nsd.layout import session_key, subject_number
-from nsd_pipeline.nsd.tables import numbers, read_table
-
-TASK: Final = "nsdcore"
-_SURFACE, _VOLUMES = "_bold.func.gii", "_desc-preproc_bold.nii.gz"
-
-
-class _File(NamedTuple):
-    """A file and the entities of its name: ``{"sub": "01", "run": "01", ...}``."""
-
-    path: Path
-    entities: dict[str, str]
+from nsd_pipeline.nsd.layout import N_IMAGES, session_key, subject_number
+from nsd_pipeline.nsd.local_files import read_table, read_text
 
 
 def find_runs(
@@ -47,68 +48,74 @@ def find_runs(
     Returns
     -------
     list
-        One a run and space, by run and then by space. Volumes of several resolutions in one space
-        are told apart as ``MNI152NLin6Asym_res-2``.
+        One a run and space, by run and then by space. How spaces of one name are told apart is
+        said in :func:`~nsd_pipeline.nsd.bids_names.recordings`.
 
     Raises
     ------
     SourceError
         If a folder or the session is not there, or a run has no recording or no events.
     InvalidFileError
-        If a hemisphere is missing, two files claim to be the same recording, or sidecars disagree
-        about the repetition time.
+        If a hemisphere is missing, two files claim to be the same, or sidecars disagree about the
+        repetition time.
     """
+    derivatives, raw = derivatives.expanduser(), raw.expanduser()
     func = _session_folder([derivatives, derivatives / "BOLD"], subject, session)
     raw_func = _session_folder([raw], subject, session)
-    files = list(_files(func))
-    recordings = _recordings(files)
+    files, raw_files = named_files(func), named_files(raw_func)
+    found_recordings = recordings(files)
     name = session_key(subject, session)
-    if missing := sorted(set(runs) - {run for run, _ in recordings}):
-        raise SourceError(
-            f"{func} lacks a recording of run {', '.join(map(str, missing))} of {name} (of"
-            f" {len(runs)} runs).",
-            next_step=f"preprocess the missing runs of task {TASK}, then materialize bold again.",
-        )
-    confounds = {
-        int(file.entities["run"]): file.path
-        for file in files
-        if file.path.name.endswith("_desc-confounds_timeseries.tsv")
-    }
-    events = {
-        int(file.entities["run"]): file.path
-        for file in _files(raw_func)
-        if file.path.name.endswith("_events.tsv")
-    }
+    if missing := sorted(set(runs) - {run for run, _ in found_recordings}):
+        raise _no_recording(func, files, name, missing, len(runs))
     found = []
-    for (run, space), paths in sorted(recordings.items()):
+    for (run, space), of_run in sorted(found_recordings.items()):
         if run not in runs:
             continue
-        if run not in events:
+        events = companion(raw_files, EVENTS, of_run[0])
+        if events is None:
             raise SourceError(
-                f"{raw_func} has no events.tsv of run {run} of {name}.",
+                f"{raw_func} has no events.tsv of run {run} of {name} (looked for"
+                f" *_task-{TASK}_*run-{run:02d}_events.tsv).",
                 next_step="add it from NSD's raw data (nsddata_rawdata), or correct the folder of"
                 " the raw tree.",
             )
-        surface = paths[0].name.endswith(_SURFACE)
-        mask = paths[0].with_name(paths[0].name.replace(_VOLUMES, "_desc-brain_mask.nii.gz"))
+        surface = len(of_run) == 2
+        mask = None if surface else mask_beside(of_run[0])
+        confounds = companion(files, CONFOUNDS, of_run[0])
         found.append(
             BoldRun(
                 run=run,
                 space=space,
                 kind="surface" if surface else "mni" if space.startswith("MNI") else "other",
-                files=tuple(str(path.absolute()) for path in paths),
-                onsets=str(events[run].absolute()),
+                files=tuple(str(each.path.absolute()) for each in of_run),
+                onsets=str(events.path.absolute()),
                 onsets_kind="events",
-                mask=str(mask.absolute()) if not surface and mask.exists() else None,
-                confounds=str(confounds[run].absolute()) if run in confounds else None,
-                tr=_sidecar_tr(paths, events[run], raw),
+                mask=str(mask.absolute()) if mask else None,
+                confounds=str(confounds.path.absolute()) if confounds else None,
+                tr=_sidecar_tr([each.path for each in of_run], events.path, raw),
             )
         )
     return found
 
 
+def _no_recording(
+    func: Path, files: Sequence[NamedFile], session: str, missing: Sequence[int], n_runs: int
+) -> SourceError:
+    first = missing[0]
+    volumes = [each.path.name for each in files if each.run == first and "bold" in each.path.name]
+    there = f" It has {', '.join(volumes[:3])} of that run." if volumes else ""
+    left_out = ", ".join(f'"{session}_run{run:02d}"' for run in missing)
+    return SourceError(
+        f"{func} lacks a recording of run {', '.join(map(str, missing))} of {session} (of"
+        f" {n_runs} runs). Looked for {names_of_run(first)}.{there}",
+        next_step=f"preprocess the missing runs of task {TASK}, then materialize bold again; or"
+        f" leave them out of the session: `leave_out`: [{left_out}] in the configuration of bold.",
+    )
+
+
 def has_session(derivatives: Path, subject: str, session: int) -> bool:
     """Whether the derivatives have anything of a session."""
+    derivatives = derivatives.expanduser()
     try:
         _session_folder([derivatives, derivatives / "BOLD"], subject, session)
     except SourceError:
@@ -124,80 +131,55 @@ def event_onsets(path: Path) -> Onsets:
     Raises
     ------
     InvalidFileError, MappingError
-        If it is no table with numbers in ``onset`` and ``73k_id``.
+        If it is no table with numbers in ``onset`` and ``73k_id``, or lists a trial twice.
     """
     next_step = "use the events.tsv of NSD's raw data (nsddata_rawdata)."
-    try:
-        table = read_table(path, "\t", ["onset", "73k_id"], next_step=next_step)
-    except FileNotFoundError as error:
-        raise InvalidFileError(f"There is no {path}.", next_step=next_step) from error
-    name = str(path)
-    seconds, ids = (
-        numbers(table, column, name=name, next_step=next_step) for column in ("onset", "73k_id")
-    )
-    shown = np.isfinite(ids)
-    order = np.argsort(seconds[shown], kind="stable")
-    return Onsets(seconds[shown][order], ids[shown][order].astype(np.int64))
+    table = read_table(path, ["onset", "73k_id"], next_step=next_step)
+    seconds, ids = table.numbers("onset"), table.numbers("73k_id")
+    seen: dict[tuple[float, float], int] = {}
+    shown = np.flatnonzero(~np.isnan(ids))
+    for row in shown.tolist():
+        if not (0 <= ids[row] <= N_IMAGES and ids[row].is_integer()):
+            raise table.rejected(row, "73k_id", f"whole numbers up to {N_IMAGES} or n/a")
+        if np.isnan(seconds[row]):
+            raise table.rejected(row, "onset", "a time for every image")
+        trial = (float(seconds[row]), float(ids[row]))
+        if (before := seen.setdefault(trial, row)) != row:
+            raise InvalidFileError(
+                f"{path}: lines {table.lines[before]} and {table.lines[row]} both have image"
+                f" {trial[1]:.0f} at {trial[0]:g} s.",
+                next_step="take one of them out, or " + next_step,
+            )
+    order = shown[np.argsort(seconds[shown], kind="stable")]
+    return Onsets(seconds[order], ids[order].astype(np.int64))
 
 
 def _session_folder(roots: Sequence[Path], subject: str, session: int) -> Path:
     label = f"sub-{subject_number(subject):02d}"
     names = (f"ses-nsd{session:02d}", f"ses-{session:02d}")
-    for root in roots:
-        for name in names:
-            folder = root / label / name / "func"
+    wanted = [root / label / name / "func" for root in roots for name in names]
+    for folder in wanted:
+        try:
             if folder.is_dir():
                 return folder
+        except OSError as error:
+            raise SourceError(
+                f"The folder {folder} cannot be entered: {error.strerror}.",
+                next_step="ask its owner to let you read it.",
+            ) from error
+    looked = ", ".join(str(folder.relative_to(roots[0])) for folder in wanted)
     raise SourceError(
-        f"{roots[0]} has no {label}/{names[0]}/func ({session_key(subject, session)}).",
+        f"{roots[0]} has nothing of {session_key(subject, session)}: looked for {looked}."
+        if roots[0].is_dir()
+        else f"There is no folder {roots[0]}.",
         next_step="check the folders of the derivatives and of the raw BIDS tree in the"
         " configuration of bold.",
     )
 
 
-def _files(folder: Path) -> Iterator[_File]:
-    """Files of the task's runs, with the entities of their names."""
-    for path in sorted(folder.iterdir()):
-        pairs = (part.partition("-") for part in path.name.split("_"))
-        entities = {key: value for key, dash, value in pairs if dash}
-        if entities.get("task") == TASK and entities.get("run", "").isdigit():
-            yield _File(path, entities)
-
-
-def _recordings(files: Sequence[_File]) -> dict[tuple[int, str], list[Path]]:
-    """Paths of each run and space: left and right hemisphere, or volumes."""
-    sides: dict[tuple[int, str], dict[str, Path]] = {}
-    for path, entities in files:
-        surface = path.name.endswith(_SURFACE)
-        if "space" not in entities or not (surface or path.name.endswith(_VOLUMES)):
-            continue
-        space = entities["space"]
-        if "res" in entities:
-            space += f"_res-{entities['res']}"
-        side = entities.get("hemi", "") if surface else ""
-        taken = sides.setdefault((int(entities["run"]), space), {})
-        if side in taken:
-            raise InvalidFileError(
-                f"{taken[side]} and {path.name} are both of run {entities['run']} in {space}.",
-                next_step="keep one of them in the derivatives folder.",
-            )
-        taken[side] = path
-    for present in sides.values():
-        if len(present) == 1 and (side := next(iter(present))) in ("L", "R"):
-            other = {"L": "R", "R": "L"}[side]
-            raise InvalidFileError(
-                f"{present[side]} has no hemi-{other} beside it.",
-                next_step="make the missing hemisphere again.",
-            )
-    return {key: [paths[side] for side in sorted(paths)] for key, paths in sides.items()}
-
-
 def _sidecar_tr(recording: Sequence[Path], events: Path, raw: Path) -> float | None:
     """Repetition time by the sidecars of a recording and of its raw data."""
-    derived = [
-        path.with_name(path.name.removesuffix(".func.gii").removesuffix(".nii.gz") + ".json")
-        for path in recording
-    ]
+    derived = [path.with_name(f"{stem(path)}.json") for path in recording]
     session = events.parent.parent
     run = events.name.removesuffix("_events.tsv")
     # What BIDS calls inheritance: the innermost sidecar that says so counts.
@@ -214,12 +196,13 @@ def _sidecar_tr(recording: Sequence[Path], events: Path, raw: Path) -> float | N
 
 def _repetition_time(path: Path) -> float | None:
     """Repetition time that a sidecar states, None if it is not there or does not."""
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):
         return None
+    text = read_text(path, next_step="make it again.")
     try:
-        value = json.loads(path.read_text()).get("RepetitionTime")
+        value = json.loads(text).get("RepetitionTime")
         return None if value is None else float(value)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidFileError(
             f"{path} is not a readable sidecar: {error}.", next_step="make it again."
         ) from error

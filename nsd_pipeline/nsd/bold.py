@@ -16,8 +16,14 @@ from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.storage.paths import listed_path
 
 RUNS_FILE: Final = "runs.json"
+TrSource = Literal["both", "sidecar", "header"]
+"""What says a run's repetition time: its sidecar and its header, which must agree, or one alone."""
+BrainMask = Literal["run", "template"]
+"""Where the brain is in volumes in MNI space: by the run's mask, or by nilearn's template."""
 TR_TOLERANCE: Final = 1e-3
 """Seconds by which two statements of one repetition time may differ: headers round."""
+TR_RANGE: Final = (0.05, 60.0)
+"""Seconds that a repetition time can be: what is outside is in another unit, or made up."""
 
 
 class BoldRun(BaseModel):
@@ -109,34 +115,42 @@ def read_runs(folder: Path) -> list[BoldRun]:
     return runs
 
 
-def agree_on_tr(statements: Iterable[tuple[str, float | None]]) -> float | None:
+def agree_on_tr(
+    statements: Iterable[tuple[str, float | None]],
+    *,
+    next_step: str = "correct the one that is wrong: the windows of a model need one repetition"
+    " time.",
+) -> float | None:
     """The one repetition time that several sources state, None if none of them does.
 
     Parameters
     ----------
     statements
         What each source is called, and the repetition time in seconds that it states, if any.
+    next_step
+        What to do if they disagree.
 
     Raises
     ------
     InvalidFileError
-        If two of them disagree, or one states something that is no duration.
+        If two of them disagree, or one states something that is no repetition time.
     """
     stated = [(name, tr) for name, tr in statements if tr is not None]
     if not stated:
         return None
     first_name, first = stated[0]
     for name, tr in stated:
-        if not (np.isfinite(tr) and tr > 0):
-            raise InvalidFileError(
-                f"{name} states a repetition time of {tr} s.",
-                next_step="correct RepetitionTime there; it is in seconds.",
-            )
         if abs(tr - first) > TR_TOLERANCE:
             raise InvalidFileError(
                 f"The repetition times disagree: {first_name} has {first:.6g} s, {name} has"
                 f" {tr:.6g} s.",
-                next_step="correct the one that is wrong: the windows of a model need one"
-                " repetition time.",
+                next_step=next_step,
+            )
+    low, high = TR_RANGE
+    for name, tr in stated:
+        if not low <= tr <= high:
+            raise InvalidFileError(
+                f"{name} states a repetition time of {tr:.6g} s, which is none.",
+                next_step="state it as RepetitionTime, in seconds, in the sidecar.",
             )
     return first

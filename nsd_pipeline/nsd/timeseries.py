@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.bold import Onsets
 from nsd_pipeline.nsd.layout import N_IMAGES
+from nsd_pipeline.nsd.local_files import parse_number, read_text
 from nsd_pipeline.nsd.spaces import FunctionalSpace
 
 TR: Final[dict[FunctionalSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
@@ -36,19 +37,22 @@ def file_run(subject: str, session: int, run: int) -> int:
 
 def timeseries_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the volumes of a task run."""
-    number = file_run(subject, session, run)
-    return (
-        f"nsddata_timeseries/ppdata/{subject}/{space}/timeseries/"
-        f"timeseries_session{session:02d}_run{number:02d}.nii.gz"
-    )
+    volumes, _ = session_prefixes(subject, session, space)
+    return f"{volumes}{file_run(subject, session, run):02d}.nii.gz"
 
 
 def design_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
     """Key of the file that says with which volume of a task run an image came on."""
-    number = file_run(subject, session, run)
+    _, design = session_prefixes(subject, session, space)
+    return f"{design}{file_run(subject, session, run):02d}.tsv"
+
+
+def session_prefixes(subject: str, session: int, space: FunctionalSpace) -> tuple[str, str]:
+    """How the keys of a session's volumes, and those of its design files, begin."""
+    folder = f"nsddata_timeseries/ppdata/{subject}/{space}"
     return (
-        f"nsddata_timeseries/ppdata/{subject}/{space}/design/"
-        f"design_session{session:02d}_run{number:02d}.tsv"
+        f"{folder}/timeseries/timeseries_session{session:02d}_run",
+        f"{folder}/design/design_session{session:02d}_run",
     )
 
 
@@ -58,23 +62,22 @@ def read_design(path: Path) -> NDArray[np.int64]:
     Raises
     ------
     InvalidFileError
-        If it is not one such number a line.
+        If a line is no such number.
     """
     next_step = "download it again."
-    try:
-        values = np.loadtxt(path, dtype=np.float64, ndmin=1)
-    except FileNotFoundError as error:
-        raise InvalidFileError(f"There is no {path}.", next_step=next_step) from error
-    except ValueError as error:
-        raise InvalidFileError(
-            f"{path} is not one whole number a line: {error}.", next_step=next_step
-        ) from error
-    whole = (values >= 0) & (values <= N_IMAGES) & (values == np.round(values))
-    if values.ndim != 1 or not len(values) or not whole.all():
-        raise InvalidFileError(
-            f"{path} must have one whole number from 0 to {N_IMAGES} a line.", next_step=next_step
-        )
-    return values.astype(np.int64)
+    # A blank line before the last would be a volume that is not counted, so it is no number.
+    lines = read_text(path, next_step=next_step).rstrip().split("\n")
+    design = np.zeros(len(lines), np.int64)
+    for row, line in enumerate(lines):
+        number = parse_number(line.strip())
+        if number is None or not (number.is_integer() and 0 <= number <= N_IMAGES):
+            raise InvalidFileError(
+                f"{path}, line {row + 1} must be a whole number from 0 to {N_IMAGES}, but is"
+                f" '{line[:40]}'.",
+                next_step=next_step,
+            )
+        design[row] = int(number)
+    return design
 
 
 def design_onsets(path: Path, tr: float) -> Onsets:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, NsdError
-from nsd_pipeline.nsd.bold import BoldRun, agree_on_tr
+from nsd_pipeline.nsd.bold import BoldRun, BrainMask, TrSource, agree_on_tr
+from nsd_pipeline.nsd.local_files import check_content, read_table
 from nsd_pipeline.surface.cleaning import clean
 from nsd_pipeline.surface.runs import (
     SurfaceRun,
@@ -27,6 +27,8 @@ FindOperator = Callable[[], FsaverageOperator]
 class Treatment(NamedTuple):
     """What is done to a run beyond detrending and z-scoring; by default nothing, as the reference.
 
+    And what is believed of its files where they disagree or lack something.
+
     Attributes
     ----------
     confounds
@@ -35,11 +37,17 @@ class Treatment(NamedTuple):
         Frequency in Hz below which fluctuations are removed.
     fwhm
         Width in mm of a Gaussian that volumes are smoothed with before they are projected.
+    tr_from
+        What says the repetition time.
+    brain_mask
+        Where the brain is in volumes in MNI space.
     """
 
     confounds: Sequence[str] = ()
     high_pass: float | None = None
     fwhm: float | None = None
+    tr_from: TrSource = "both"
+    brain_mask: BrainMask = "run"
 
 
 class CleanRun(NamedTuple):
@@ -80,8 +88,8 @@ def load_run(
     NsdError
         If the treatment is of no use for this kind of recording.
     """
-    projected = _project(recording, folder, find_operator, treatment.fwhm)
-    tr = _repetition_time(recording, folder, projected.tr)
+    projected = _project(recording, folder, find_operator, treatment)
+    tr = _repetition_time(recording, folder, projected.tr, treatment.tr_from)
     data = _without_rest(recording, folder, projected.data)
     confounds = None
     if treatment.confounds:
@@ -91,24 +99,24 @@ def load_run(
 
 
 def _project(
-    recording: BoldRun, folder: Path, find_operator: FindOperator, fwhm: float | None
+    recording: BoldRun, folder: Path, find_operator: FindOperator, treatment: Treatment
 ) -> SurfaceRun:
     files = [folder / name for name in recording.files]
+    for path in files:
+        check_content(path, next_step="make it again.")
+    fwhm = treatment.fwhm
     match recording.kind:
-        case "surface":
+        # fsLR has a mesh with as many vertices as fsaverage's, at other places.
+        case "surface" if recording.space.startswith("fsaverage"):
             if fwhm is not None:
                 raise NsdError(
                     f"Smoothing (fwhm) is for volumes, but {files[0]} is on a surface.",
                     next_step="leave fwhm empty, or choose volumes by the query.",
                 )
-            return read_gifti_run(*files)
+            return read_gifti_run(*files, space=recording.space.partition("_")[0])
         case "mni":
-            if recording.mask is None:
-                raise InvalidFileError(
-                    f"{files[0]} has no brain mask (desc-brain_mask.nii.gz) beside it.",
-                    next_step="make it again, or choose another space by the query.",
-                )
-            return project_mni_run(files[0], folder / recording.mask, fwhm=fwhm)
+            mask = _mask(recording, folder, treatment.brain_mask)
+            return project_mni_run(files[0], mask, fwhm=fwhm)
         case "native":
             return project_native_run(files[0], find_operator(), fwhm=fwhm)
         case _:
@@ -119,16 +127,56 @@ def _project(
             )
 
 
-def _repetition_time(recording: BoldRun, folder: Path, header: float | None) -> float:
-    # NSD resampled its time series; the design files, not headers, vouch for the result.
-    stated = None if recording.kind == "native" else header
-    name = str(folder / recording.files[0])
-    tr = agree_on_tr([("the sidecar of " + name, recording.tr), (name, stated)])
-    if tr is None:
+def _mask(recording: BoldRun, folder: Path, chosen: BrainMask) -> Path | None:
+    """The run's mask, None for the template's."""
+    name = folder / recording.files[0]
+    if chosen == "template":
+        if not recording.space.startswith("MNI152"):
+            raise NsdError(
+                f"{name} is in {recording.space}, but the template whose brain mask is at hand is"
+                " MNI152.",
+                next_step="set brain_mask to 'run', or choose another space by the query.",
+            )
+        return None
+    if recording.mask is None:
         raise InvalidFileError(
-            f"Neither {name} nor a sidecar states a repetition time.",
+            f"{name} has no brain mask (desc-brain_mask.nii.gz) beside it.",
+            next_step="make it again, choose another space by the query, or set brain_mask to"
+            " 'template' to take the brain of the MNI152 template for it.",
+        )
+    mask = folder / recording.mask
+    check_content(mask, next_step="make it again.")
+    return mask
+
+
+def _repetition_time(
+    recording: BoldRun, folder: Path, header: float | None, counts: TrSource
+) -> float:
+    name = str(folder / recording.files[0])
+    sidecar, stated = ("the sidecar of " + name, recording.tr), ("the header of " + name, header)
+    match counts:
+        case "both":
+            statements = [sidecar, stated]
+        case "sidecar":
+            statements = [sidecar]
+        case "header":
+            statements = [stated]
+    if recording.kind == "native":
+        # NSD resampled its time series; the design files, not headers, vouch for the result.
+        statements = [(name, recording.tr)]
+    tr = agree_on_tr(
+        statements,
+        next_step="find out which is right, and set tr_from to 'sidecar' or to 'header'; or correct"
+        " the other.",
+    )
+    if tr is None:
+        what = {"both": "Neither {} nor a sidecar states", "sidecar": "No sidecar of {} states"}
+        raise InvalidFileError(
+            what.get(counts, "The header of {} does not state").format(name)
+            + " a repetition time.",
             next_step="add RepetitionTime, in seconds, to the recording's .json sidecar or to"
-            " task-nsdcore_bold.json in the raw BIDS tree.",
+            " task-nsdcore_bold.json in the raw BIDS tree, and materialize bold again"
+            + (", with tr_from left at 'both'." if counts == "header" else "."),
         )
     return tr
 
@@ -160,25 +208,30 @@ def _read_confounds(
             next_step="leave confounds empty, or use derivatives that have them.",
         )
     path = folder / recording.confounds
-    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    table = read_table(path, next_step="make it again.")
     names = [
-        str(name)
-        for name in table.columns
-        if any(fnmatchcase(str(name), pattern) for pattern in wanted)
+        name for name in table.columns if any(fnmatchcase(name, pattern) for pattern in wanted)
     ]
     unknown = [
         pattern for pattern in wanted if not any(fnmatchcase(name, pattern) for name in names)
     ]
-    if unknown or len(table) != n_samples:
+    if unknown or len(table.lines) != n_samples:
         problem = (
             f"has no column {unknown[0]}"
             if unknown
-            else f"has {len(table)} rows, but the run has {n_samples} samples"
+            else f"has {len(table.lines)} rows, but the run has {n_samples} samples"
         )
         raise InvalidFileError(
             f"{path} {problem}.",
             next_step=f"choose from its {len(table.columns)} columns, such as"
-            f" {', '.join(map(str, table.columns[:5]))}, or make it again.",
+            f" {', '.join([*table.columns][:5])}, or make it again.",
         )
-    chosen = table[names].astype(np.float64)
-    return chosen.fillna(chosen.mean()).to_numpy()
+    chosen = np.column_stack([table.numbers(name) for name in names])
+    empty = np.isnan(chosen)
+    if empty.all(axis=0).any():
+        raise InvalidFileError(
+            f"{path} has nothing in the column {names[int(empty.all(axis=0).argmax())]}.",
+            next_step="choose other confounds, or make it again.",
+        )
+    filled: NDArray[np.float64] = np.where(empty, np.nanmean(chosen, axis=0), chosen)
+    return filled

@@ -6,6 +6,7 @@ space (nilearn's projection) and a subject's own functional volumes (NSD's trans
 
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.nsd.bold import TR_RANGE
 from nsd_pipeline.nsd.volumes import VolumeSeries, open_volumes
 from nsd_pipeline.surface.decimate import downsample
 from nsd_pipeline.surface.meshes import MESH_VERTICES
@@ -42,14 +44,22 @@ class SurfaceRun(NamedTuple):
     tr: float | None
 
 
-def read_gifti_run(lh: Path, rh: Path) -> SurfaceRun:
+def read_gifti_run(lh: Path, rh: Path, *, space: str = "fsaverage") -> SurfaceRun:
     """Read a run on an fsaverage mesh: ``hemi-L`` and ``hemi-R`` of ``*_bold.func.gii``.
+
+    Parameters
+    ----------
+    lh, rh
+        The files.
+    space
+        What their names say. ``fsaverage`` stands for any of its meshes; derivatives give the
+        density beside it, or not at all.
 
     Raises
     ------
     InvalidFileError
-        If a file is damaged, is not on fsaverage5, 6 or 7, or if the hemispheres differ in their
-        number of samples or vertices.
+        If a file is damaged, is not on fsaverage5, 6 or 7, or on another one than the name says,
+        or if the hemispheres differ in their number of samples or vertices.
     """
     left, right = (_read_gifti(path) for path in (lh, rh))
     for name, index in (("samples", 1), ("vertices", 0)):
@@ -66,11 +76,18 @@ def read_gifti_run(lh: Path, rh: Path) -> SurfaceRun:
             + ".",
             next_step="use a recording on fsaverage, fsaverage6 or fsaverage5.",
         )
+    named: dict[str, int] = {name: n for name, n in MESH_VERTICES.items() if name != "fsaverage"}
+    if len(left.data) != named.get(space, len(left.data)):
+        raise InvalidFileError(
+            f"{lh} has {len(left.data):,} vertices, but {space}, which its name says, has"
+            f" {named[space]:,}.",
+            next_step="find out what it is, and name it so or make it again.",
+        )
     data = downsample(np.concatenate([left.data, right.data]))
     return SurfaceRun(data, left.tr if left.tr is not None else right.tr)
 
 
-def project_mni_run(path: Path, mask: Path, *, fwhm: float | None = None) -> SurfaceRun:
+def project_mni_run(path: Path, mask: Path | None, *, fwhm: float | None = None) -> SurfaceRun:
     """Project a run of volumes in MNI space as the reference does.
 
     Parameters
@@ -78,7 +95,8 @@ def project_mni_run(path: Path, mask: Path, *, fwhm: float | None = None) -> Sur
     path
         ``*_space-MNI..._desc-preproc_bold.nii.gz``.
     mask
-        Its brain mask: voxels outside are left out, as if they were missing.
+        Its brain mask: voxels outside are left out, as if they were missing. None for the brain
+        of the template, see :func:`template_brain`.
     fwhm
         Width in mm of a Gaussian that volumes are smoothed with first; not at all if None.
 
@@ -87,13 +105,17 @@ def project_mni_run(path: Path, mask: Path, *, fwhm: float | None = None) -> Sur
     InvalidFileError
         If a file is damaged, or the mask is on another grid.
     """
-    series, brain = open_volumes(path), open_volumes(mask)
-    if brain.shape != series.shape or not np.allclose(brain.affine, series.affine, atol=1e-3):
-        raise InvalidFileError(
-            f"The mask {mask} is on another grid than {path}.",
-            next_step="use the mask that was made with the run.",
-        )
-    outside = next(brain.volumes()) <= 0
+    series = open_volumes(path)
+    if mask is None:
+        outside = ~template_brain(series.shape, series.affine.astype(np.float64).tobytes())
+    else:
+        brain = open_volumes(mask)
+        if brain.shape != series.shape or not np.allclose(brain.affine, series.affine, atol=1e-3):
+            raise InvalidFileError(
+                f"The mask {mask} is on another grid than {path}.",
+                next_step="use the mask that was made with the run.",
+            )
+        outside = next(brain.volumes()) <= 0
     data = np.empty((2 * MESH_VERTICES["fsaverage5"], series.n_volumes), np.float32)
     volumes, first = _smoothed(series, fwhm), 0
     while block := list(islice(volumes, _BLOCK_VOLUMES)):
@@ -138,6 +160,36 @@ def project_native_run(
     return SurfaceRun(np.ascontiguousarray(data.T), series.tr)
 
 
+@lru_cache(maxsize=2)
+def template_brain(shape: tuple[int, int, int], affine: bytes) -> NDArray[np.bool_]:
+    """Brain of the MNI152 template that nilearn brings along, on the grid of a recording.
+
+    Parameters
+    ----------
+    shape
+        Voxels along each axis.
+    affine
+        Bytes of the (4, 4) float64 matrix from 0-based voxel indices to mm.
+
+    Returns
+    -------
+    array of shape (X, Y, Z), bool
+        Whether the template's voxel nearest to each voxel is brain. Not to be written to.
+    """
+    from nilearn.datasets import load_mni152_brain_mask
+    from nilearn.image import resample_img
+
+    brain = resample_img(
+        load_mni152_brain_mask(resolution=1),
+        target_affine=np.frombuffer(affine).reshape(4, 4),
+        target_shape=shape,
+        interpolation="nearest",
+        copy_header=True,
+        force_resample=True,
+    )
+    return np.asarray(brain.dataobj) > 0
+
+
 def _smoothed(series: VolumeSeries, fwhm: float | None) -> Iterator[NDArray[np.float32]]:
     """Volumes of a file, smoothed as nilearn's ``smooth_img`` does it: NaN counts as 0."""
     from scipy.ndimage import gaussian_filter
@@ -171,9 +223,15 @@ def _read_gifti(path: Path) -> SurfaceRun:
 
 
 def _gifti_tr(metadata: Any) -> float | None:
-    """Repetition time: FreeSurfer writes ``TimeStep``, in milliseconds."""
+    """Repetition time by ``TimeStep``, whose unit the format leaves open.
+
+    FreeSurfer writes milliseconds, other tools seconds. The number tells: no scanner takes a volume
+    in 60 ms, and none takes longer than a minute.
+    """
     try:
-        milliseconds = float(metadata.get("TimeStep", 0))
+        step = float(metadata.get("TimeStep", 0))
     except ValueError:
         return None
-    return milliseconds / 1000 if milliseconds > 0 else None
+    if not step > 0:
+        return None
+    return step if step <= TR_RANGE[1] else step / 1000

@@ -133,6 +133,83 @@ def test_volumes_of_derivatives_go_to_the_surface_within_their_mask(
     np.testing.assert_allclose(series[: len(expected)], expected, atol=1e-4)
 
 
+def test_derivatives_of_another_kind(
+    pipeline: Callable[..., Pipeline], small_nsd: SmallNsd, tmp_path: Path
+) -> None:
+    """Volumes whose header is wrong, without a mask, and a run that was not preprocessed."""
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    rng = np.random.default_rng(0)
+    affine = np.array([[-9.0, 0, 0, 90], [0, 9, 0, -126], [0, 0, 9, -72], [0, 0, 0, 1]])
+    for surface in sorted((mirror / FUNC).parent.glob("*_hemi-L_*.func.gii")):
+        n_samples = len(nibabel.load(surface).darrays)
+        data = rng.normal(1000, 9, (21, 25, 21, n_samples)).astype(np.float32)
+        image = nibabel.Nifti1Image(data, affine)
+        image.header.set_zooms((9, 9, 9, 1.0))
+        space = "_space-MNI152NLin2009cAsym_desc-preproc_bold.nii"
+        nibabel.save(image, str(surface).partition("_hemi-L")[0] + space)
+    for path in (mirror / FUNC).parent.glob("*_run-07_*"):
+        path.unlink()
+    graph = pipeline(mirror)
+    graph.run("experiment_design")
+    settings = config(mirror, query="type != 'Fmri' or space == 'MNI152NLin2009cAsym'")
+    words = [FIRST, "lacks a recording of run 7", '`leave_out`: ["subj01_ses01_run07"]']
+    fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})
+    without_raw = {"bold": settings["bold"] | {"raw": ""}}
+    fails(graph, "bold", first=FIRST, says=["no raw BIDS tree"], config=without_raw)
+    settings["bold"]["leave_out"] = ["run 7"]
+    words = ["leave_out of bold has 'run 7'", "subj01_ses05_run07"]
+    fails(graph, "bold", first=FIRST, says=words, config={"bold": settings["bold"]})
+    settings["bold"]["leave_out"] = ["subj01_ses01_run07", "subj01_ses02_run01"]
+    facts = graph.run(
+        "events", "bold", "bold_events", first=FIRST, config={"bold": settings["bold"]}
+    )
+    assert facts["bold"]["runs left out"] == facts["bold_events"]["runs left out"] == [7]
+    assert (facts["bold_events"]["trials"], facts["bold_events"]["trials left out"]) == (27, 3)
+
+    series = settings["fsaverage5_series"]
+    for words, chosen in (
+        (["has no brain mask", "set brain_mask to 'template'"], {"brain_mask": "template"}),
+        (["has 1.6 s, ", "has 1 s", "set tr_from to 'sidecar'"], {"tr_from": "sidecar"}),
+    ):
+        fails(
+            graph,
+            "fsaverage5_series",
+            first=FIRST,
+            says=[FIRST, *words],
+            config={"fsaverage5_series": series},
+        )
+        series |= chosen
+    facts = graph.run("fsaverage5_series", first=FIRST, config={"fsaverage5_series": series})
+    assert facts["fsaverage5_series"]["tr"] == 1.6
+    assert facts["fsaverage5_series"]["runs"] == 11
+    assert facts["fsaverage5_series"]["brain mask"].startswith("MNI152 template of nilearn")
+    attributes = graph.store.zarr("fsaverage5_series.zarr/subj01/ses01").attrs
+    assert attributes["runs_left_out"] == [7]
+    assert attributes["brain_mask"].startswith("MNI152 template of nilearn")
+    assert attributes["tr_from"] == "sidecar"
+    assert 7 not in {each["run"] for each in attributes["runs"]}
+
+
+def test_recipes_of_defaults_are_those_of_before(
+    pipeline: Callable[..., Pipeline], small_nsd: SmallNsd
+) -> None:
+    """Settings that were added later are in a recipe only where they are chosen."""
+    graph = pipeline()
+    graph.run("experiment_design")
+    graph.run(*BOLD_ASSETS, first=FIRST, config=config(small_nsd.folder))
+    bold = graph.store.manifest("bold/subj01/ses01").config
+    assert set(bold) == {"source", "runs"}
+    assert set(bold["runs"][0]) == {
+        "run", "space", "kind", "files", "onsets", "onsets_kind", "mask", "confounds", "tr",
+        "n_samples",
+    }  # fmt: skip
+    assert graph.store.manifest("fsaverage5_series.zarr/subj01/ses01").config == FSAVERAGE5 | {
+        "confounds": [],
+        "high_pass": None,
+        "fwhm": None,
+    }
+
+
 def test_the_preset_s_defaults_are_the_reference_s() -> None:
     chosen = FmriMlpConfig(preset="neuralbench")
     assert chosen.model_dump() == FmriMlpConfig().model_dump() | {"preset": "neuralbench"}

@@ -8,7 +8,7 @@ import boto3
 import numpy as np
 import pytest
 
-from nsd_pipeline.nsd.errors import SourceError
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.source import open_source
 from nsd_pipeline_tests.storage import real_servers

@@ -65,6 +65,14 @@ def test_confounds_are_chosen_by_pattern(recording, tmp_path: Path) -> None:
     without = recording.model_copy(update={"confounds": None})
     with pytest.raises(NsdError, match="Run 3 in fsaverage5 has no table of confounds"):
         load(without, tmp_path, confounds=["csf"])
+    table["csf"] = np.nan
+    table.to_csv(tmp_path / "confounds.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(InvalidFileError, match=r"confounds\.tsv has nothing in the column csf"):
+        load(recording, tmp_path, confounds=["csf"])
+    table["csf"] = ["0.1"] * 5 + ["0,1"] + ["0.1"] * 34
+    table.to_csv(tmp_path / "confounds.tsv", sep="\t", index=False)
+    with pytest.raises(NsdError, match=r"confounds\.tsv, line 7: .* has '0,1'"):
+        load(recording, tmp_path, confounds=["csf"])
 
 
 def test_what_cannot_be_done_is_said(recording, tmp_path: Path) -> None:
@@ -74,7 +82,32 @@ def test_what_cannot_be_done_is_said(recording, tmp_path: Path) -> None:
         load(recording.model_copy(update={"tr": None}), tmp_path)
     for change, says in (
         ({"kind": "other", "space": "T1w"}, "no way from the space 'T1w'"),
-        ({"kind": "mni", "mask": None}, "has no brain mask"),
+        ({"space": "fsLR_den-164k"}, "no way from the space 'fsLR_den-164k'"),
+        ({"kind": "mni", "mask": None}, "has no brain mask .*\n.* set brain_mask to 'template'"),
+        ({"space": "fsaverage6"}, "has 10,242 vertices, but fsaverage6, .*, has 40,962"),
     ):
         with pytest.raises(NsdError, match=says):
             load(recording.model_copy(update=change), tmp_path)
+    with pytest.raises(NsdError, match="the template whose brain mask is at hand is MNI152"):
+        load(
+            recording.model_copy(update={"kind": "mni", "space": "MNIInfant"}),
+            tmp_path,
+            brain_mask="template",
+        )
+
+
+def test_what_counts_for_the_repetition_time_can_be_chosen(recording, tmp_path: Path) -> None:
+    write_gifti(tmp_path / "L.func.gii", DATA[:10_242], TimeStep="1000")
+    says = (
+        r"the sidecar of .*L\.func\.gii has 1\.6 s, the header of .*L\.func\.gii has 1 s\.\n"
+        r".* set tr_from to 'sidecar' or to 'header'"
+    )
+    with pytest.raises(InvalidFileError, match=says):
+        load(recording, tmp_path)
+    assert load(recording, tmp_path, tr_from="sidecar").tr == 1.6
+    assert load(recording, tmp_path, tr_from="header").tr == 1.0
+    with pytest.raises(InvalidFileError, match=r"No sidecar of .* states a repetition time"):
+        load(recording.model_copy(update={"tr": None}), tmp_path, tr_from="sidecar")
+    # Some tools write seconds.
+    write_gifti(tmp_path / "L.func.gii", DATA[:10_242], TimeStep="1.6")
+    assert load(recording.model_copy(update={"tr": None}), tmp_path).tr == 1.6

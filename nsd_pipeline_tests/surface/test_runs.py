@@ -85,6 +85,26 @@ def test_mni_volumes_go_as_nilearn_projects_them_within_the_mask(tmp_path: Path,
         project_mni_run(bold, write_nifti(tmp_path / "other.nii.gz", mask[:-1], affine))
 
 
+def test_without_a_mask_the_template_s_brain_is_taken(tmp_path: Path) -> None:
+    """The template has brain where nilearn's own has, on a grid that is flipped and coarser."""
+    from nilearn.datasets import load_mni152_brain_mask
+
+    template = load_mni152_brain_mask(resolution=1)
+    affine = np.array([[-4.0, 0, 0, 90.3], [0, 4, 0, -126.2], [0, 0, 4, -72.4], [0, 0, 0, 1]])
+    shape = (46, 55, 46)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    there = nibabel.affines.apply_affine(np.linalg.inv(template.affine) @ affine, grid)
+    there = np.rint(there).astype(int)
+    inside = ((there >= 0) & (there < template.shape)).all(axis=-1)
+    brain = np.zeros(shape, bool)
+    brain[inside] = template.get_fdata()[tuple(there[inside].T)] > 0
+    data = RNG.standard_normal((*shape, 2)).astype(np.float32)
+    run = project_mni_run(write_nifti(tmp_path / "bold.nii", data, affine, tr=1.6), None)
+    data[~brain] = np.nan
+    np.testing.assert_allclose(run.data, project_volume(data, affine), rtol=1e-5, atol=1e-5)
+    assert 0 < np.isnan(run.data).mean() < 0.1
+
+
 def operator_for(shape: tuple[int, int, int]) -> FsaverageOperator:
     rng = np.random.default_rng(1)
     layers = {
