@@ -66,7 +66,7 @@ def subject_store(folder: Path, n_sessions: int, *, n_trials: int) -> tuple[Path
     """Write a store with a subject's sessions, and one array file with their z-scores."""
     import zarr
 
-    from nsd_pipeline.storage.store import open_store
+    from nsd_pipeline.storage.opening import open_store
     from nsd_pipeline.surface import read_session, summarise, write_session
 
     root, array = folder / f"subject_{n_sessions}", folder / f"subject_{n_sessions}.npy"

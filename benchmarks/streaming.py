@@ -37,7 +37,7 @@ def _stored(folder: Path, quick: bool) -> Iterator[Inputs]:
 def train(settings: Settings) -> Repeat:
     """One epoch and its validation, over betas that were read before or are read meanwhile."""
     from nsd_pipeline import decoding
-    from nsd_pipeline.storage.store import open_store
+    from nsd_pipeline.storage.opening import open_store
     from nsd_pipeline.surface import SessionRows
 
     n_sessions, n_trials = settings["n_sessions"], settings["n_trials"]

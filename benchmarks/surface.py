@@ -229,7 +229,7 @@ def load_zarr(settings: Settings) -> Repeat:
 
 def load_store(settings: Settings) -> Repeat:
     """The same through the store, which compares every file with its checksum meanwhile."""
-    from nsd_pipeline.storage.store import open_store
+    from nsd_pipeline.storage.opening import open_store
     from nsd_pipeline.surface import read_session
 
     def load() -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from nsd_pipeline.definitions import build_defs
-from nsd_pipeline.storage.store import open_store
+from nsd_pipeline.storage.opening import open_store
 
 SESSION_ASSETS = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
 

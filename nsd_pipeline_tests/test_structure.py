@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -106,6 +107,23 @@ def test_domain_code_knows_no_dagster(folder: str) -> None:
         if folder in allowed:
             assert ours <= allowed[folder], path
     assert not any(name.startswith("nsd_pipeline") for name in imports_of(PACKAGE / "errors.py"))
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        found = graph.setdefault(module, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in files:
+                parts = {f"{node.module}.{alias.name}" for alias in node.names} & set(files)
+                found |= parts if len(parts) == len(node.names) else {*parts, node.module}
+    TopologicalSorter(graph).prepare()  # a CycleError names the circle
 
 
 def test_definitions_are_valid() -> None:

@@ -23,7 +23,8 @@ from nsd_pipeline.assets.cohort import Cohort, check_unchanged, read_targets
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Store
 
 TRIALS_FILE: Final = "trials.parquet"
 HISTORY_FILE: Final = "history.parquet"

@@ -5,7 +5,8 @@ import os
 import dagster as dg
 from pydantic import Field
 
-from nsd_pipeline.storage.source import Source, open_source
+from nsd_pipeline.storage.opening import open_source
+from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.terms import require_acceptance
 
 ENDPOINT = os.environ.get("NSD_SOURCE_ENDPOINT")

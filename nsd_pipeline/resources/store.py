@@ -4,7 +4,8 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline.launchers import shell
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Store
 
 
 class StoreResource(dg.ConfigurableResource[Store]):

@@ -16,8 +16,9 @@ Nothing here knows what the bytes mean.
 """
 
 from nsd_pipeline.storage.manifest import Manifest, fingerprint
-from nsd_pipeline.storage.source import ObjectInfo, Source, open_source
-from nsd_pipeline.storage.store import Draft, Store, open_store
+from nsd_pipeline.storage.opening import open_source, open_store
+from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 __all__ = [

@@ -6,7 +6,6 @@ from typing import BinaryIO, Final, Protocol
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
-from nsd_pipeline.storage.places import parse_place
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
 DEFAULT_REGION: Final = "us-east-2"
@@ -95,54 +94,6 @@ def read_whole(source: Source, info: ObjectInfo) -> bytes:
         content = source.read(info.key, 0, info.n_bytes, etag=info.etag)
         if verdict.accepts(lambda content=content: [content]):  # type: ignore[misc]
             return content
-
-
-def open_source(
-    url: str | Path = DEFAULT_URL,
-    *,
-    region: str = DEFAULT_REGION,
-    endpoint_url: str | None = None,
-    max_concurrency: int = DEFAULT_CONCURRENCY,
-    signed: bool = False,
-) -> Source:
-    """Open the dataset where it lies. No request is made yet.
-
-    Parameters
-    ----------
-    url
-        ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
-        :func:`~nsd_pipeline.storage.places.parse_place`.
-    region
-        Region of the bucket.
-    endpoint_url
-        Server to ask instead of AWS. boto3's own ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``
-        count if this is None.
-    max_concurrency
-        Requests in flight at once.
-    signed
-        Sign requests to a bucket with boto3's credentials. NSD's own bucket needs none.
-
-    Raises
-    ------
-    SourceError
-        If a mirror's folder does not exist.
-    NsdError
-        If it is no such place.
-    """
-    place = parse_place(url, what="The source (NSD_SOURCE)")
-    if isinstance(place, str):
-        from nsd_pipeline.storage.s3 import S3Source
-
-        return S3Source(
-            place,
-            region=region,
-            endpoint_url=endpoint_url,
-            max_concurrency=max_concurrency,
-            signed=signed,
-        )
-    from nsd_pipeline.storage.mirror import LocalMirror
-
-    return LocalMirror(place, max_concurrency=max_concurrency)
 
 
 def source_changed(name: str) -> SourceChangedError:

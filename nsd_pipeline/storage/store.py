@@ -9,34 +9,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.keys import check_artifact_key
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
 from nsd_pipeline.storage.paths import is_inner_path
-from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import zarr
 
 __all__ = [
-    "DEFAULT_URL",
     "Draft",
     "Store",
     "damaged",
     "fingerprint",
     "missing",
-    "open_store",
     "replaced",
     "without_manifest",
 ]
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_URL: Final = "./artifacts"
 
 
 @dataclass(frozen=True)
@@ -212,31 +207,6 @@ class Store(ABC):
             return self._load(key) is not None
         except DamagedArtifactError:
             return True
-
-
-def open_store(url: str | Path = DEFAULT_URL) -> Store:
-    """Open a store of artifacts.
-
-    Parameters
-    ----------
-    url
-        A folder, which is made when needed, or ``s3://bucket/prefix``; see
-        :func:`~nsd_pipeline.storage.places.parse_place`. For S3, boto3's own environment variables
-        and files give credentials, region and endpoint.
-
-    Raises
-    ------
-    NsdError
-        If it is no such place.
-    """
-    place = parse_place(url, what="The place of artifacts (NSD_STORAGE)")
-    if isinstance(place, str):
-        from nsd_pipeline.storage.s3_store import S3Store
-
-        return S3Store(place)
-    from nsd_pipeline.storage.local_store import LocalStore
-
-    return LocalStore(place)
 
 
 def missing(url: str, key: str) -> ArtifactError:

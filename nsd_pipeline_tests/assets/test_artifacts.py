@@ -9,7 +9,8 @@ import pytest
 from nsd_pipeline.assets.artifacts import Recipe, materialize_artifacts, ranged_asset
 from nsd_pipeline.dagster_private import range_tags
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.store import Draft, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Draft
 
 TEXT = "C:/nsd :a.mgh ends early."
 

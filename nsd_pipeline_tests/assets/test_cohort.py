@@ -14,7 +14,8 @@ from nsd_pipeline.assets.embeddings import EMBEDDINGS_FILE
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.embeddings import write_embeddings
 from nsd_pipeline.errors import ArtifactError
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Store
 
 MADE_BY = {"asset": "any", "partition": None, "code_version": "1"}
 GIANT = {

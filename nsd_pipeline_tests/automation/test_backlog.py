@@ -7,8 +7,7 @@ import pytest
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.storage.source import open_source
-from nsd_pipeline.storage.store import open_store
+from nsd_pipeline.storage.opening import open_source, open_store
 
 SESSION = "subj01_ses01"
 FILES = layout.betas_keys("subj01", 1, "fsaverage")

@@ -11,7 +11,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from nsd_pipeline.assets import keys
 from nsd_pipeline.jobs import STARTED_BY_TAG
 from nsd_pipeline.nsd.layout import betas_keys
-from nsd_pipeline.storage.store import open_store
+from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline_tests.pipeline import SmallNsd
 
 SUBJECT = "subj01"

@@ -10,7 +10,7 @@ import pytest
 from nsd_pipeline.download.index_file import IndexFile
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.voxel_chunks import plan_chunks, read_chunks, read_layout, read_shape
-from nsd_pipeline.storage.source import open_source
+from nsd_pipeline.storage.opening import open_source
 
 SHAPE, N_TRIALS = (20, 18, 16), 40
 

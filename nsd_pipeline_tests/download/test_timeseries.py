@@ -9,7 +9,8 @@ import pytest
 from nsd_pipeline.download.timeseries import inspect_timeseries
 from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd.timeseries import design_key, timeseries_key
-from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
+from nsd_pipeline.storage.mirror import LocalMirror
+from nsd_pipeline.storage.source import ObjectInfo
 
 RUNS = range(1, 13)
 SESSION: Any = ("subj01", 21, "func1pt8mm")  # of 14 runs, of which 12 are wanted

@@ -11,7 +11,8 @@ from nsd_pipeline.download.space_files import locate_files, read_parts
 from nsd_pipeline.download.volumes import download_space, inspect_space
 from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd.spaces import betas_files, valid_key
-from nsd_pipeline.storage.source import Source, open_source
+from nsd_pipeline.storage.opening import open_source
+from nsd_pipeline.storage.source import Source
 from nsd_pipeline_tests.storage.servers import S3rver, s3rver, s3rver_script
 
 __all__ = ["s3rver", "s3rver_script"]

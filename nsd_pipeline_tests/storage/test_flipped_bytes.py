@@ -12,8 +12,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from nsd_pipeline.errors import DamagedArtifactError
+from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import (
     SeriesLayout,
     SessionRows,

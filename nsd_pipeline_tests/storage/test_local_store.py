@@ -19,7 +19,8 @@ import pytest
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage import durable
 from nsd_pipeline.storage.local_store import LocalStore
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, leftovers, put, write_zarr
 
 
@@ -333,7 +334,7 @@ def test_a_store_of_others_can_be_read(store: Store, monkeypatch: pytest.MonkeyP
 
 DIES_WHILE_WRITING = """
 import json, os, signal, sys
-from nsd_pipeline.storage.store import open_store
+from nsd_pipeline.storage.opening import open_store
 url, key, made_by = json.loads(sys.argv[1])
 with open_store(url).write(key, **made_by) as draft:
     (draft.folder / "events.txt").write_text("half")
@@ -356,7 +357,7 @@ def test_what_a_killed_writer_left_is_cleared_away(store: Store, tmp_path: Path)
 
 WRITES_MANY_TIMES = """
 import json, sys
-from nsd_pipeline.storage.store import open_store
+from nsd_pipeline.storage.opening import open_store
 url, key, made_by = json.loads(sys.argv[1])
 for turn in range(15):
     with open_store(url).write(key, **made_by) as draft:

@@ -5,11 +5,10 @@ import pytest
 from nsd_pipeline.assets.bold import BoldConfig
 from nsd_pipeline.assets.embeddings import EncoderConfig
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.storage.opening import open_source, open_store
 from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.s3 import S3Source
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline.storage.source import open_source
-from nsd_pipeline.storage.store import open_store
 
 REFUSED = [
     *("gs://my-lab/nsd", "s3:/my-lab/nsd", "s3:my-lab/nsd", "s3a://my-lab/nsd", "S3:/x", "gs:x"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nsd_pipeline.errors import SourceError
+from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline.storage.source import open_source
 from nsd_pipeline_tests.storage import real_servers
 from nsd_pipeline_tests.storage.s3_server import ServerError
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, put, write_zarr

@@ -18,9 +18,10 @@ from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, NsdError
 from nsd_pipeline.nsd.bold import read_runs
 from nsd_pipeline.storage.keys import split_s3_url
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.paths import is_inner_path
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline.storage.store import Store, open_store
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline_tests.storage.servers import MotoServer
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, put, store
 

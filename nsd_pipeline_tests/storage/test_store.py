@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
 from nsd_pipeline.storage.keys import check_artifact_key
-from nsd_pipeline.storage.store import Draft, Store, fingerprint, open_store
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline_tests.storage.servers import MotoServer
 
 KEY = "events/subj01/ses01"

@@ -1,0 +1,86 @@
+"""Opening what people name: where the dataset is read from, and where artifacts go.
+
+Which kind it is decides which libraries are loaded: a folder needs none of those that S3 does.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from nsd_pipeline.storage.places import parse_place
+from nsd_pipeline.storage.source import DEFAULT_CONCURRENCY, DEFAULT_REGION, DEFAULT_URL, Source
+from nsd_pipeline.storage.store import Store
+
+DEFAULT_STORE: Final = "./artifacts"
+
+
+def open_source(
+    url: str | Path = DEFAULT_URL,
+    *,
+    region: str = DEFAULT_REGION,
+    endpoint_url: str | None = None,
+    max_concurrency: int = DEFAULT_CONCURRENCY,
+    signed: bool = False,
+) -> Source:
+    """Open the dataset where it lies. No request is made yet.
+
+    Parameters
+    ----------
+    url
+        ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
+        :func:`~nsd_pipeline.storage.places.parse_place`.
+    region
+        Region of the bucket.
+    endpoint_url
+        Server to ask instead of AWS. boto3's own ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``
+        count if this is None.
+    max_concurrency
+        Requests in flight at once.
+    signed
+        Sign requests to a bucket with boto3's credentials. NSD's own bucket needs none.
+
+    Raises
+    ------
+    SourceError
+        If a mirror's folder does not exist.
+    NsdError
+        If it is no such place.
+    """
+    place = parse_place(url, what="The source (NSD_SOURCE)")
+    if isinstance(place, str):
+        from nsd_pipeline.storage.s3 import S3Source
+
+        return S3Source(
+            place,
+            region=region,
+            endpoint_url=endpoint_url,
+            max_concurrency=max_concurrency,
+            signed=signed,
+        )
+    from nsd_pipeline.storage.mirror import LocalMirror
+
+    return LocalMirror(place, max_concurrency=max_concurrency)
+
+
+def open_store(url: str | Path = DEFAULT_STORE) -> Store:
+    """Open a store of artifacts.
+
+    Parameters
+    ----------
+    url
+        A folder, which is made when needed, or ``s3://bucket/prefix``; see
+        :func:`~nsd_pipeline.storage.places.parse_place`. For S3, boto3's own environment variables
+        and files give credentials, region and endpoint.
+
+    Raises
+    ------
+    NsdError
+        If it is no such place.
+    """
+    place = parse_place(url, what="The place of artifacts (NSD_STORAGE)")
+    if isinstance(place, str):
+        from nsd_pipeline.storage.s3_store import S3Store
+
+        return S3Store(place)
+    from nsd_pipeline.storage.local_store import LocalStore
+
+    return LocalStore(place)
