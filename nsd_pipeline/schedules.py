@@ -227,8 +227,7 @@ def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
                 f"{span[0]} is left to run {run.run_id}, whose process is on {host}, out of sight"
                 " from here. If it is gone, terminate the run."
             )
-        start, stop = map(partitions.SESSIONS.index, span)
-        found |= set(partitions.SESSIONS[start : stop + 1])
+        found |= partitions.between(*span)
     return found
 
 

@@ -31,10 +31,9 @@ from nsd_pipeline.evaluation.retrieval import (
     Integers,
     Scores,
     cosine_to_candidates,
-    existing_sets,
-    most_frequent,
     pair_codes,
     require_finite,
+    retrieval_sets,
     score_trials,
 )
 
@@ -75,8 +74,7 @@ def retrieval_metrics(
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     metrics: dict[str, float] = {}
-    for size in existing_sets(scores.target, set_sizes):
-        some, rows = scores.among(most_frequent(scores.target, size))
+    for size, some, rows in retrieval_sets(scores, set_sizes):
         metrics |= _set_metrics(some, subject_of[rows], size_suffix(size))
     batches = BatchMetrics()
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)

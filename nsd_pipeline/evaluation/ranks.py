@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from nsd_pipeline.evaluation.retrieval import existing_sets, most_frequent, score_trials
+from nsd_pipeline.evaluation.retrieval import retrieval_sets, score_trials
 
 
 def trial_ranks(
@@ -40,8 +40,7 @@ def trial_ranks(
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     tables = []
-    for size in existing_sets(scores.target, set_sizes):
-        some, rows = scores.among(most_frequent(scores.target, size))
+    for size, some, rows in retrieval_sets(scores, set_sizes):
         tables.append(
             pd.DataFrame(
                 {

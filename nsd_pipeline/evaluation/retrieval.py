@@ -5,7 +5,7 @@ are not; the retrieval set holds each image once (the mean of its targets), in o
 appearance; ranks are 0-based, and ties get the mean of the best and the worst rank they could have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +149,21 @@ def existing_sets(codes: Integers, set_sizes: Sequence[int | None]) -> list[int 
     """Sizes of the retrieval sets for which there are enough images; None is all there are."""
     n_images = len(np.unique(codes))
     return [size for size in set_sizes if size is None or size <= n_images]
+
+
+def retrieval_sets(
+    scores: Scores, set_sizes: Sequence[int | None]
+) -> Iterator[tuple[int | None, Scores, Integers]]:
+    """Go through the retrieval sets for which there are enough images.
+
+    Yields
+    ------
+    tuple
+        The size (None for all images), the scores within the set, and which queries (rows) of
+        ``scores`` ask for its images.
+    """
+    for size in existing_sets(scores.target, set_sizes):
+        yield size, *scores.among(most_frequent(scores.target, size))
 
 
 def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:

@@ -9,8 +9,10 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from nsd_pipeline.assets import keys
+from nsd_pipeline.checks import AtChance
 from nsd_pipeline.jobs import STARTED_BY_TAG
 from nsd_pipeline.nsd.layout import betas_keys
+from nsd_pipeline.stages import Stage
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline_tests.pipeline import SmallNsd
 
@@ -75,3 +77,31 @@ def test_a_subject_to_the_end_without_a_session_that_fails(
     model = store.manifest(keys.fmri_mlp(SUBJECT))
     assert model is not None
     assert model.metadata["sessions"] == [f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"]
+
+
+def test_a_model_at_chance_is_reported_before_the_job_fails(
+    small_nsd: SmallNsd,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stages themselves are tested elsewhere; a model at chance needs more data than here."""
+    done: list[tuple[str, ...]] = []
+
+    def run_stage(_: object, __: object, stage: Stage, **___: object) -> dict[str, str]:
+        done.append(stage.assets)
+        if "fmri_mlp" in stage.assets:
+            raise AtChance("The model of subj01 is no better than guessing.", allow_retries=False)
+        return {}
+
+    monkeypatch.setattr("nsd_pipeline.jobs.stages.run_stage", run_stage)
+    monkeypatch.setattr("nsd_pipeline.jobs._sessions_to_do", lambda *_: [])
+    monkeypatch.setenv("NSD_SOURCE", str(small_nsd.folder))
+    monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
+    code = str(shutil.copy(LOCATION, tmp_path / "location_at_chance.py"))
+    job = ReconstructableRepository.for_file(code, "defs").get_reconstructable_job("subject")
+    result = dg.execute_job(job, instance, tags={"dagster/partition": SUBJECT})
+    assert done[-2:] == [("fmri_mlp", "retrieval_metrics"), ("decoding_report",)]
+    failure = result.failure_data_for_node("every_stage")
+    assert failure is not None
+    assert failure.user_failure_data.description.endswith("no better than guessing.")

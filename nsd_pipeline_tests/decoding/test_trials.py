@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, assemble_trials, memory
+from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, Trials, assemble_trials, memory
 from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader, load_trials
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named(sessions):
     with pytest.raises(NotEnoughDataError, match=r"split 'test'.*subj02_ses02, subj01_ses01"):
         data.select((data.table["split"] == "train").to_numpy(bool, na_value=False)).split("test")
     with pytest.raises(ValueError, match="beyond the rows"):
-        assemble_trials(trials, sessions, IMAGE_IDS, EMBEDDINGS).__class__(
+        Trials(
             rows=HeldRows(np.zeros((3, 2), np.float32)),
             first_row=np.array([2]),
             n_times=2,
