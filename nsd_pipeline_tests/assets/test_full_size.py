@@ -30,7 +30,7 @@ from nsd_pipeline.surface import summarise, write_session
 from nsd_pipeline_tests.memory import run_within
 from nsd_pipeline_tests.storage.servers import S3rver
 
-SESSION_CEILING: Final = 2e9
+SESSION_CEILING: Final = 1.5e9
 TRAINING_CEILING: Final = 2e9
 """Of everything but the betas."""
 METRICS_CEILING: Final = 2e9
