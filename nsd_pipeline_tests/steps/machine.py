@@ -1,6 +1,6 @@
 """One machine of a cluster: runs parts of the graph, knowing nothing but its environment.
 
-``python -m nsd_pipeline_tests.assets.machine PART...`` prints what each part said, as JSON.
+``python -m nsd_pipeline_tests.steps.machine PART...`` prints what each part said, as JSON.
 """
 
 import json

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError
 from nsd_pipeline.surface import read_roi
-from nsd_pipeline_tests.assets.test_bad_input import fails
+from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
 N = 10_242

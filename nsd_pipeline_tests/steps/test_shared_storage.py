@@ -92,7 +92,7 @@ def start(machine: Path, lab: LabStorage, *arguments: str, **env: str) -> subpro
     machine.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-m", "nsd_pipeline_tests.assets.machine", *arguments],
+        [sys.executable, "-m", "nsd_pipeline_tests.steps.machine", *arguments],
         cwd=machine,
         env=kept
         | {name.upper(): value for name, value in ACCOUNT.items()}

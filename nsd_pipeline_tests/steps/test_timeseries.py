@@ -15,7 +15,7 @@ from nsd_pipeline.nsd.layout import EXPDESIGN_KEY
 from nsd_pipeline.nsd.spaces import valid_prefix
 from nsd_pipeline.nsd.timeseries import TR, design_key, timeseries_key
 from nsd_pipeline.surface import clean, read_operator, transform_keys
-from nsd_pipeline_tests.assets.test_bad_input import fails
+from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 from nsd_pipeline_tests.storage.servers import S3rver
 
