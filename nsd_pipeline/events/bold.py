@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
-from nsd_pipeline.nsd.bold import BoldRun, Onsets
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets
 
 
 def build_bold_events(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.download.betas import BetasObject, download_betas
-from nsd_pipeline.download.volumes import SpaceObjects, download_space
+from nsd_pipeline.nsd.fsaverage_betas import BetasObject, download_betas
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, Hemisphere
+from nsd_pipeline.nsd.space_betas import SpaceObjects, download_space
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport
 
@@ -54,7 +54,7 @@ class SessionDownload(ABC):
 
 @dataclass(frozen=True)
 class FsaverageDownload(SessionDownload):
-    """Betas on fsaverage: see :mod:`~nsd_pipeline.download.betas`."""
+    """Betas on fsaverage: see :mod:`~nsd_pipeline.nsd.fsaverage_betas`."""
 
     source: Source
     hemispheres: Mapping[Hemisphere, BetasObject]
@@ -83,7 +83,7 @@ class FsaverageDownload(SessionDownload):
         return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
 
     def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
-        """See :func:`~nsd_pipeline.download.betas.download_betas`."""
+        """See :func:`~nsd_pipeline.nsd.fsaverage_betas.download_betas`."""
         return download_betas(
             self.source,
             self.hemispheres,
@@ -96,7 +96,7 @@ class FsaverageDownload(SessionDownload):
 
 @dataclass(frozen=True)
 class SpaceDownload(SessionDownload):
-    """Betas in another space: see :mod:`~nsd_pipeline.download.volumes`.
+    """Betas in another space: see :mod:`~nsd_pipeline.nsd.space_betas`.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class SpaceDownload(SessionDownload):
         return 2 * self.n_trials * len(self.voxels)
 
     def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
-        """See :func:`~nsd_pipeline.download.volumes.download_space`."""
+        """See :func:`~nsd_pipeline.nsd.space_betas.download_space`."""
         return download_space(
             self.source,
             self.found,

@@ -7,10 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from nsd_pipeline.download.space_files import locate_files, read_parts
-from nsd_pipeline.download.volumes import download_space, inspect_space
 from nsd_pipeline.errors import SourceError
-from nsd_pipeline.nsd.spaces import betas_files, valid_key
+from nsd_pipeline.nsd.layout import betas_files, valid_key
+from nsd_pipeline.nsd.space_betas import download_space, inspect_space, locate_files, read_parts
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline_tests.storage.servers import S3rver, s3rver, s3rver_script

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from nsd_pipeline.download.index_file import IndexFile
 from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.nsd.hdf5 import IndexFile, npy_header
 from nsd_pipeline.nsd.voxel_chunks import plan_chunks, read_chunks, read_layout, read_shape
 from nsd_pipeline.storage.opening import open_source
 
@@ -78,3 +78,10 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         file.create_dataset("betas", shape=(4, 3), dtype=np.int16, chunks=(4, 1))
     with pytest.raises(InvalidFileError, match="lacks the values of 3 of 3"):
         read_layout(io.FileIO(path), name="betas.hdf5")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, "<i2"])
+def test_an_npy_file_starts_as_numpy_writes_it(dtype: str) -> None:
+    saved = io.BytesIO()
+    np.save(saved, np.zeros((3, 2), dtype))
+    assert saved.getvalue() == npy_header((3, 2), dtype) + bytes(6 * np.dtype(dtype).itemsize)

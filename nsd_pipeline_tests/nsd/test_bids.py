@@ -8,8 +8,7 @@ import pytest
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError, MappingError, SourceError
 from nsd_pipeline.nsd.bids import event_onsets, find_runs
-from nsd_pipeline.nsd.bold import agree_on_tr, read_runs, write_runs
-from nsd_pipeline.nsd.timeseries import design_key, design_onsets, file_run, timeseries_key
+from nsd_pipeline.nsd.series_runs import read_runs, write_runs
 
 FUNC = "sub-02/ses-nsd03/func"
 STEM = "sub-02_ses-nsd03_task-nsdcore"
@@ -112,43 +111,3 @@ def test_events_without_an_image_are_left_out(tmp_path: Path) -> None:
     path.write_text("onset\tduration\n8.1\t3\n")
     with pytest.raises(MappingError, match=r"events\.tsv has no column 73k_id"):
         event_onsets(path)
-
-
-def test_task_runs_of_sessions_with_rest_are_one_further_on() -> None:
-    names = timeseries_key("subj01", 21, 1, "func1pt8mm"), design_key("subj08", 30, 12, "func1mm")
-    assert names == (
-        "nsddata_timeseries/ppdata/subj01/func1pt8mm/timeseries/timeseries_session21_run02.nii.gz",
-        "nsddata_timeseries/ppdata/subj08/func1mm/design/design_session30_run13.tsv",
-    )
-    shifted = {
-        subject: [session for session in range(1, 41) if file_run(subject, session, 5) == 6]
-        for subject in ("subj01", "subj02", "subj05", "subj08")
-    }
-    assert shifted["subj01"] == shifted["subj05"] == list(range(21, 39))
-    assert shifted["subj02"] == shifted["subj08"] == list(range(21, 31))
-
-
-def test_design_files(tmp_path: Path) -> None:
-    path = tmp_path / "design.tsv"
-    path.write_text("0\n0\n0\n46003\n0\n0\n61883\n0\n0\n")
-    onsets = design_onsets(path, 4 / 3)
-    np.testing.assert_allclose(onsets.seconds, [4, 8])
-    np.testing.assert_array_equal(onsets.numbers, [46_003, 61_883])
-    path.write_bytes(b"\xef\xbb\xbf0\r\n0\r\n 46003\r\n\r\n")
-    np.testing.assert_allclose(design_onsets(path, 1.0).seconds, [2])
-    for wrong in ("0\n73001\n", "0\n1.5\n", "0\nx\n0", "0\n1\t2\n", "0\n\n7\n", "0\nn/a\n0"):
-        path.write_text(wrong)
-        with pytest.raises(InvalidFileError, match=r"design\.tsv, line 2 must be a whole number"):
-            design_onsets(path, 4 / 3)
-    with pytest.raises(InvalidFileError, match=r"There is no .*none\.tsv"):
-        design_onsets(tmp_path / "none.tsv", 4 / 3)
-
-
-def test_repetition_times_agree_or_are_named() -> None:
-    assert agree_on_tr([("a", None)]) is None
-    assert agree_on_tr([("a", None), ("b", 1.3333334), ("c", 4 / 3)]) == 1.3333334
-    with pytest.raises(InvalidFileError, match=r"b has 1\.6 s, c has 1\.33333 s"):
-        agree_on_tr([("a", None), ("b", 1.6), ("c", 4 / 3)])
-    for wrong in (0.0, 0.0016, 1600.0, float("nan")):
-        with pytest.raises(InvalidFileError, match=f"a states a repetition time of {wrong:g} s"):
-            agree_on_tr([("a", wrong)])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nsd_pipeline.download.fetching import total
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
@@ -124,7 +123,7 @@ def download_betas(
     if all(in_place.values()):
         paths = {hemisphere: str(path) for hemisphere, path in in_place.items()}
         (folder / _MIRROR).write_text(json.dumps(paths, indent=2))
-        return total([])
+        return TransferReport.total([])
 
     reports = []
     for found in objects.values():
@@ -153,7 +152,7 @@ def download_betas(
         shape = (found.header.n_frames, n_vertices or found.header.n_vertices)
         values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
         mgh.check_no_empty_frame(values, name=f"{source.url}/{found.info.key}")
-    return total(reports)
+    return TransferReport.total(reports)
 
 
 def locate_betas(folder: Path) -> dict[Hemisphere, Path]:
