@@ -14,7 +14,7 @@ from nsd_pipeline.decoding.trials import by_session
 from nsd_pipeline.errors import MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.layout import session_key
-from nsd_pipeline.surface.series import SeriesLayout
+from nsd_pipeline.surface.session_files import SeriesLayout
 
 
 class Windows(NamedTuple):
