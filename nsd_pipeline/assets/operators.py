@@ -23,7 +23,7 @@ from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import FsaverageOperator, read_operator
-from nsd_pipeline.surface.sampling import Method
+from nsd_pipeline.surface.interpolation import Method
 
 OPERATOR_FILE = "operator.npz"
 

@@ -30,7 +30,7 @@ from nsd_pipeline.nsd.series_runs import BrainMask, TrSource, agree_on_tr, read_
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
-from nsd_pipeline.surface.bold import Treatment, load_run
+from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
 
 DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
 """The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""

@@ -18,7 +18,7 @@ from nsd_pipeline.surface import (
     betas_from_voxels,
     grid_operator,
 )
-from nsd_pipeline.surface.other_spaces import check_shapes
+from nsd_pipeline.surface.projected_betas import check_shapes
 
 
 def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:

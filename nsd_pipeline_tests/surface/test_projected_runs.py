@@ -9,7 +9,7 @@ import pytest
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.nifti import open_volumes
 from nsd_pipeline.surface import FsaverageOperator, clean, project_volume
-from nsd_pipeline.surface.runs import project_mni_run, project_native_run, read_gifti_run
+from nsd_pipeline.surface.projected_runs import project_mni_run, project_native_run, read_gifti_run
 
 N = 10_242
 SHAPE = (9, 11, 10)
