@@ -61,7 +61,7 @@ def _step(n_times: int) -> int:
 def _splits(settings: Settings) -> "tuple[Trials, Trials]":
     """Trials to train and to validate on, kept in the precision of the steps."""
     from nsd_pipeline.decoding import HeldRows, Trials
-    from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, fill_rounded
+    from nsd_pipeline.decoding.rows import NUMPY_DTYPES, fill_rounded
 
     series, n_times = _series(settings), settings["n_times"]
     if settings["precision"] == "bfloat16":

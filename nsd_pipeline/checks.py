@@ -61,7 +61,9 @@ def _verdict(
     return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
 
 
-@dg.asset_check(asset=Events.name, description="Every session has as many trials as its design says.")
+@dg.asset_check(
+    asset=Events.name, description="Every session has as many trials as its design says."
+)
 def trial_counts(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:

@@ -45,17 +45,13 @@ STARTED_BY_TAG = "nsd/started_by"
 
 session = dg.define_asset_job(
     "session",
-    selection=dg.AssetSelection.assets(
-        "experiment_design", *(step.name for step in BETAS_STEPS)
-    ),
+    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in BETAS_STEPS)),
     description="One session, from the bucket to fsaverage5 betas.",
 )
 
 bold_session = dg.define_asset_job(
     "bold_session",
-    selection=dg.AssetSelection.assets(
-        "experiment_design", *(step.name for step in SERIES_STEPS)
-    ),
+    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in SERIES_STEPS)),
     description="One session for the preset neuralbench: from recordings to time series on"
     " fsaverage5.",
 )
@@ -97,7 +93,8 @@ class SubjectConfig(dg.Config):
         default=BoldConfig(), description="where time series come from, for the preset neuralbench"
     )
     series: SeriesConfig = Field(
-        default=SeriesConfig(), description="what is done to time series, for the preset neuralbench"
+        default=SeriesConfig(),
+        description="what is done to time series, for the preset neuralbench",
     )
 
 

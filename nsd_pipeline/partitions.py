@@ -14,8 +14,14 @@ from typing import cast
 
 import dagster as dg
 
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, Space, parse_session_key, session_key
-from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
+from nsd_pipeline.nsd.layout import (
+    N_SESSIONS,
+    OPERATOR_SPACES,
+    SUBJECTS,
+    Space,
+    parse_session_key,
+    session_key,
+)
 
 SHARED = "shared"
 """The stimulus set that every subject saw, and every model is tested on."""

@@ -24,11 +24,6 @@ from nsd_pipeline.assets.artifacts import (
     require_all,
 )
 from nsd_pipeline.assets.events import COLUMN_SCHEMA, EVENTS_FILE
-from nsd_pipeline.download.timeseries import (
-    TimeseriesObject,
-    download_timeseries,
-    inspect_timeseries,
-)
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import (
     build_bold_events,
@@ -36,10 +31,16 @@ from nsd_pipeline.events import (
     write_events,
 )
 from nsd_pipeline.nsd import bids, layout
-from nsd_pipeline.nsd.bold import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.spaces import FunctionalSpace
-from nsd_pipeline.nsd.timeseries import design_onsets, timeseries_key
+from nsd_pipeline.nsd.layout import FunctionalSpace
+from nsd_pipeline.nsd.nsd_series import (
+    SeriesObject,
+    design_onsets,
+    download_series,
+    inspect_series,
+    series_key,
+)
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.places import parse_folder
@@ -111,7 +112,7 @@ def has_bold(config: BoldConfig, bucket: Source, session_key: str) -> bool:
     subject, session = layout.parse_session_key(session_key)
     if config.derivatives:
         return bids.has_session(config.folders()[0], subject, session)
-    first = timeseries_key(subject, session, 1, config.space)
+    first = series_key(subject, session, 1, config.space)
     return first in bucket.list(first)
 
 
@@ -138,7 +139,7 @@ def bold(
     manifest = require(artifacts, keys.EXPERIMENT_DESIGN, asset="experiment_design")
     design = read_experiment_design(artifacts.folder(manifest.key) / "nsd_expdesign.mat")
     derived: dict[str, list[BoldRun]] = {}
-    prepared: dict[str, list[TimeseriesObject]] = {}
+    prepared: dict[str, list[SeriesObject]] = {}
     left_out: dict[str, list[int]] = {}
     space: FunctionalSpace = config.space
 
@@ -168,7 +169,7 @@ def bold(
                 inputs=_versions(found),
                 config={"source": "bids", "runs": [each.model_dump() for each in found]} | chosen,
             )
-        objects = inspect_timeseries(bucket, subject, session, space, runs)
+        objects = inspect_series(bucket, subject, session, space, runs)
         prepared[partition] = objects
         files = [info for each in objects for info in (each.volumes, each.design)]
         in_place = all(bucket.local_path(info.key) is not None for info in files)
@@ -187,7 +188,7 @@ def bold(
             runs = derived[partition]
         else:
             scratch = artifacts.scratch(plan.key)
-            runs, report = download_timeseries(
+            runs, report = download_series(
                 bucket,
                 prepared[partition],
                 space,

@@ -21,7 +21,6 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.automation import CARRY_ON
-from nsd_pipeline.download.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.embeddings import (
     ImageEncoder,
     embed_images,
@@ -32,6 +31,7 @@ from nsd_pipeline.embeddings import (
 from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.storage.places import parse_model
 from nsd_pipeline.storage.store import Draft, Store

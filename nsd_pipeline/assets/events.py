@@ -16,7 +16,6 @@ from nsd_pipeline.assets.artifacts import (
     ranged_asset,
     require,
 )
-from nsd_pipeline.download.design import responses_file
 from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events import (
     DEFAULT_QUERY,
@@ -27,11 +26,9 @@ from nsd_pipeline.events import (
     write_events,
 )
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.mapping import check_mapping
-from nsd_pipeline.nsd.responses import read_responses
-from nsd_pipeline.nsd.spaces import betas_files
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.design import read_experiment_design, responses_file
+from nsd_pipeline.nsd.layout import betas_files
+from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft
 

@@ -17,13 +17,13 @@ from nsd_pipeline.assets.artifacts import (
     ranged_asset,
     require,
 )
-from nsd_pipeline.download.transforms import Transforms, copy_transforms, find_transforms
 from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.small_files import Transforms, copy_transforms, find_transforms
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import FsaverageOperator, read_operator
-from nsd_pipeline.surface.sampling import Method
+from nsd_pipeline.surface.interpolation import Method
 
 OPERATOR_FILE = "operator.npz"
 

@@ -15,11 +15,15 @@ import pandas as pd
 
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.backlog import SESSION_ASSETS
-from nsd_pipeline.decoding.dtypes import DataDtype
-from nsd_pipeline.decoding.memory import Memory
-from nsd_pipeline.decoding.rows import Floats, Integers
-from nsd_pipeline.decoding.trials import SessionKey, Trials, assemble_trials, by_session
-from nsd_pipeline.decoding.windows import Windows, place_windows
+from nsd_pipeline.decoding.rows import DataDtype, Floats, Integers, Memory
+from nsd_pipeline.decoding.trials import (
+    SessionKey,
+    Trials,
+    Windows,
+    assemble_trials,
+    by_session,
+    place_windows,
+)
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, session_key
 from nsd_pipeline.storage.store import Store

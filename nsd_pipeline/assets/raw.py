@@ -23,15 +23,15 @@ from nsd_pipeline.assets.artifacts import (
 from nsd_pipeline.assets.spaces import session_operator
 from nsd_pipeline.assets.tables import images_seen
 from nsd_pipeline.automation import CARRY_ON
-from nsd_pipeline.download import design as design_download
-from nsd_pipeline.download import stimuli as stimuli_download
-from nsd_pipeline.download.betas import inspect_betas
-from nsd_pipeline.download.sessions import FsaverageDownload, SessionDownload, SpaceDownload
-from nsd_pipeline.download.volumes import FormatChoice, inspect_space
 from nsd_pipeline.errors import NotEnoughDataError
+from nsd_pipeline.nsd import design as design_download
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd import stimuli as stimuli_download
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.fsaverage_betas import inspect_betas
+from nsd_pipeline.nsd.mapping import read_stimulus_info
+from nsd_pipeline.nsd.session_betas import FsaverageDownload, SessionDownload, SpaceDownload
+from nsd_pipeline.nsd.space_betas import FormatChoice, inspect_space
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft, Store
 

@@ -24,13 +24,13 @@ from nsd_pipeline.assets.operators import load_operator, require_operator
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.events import filter_events, read_events, sole_recordings
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.bold import BrainMask, TrSource, agree_on_tr, read_runs
 from nsd_pipeline.nsd.layout import Space
-from nsd_pipeline.nsd.timeseries import TR
+from nsd_pipeline.nsd.nsd_series import TR
+from nsd_pipeline.nsd.series_runs import BrainMask, TrSource, agree_on_tr, read_runs
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
-from nsd_pipeline.surface.bold import Treatment, load_run
+from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
 
 DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
 """The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""

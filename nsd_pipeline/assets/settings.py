@@ -7,7 +7,7 @@ from pydantic import Field
 
 from nsd_pipeline.assets.presets import PresetName
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.dtypes import DataDtype
+from nsd_pipeline.decoding.rows import DataDtype
 
 
 class FmriMlpConfig(TrainingConfig, dg.Config):

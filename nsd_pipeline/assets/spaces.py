@@ -4,12 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.assets.operators import load_operator, require_operator
-from nsd_pipeline.download.betas import locate_betas
-from nsd_pipeline.download.space_files import locate_files, read_parts
-from nsd_pipeline.download.volumes import SpaceObjects
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd import mgh, nifti_betas
+from nsd_pipeline.nsd import mgh, nifti
+from nsd_pipeline.nsd.fsaverage_betas import locate_betas
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, Space, parse_session_key
+from nsd_pipeline.nsd.space_betas import SpaceObjects, locate_files, read_parts
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import (
@@ -19,7 +18,7 @@ from nsd_pipeline.surface import (
     betas_from_voxels,
     grid_operator,
 )
-from nsd_pipeline.surface.other_spaces import check_shapes
+from nsd_pipeline.surface.projected_betas import check_shapes
 
 
 def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
@@ -46,14 +45,14 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
     files = locate_files(folder)
     shapes = [tuple(shape) for shape in downloaded.config["shapes"]]
     if space == "MNI":
-        header = nifti_betas.read_header(files.betas[0])
-        valid = nifti_betas.read_mask(files.masks[0])
+        header = nifti.read_header(files.betas[0])
+        valid = nifti.read_mask(files.masks[0])
         return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
     subject, _ = parse_session_key(str(downloaded.partition))
     operator = load_operator(store, require_operator(store, subject, space))
     check_shapes([str(path) for path in files.betas], shapes, operator)
     for mask in files.masks:
-        operator = operator.masked(nifti_betas.read_mask(mask).reshape(-1))
+        operator = operator.masked(nifti.read_mask(mask).reshape(-1))
     if files.file_format == "nii.gz":
         return betas_from_nifti(files.betas[0], operator)
     parts = read_parts(files, shapes, operator.touched_voxels)

@@ -21,10 +21,10 @@ from nsd_pipeline.assets.artifacts import (
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.operators import require_operator
 from nsd_pipeline.assets.spaces import check_space, read_fsaverage5
-from nsd_pipeline.download.labels import find_labels
 from nsd_pipeline.events import read_events, sole_recording
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES
+from nsd_pipeline.nsd.small_files import find_labels
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import read_roi, summarise, write_session

@@ -11,33 +11,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsd_pipeline.decoding.checkpoint import Checkpoint
     from nsd_pipeline.decoding.config import TrainingConfig
-    from nsd_pipeline.decoding.contributions import vertex_contributions
     from nsd_pipeline.decoding.loss import TEMPERATURE_START, clip_loss, clip_scores
-    from nsd_pipeline.decoding.memory import Memory
-    from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model, n_parameters
-    from nsd_pipeline.decoding.persistence import load_model, save_model
-    from nsd_pipeline.decoding.prediction import predict
-    from nsd_pipeline.decoding.rows import HeldRows, StoredRows
+    from nsd_pipeline.decoding.model import (
+        Decoder,
+        FmriLinear,
+        FmriMlp,
+        build_model,
+        n_parameters,
+        predict,
+        vertex_contributions,
+    )
+    from nsd_pipeline.decoding.rows import HeldRows, Memory, StoredRows
+    from nsd_pipeline.decoding.saved_models import Checkpoint, load_model, save_model
     from nsd_pipeline.decoding.training import TrainingResult, train
-    from nsd_pipeline.decoding.trials import Trials, assemble_trials
-    from nsd_pipeline.decoding.windows import place_windows
+    from nsd_pipeline.decoding.trials import Trials, assemble_trials, place_windows
     from nsd_pipeline.evaluation import retrieval_metrics
 
 _HOMES = {
-    "checkpoint": ["Checkpoint"],
     "config": ["TrainingConfig"],
-    "memory": ["Memory"],
     "loss": ["TEMPERATURE_START", "clip_loss", "clip_scores"],
-    "model": ["Decoder", "FmriLinear", "FmriMlp", "build_model", "n_parameters"],
-    "persistence": ["load_model", "save_model"],
-    "prediction": ["predict"],
-    "contributions": ["vertex_contributions"],
-    "rows": ["HeldRows", "StoredRows"],
+    "model": [
+        "Decoder",
+        "FmriLinear",
+        "FmriMlp",
+        "build_model",
+        "n_parameters",
+        "predict",
+        "vertex_contributions",
+    ],
+    "rows": ["HeldRows", "Memory", "StoredRows"],
+    "saved_models": ["Checkpoint", "load_model", "save_model"],
     "training": ["TrainingResult", "train"],
-    "trials": ["Trials", "assemble_trials"],
-    "windows": ["place_windows"],
+    "trials": ["Trials", "assemble_trials", "place_windows"],
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 _HOME["retrieval_metrics"] = "nsd_pipeline.evaluation"  # other code looks for it here

@@ -5,19 +5,25 @@ rows. On the CPU they are copied into one buffer that is used again and again; t
 of it. On a GPU the rows lie there from the start if they fit; otherwise each batch goes through
 page-locked memory, so that its copy runs while the GPU still works on the last one.
 
+Trials that stay in the store are read by a thread, ahead of the batch that is asked for: of each
+block all that is wanted at once, in the order in which blocks are first needed. A trial stays in
+memory until it has been asked for, and its place is then free for another one.
+
 Rows are sent to a GPU and given to the model in whatever precision they are kept in: a step that
 rounds to bfloat16 anyway need not turn them into float32 first.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nsd_pipeline.decoding.rows import HeldRows, StoredRows
-from nsd_pipeline.decoding.streaming import StoredBatches
+from nsd_pipeline.decoding.order import Plan, shuffled
+from nsd_pipeline.decoding.rows import HeldRows, Integers, StoredRows, samples_of
 from nsd_pipeline.decoding.trials import Trials, trial_rows
 
 RESIDENT_SHARE: Final = 0.6
@@ -215,3 +221,141 @@ class ResidentLoader:
             numbers = trials.to(self._device)
             fmri = self._values[self._places[numbers]]
             yield fmri.transpose(1, 2), self._targets(numbers)
+
+
+class StoredBatches:
+    """Batches of trials that a thread reads ahead from the store.
+
+    Parameters
+    ----------
+    first_row
+        Row (N,) at which each trial begins.
+    n_times
+        Rows of a trial.
+    rows
+        The rows.
+    batch_size
+        Trials of the largest batch.
+    """
+
+    def __init__(
+        self, first_row: Integers, n_times: int, rows: StoredRows, batch_size: int
+    ) -> None:
+        self._rows, self._batch_size = rows, batch_size
+        self._read = _TrialReader(first_row, n_times, rows)
+        self._block_of: Integers = first_row // rows.block_rows
+        self._dtype: torch.dtype = getattr(torch, rows.dtype)
+        self._width = n_times * rows.n_vertices
+        self._places = torch.empty((0, self._width), dtype=self._dtype)
+        self._prefetch: Prefetch | None = None
+        self._stop = weakref.finalize(self, lambda: None)
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which each trial comes once."""
+        return shuffled(self._block_of, self._rows.window, generator)
+
+    def expect(self, order: Tensor) -> None:
+        """Start to read what comes first in an order of trials (n,), each at most once."""
+        self._stop()
+        plan = Plan.of(order.numpy(), self._block_of, self._batch_size)
+        if plan.n_places > len(self._places):
+            self._places = self._places[:0].clone()  # before the new memory is asked for
+            # The thread writes to it, and is in no inference mode.
+            with torch.inference_mode(False):
+                self._places = torch.empty((plan.n_places, self._width), dtype=self._dtype)
+        self._prefetch = Prefetch(self._read, plan, self._places, len(self._block_of))
+        self._stop = weakref.finalize(self, self._prefetch.stop)
+
+    def copy(self, trials: Tensor, out: Tensor) -> None:
+        """Copy the trials (B,) that come next in the order to ``out`` (B, T, V)."""
+        assert self._prefetch is not None  # noqa: S101  # an order is expected first
+        self._prefetch.take(trials.numpy(), out.view(len(trials), self._width))
+
+
+class _TrialReader:
+    """Reads trials of one block. Holds no `StoredBatches`, or the thread would keep it alive."""
+
+    def __init__(self, first_row: Integers, n_times: int, rows: StoredRows) -> None:
+        self._first_row, self._n_times, self._rows = first_row, n_times, rows
+
+    def __call__(self, trials: Integers, out: Tensor) -> None:
+        places = samples_of(self._first_row[trials], self._n_times).ravel()
+        self._rows.copy(places, out.view(len(places), self._rows.n_vertices))
+
+
+ReadTrials = Callable[[Integers, Tensor], object]
+"""From numbers of trials (n,) of one block, ascending, and a tensor (n, T x V) to fill."""
+
+
+class Prefetch:
+    """Trials of a plan, read by a thread.
+
+    Parameters
+    ----------
+    read
+        Reads some trials of one block. Called in the thread.
+    plan
+        What to read.
+    places
+        Memory (at least ``plan.n_places``, V), in any precision.
+    n_trials
+        How many trials there are in all.
+    """
+
+    def __init__(self, read: ReadTrials, plan: Plan, places: Tensor, n_trials: int) -> None:
+        self._read, self._plan, self._places = read, plan, places
+        self._place_of = np.full(n_trials, -1, dtype=np.int64)
+        self._free = list(range(len(places)))
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="read fMRI", daemon=True)
+        self._thread.start()
+
+    def take(self, trials: Integers, out: Tensor) -> None:
+        """Copy trials (n,) to ``out`` (n, V), as soon as they are there, and forget them.
+
+        What the thread failed with is raised here.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or (self._place_of[trials] >= 0).all())
+            if self._error is not None:
+                raise self._error
+            places = self._place_of[trials]
+        torch.index_select(self._places, 0, torch.from_numpy(places), out=out)
+        with self._changed:
+            self._place_of[trials] = -1
+            self._free.extend(places.tolist())
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End the thread; the memory can be used for something else then."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            largest = max((len(rows) for rows in self._plan.reads), default=0)
+            staging = torch.empty((largest, self._places.shape[1]), dtype=self._places.dtype)
+            for rows in self._plan.reads:
+                block = staging[: len(rows)]
+                self._read(rows, block)
+                places = self._reserve(len(rows))
+                if self._stopped:
+                    return
+                self._places[places] = block
+                with self._changed:
+                    self._place_of[rows] = places
+                    self._changed.notify_all()
+        except BaseException as error:  # raised where trials are asked for
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _reserve(self, n: int) -> list[int]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or len(self._free) >= n)
+            places, self._free = self._free[:n], self._free[n:]
+            return places

@@ -10,7 +10,7 @@ momentum between 0.85 and 0.95, which is PyTorch's default and therefore the ref
 Seeds are the reference's: the same seed gives its initial weights, its dropout and its order of
 trials.
 
-Several processes can train one model (see ``team``): started with a group of torch.distributed,
+Several processes can train one model (see ``loss``): started with a group of torch.distributed,
 each calls :func:`train` with the same arguments and gets the same result. Batches are the same as
 those of one process, and so are losses, dropout on the CPU, and updates, to rounding.
 
@@ -27,13 +27,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nsd_pipeline.decoding.checkpoint import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.loader import Loader, load_trials
-from nsd_pipeline.decoding.loss import clip_loss
+from nsd_pipeline.decoding.loss import Team, clip_loss, share_dropout
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
-from nsd_pipeline.decoding.team import Team, share_dropout
+from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics

@@ -105,3 +105,117 @@ def betas_keys(subject: str, session: int, space: Space) -> tuple[str, ...]:
             return tuple(f"{folder}/{hemi}.{name}.hdf5" for hemi in HEMISPHERES)
         case _:
             return (f"{folder}/{name}.nii.gz",)
+
+
+FileFormat = Literal["mgh", "hdf5", "nii.gz"]
+FunctionalSpace = Literal["func1mm", "func1pt8mm"]
+
+FUNCTIONAL_SPACES: Final[tuple[FunctionalSpace, ...]] = get_args(FunctionalSpace)
+"""A subject's own volumes."""
+OPERATOR_SPACES: Final[tuple[Space, ...]] = (*FUNCTIONAL_SPACES, "nativesurface")
+"""Spaces with transforms of their own for every subject; MNI goes by fsaverage's surfaces."""
+
+PERCENT_SCALE: Final = 300
+"""What percent signal change was multiplied with before it was rounded to int16."""
+
+
+def betas_files(subject: str, session: int, space: Space) -> dict[FileFormat, tuple[str, ...]]:
+    """Keys of one session's betas in a space, by file format, the one to prefer first.
+
+    Surfaces have a file for each hemisphere, left first. The two formats of a functional volume
+    hold the same numbers. Of HDF5, single voxels can be read, but its index and the voxels that
+    fsaverage5 looks at are more bytes, in many more requests, than all of the compressed volumes.
+    """
+    keys = betas_keys(subject, session, space)
+    match space:
+        case "fsaverage":
+            return {"mgh": keys}
+        case "nativesurface":
+            return {"hdf5": keys}
+        case "MNI":
+            return {"nii.gz": keys}
+        case _:
+            return {"nii.gz": keys, "hdf5": (keys[0].removesuffix("nii.gz") + "hdf5",)}
+
+
+def valid_prefix(subject: str, space: Space) -> str:
+    """How the keys of a subject's masks start: one a session, 1 where a voxel has data.
+
+    Native surfaces have none: what is 0 in all of a session's trials has no data there.
+    """
+    folder = betas_folder(subject, space) if space == "MNI" else f"nsddata/ppdata/{subject}/{space}"
+    return f"{folder}/valid_session"
+
+
+def valid_key(subject: str, session: int, space: Space) -> str:
+    """Key of the mask of voxels that have data in a session."""
+    return f"{valid_prefix(subject, space)}{session:02d}.nii.gz"
+
+
+LAYERS: Final = ("layerB1", "layerB2", "layerB3")
+"""The cortical depths that NSD's authors average."""
+
+# Folders say func1mm where the names of transforms say func1pt0.
+_NAME_IN_FILES: Final[dict[FunctionalSpace, str]] = {
+    "func1mm": "func1pt0",
+    "func1pt8mm": "func1pt8",
+}
+
+
+def layer_keys(subject: str, space: FunctionalSpace, hemisphere: Hemisphere) -> tuple[str, ...]:
+    """Keys of the files that say where a subject's vertices lie in a volume, one per depth."""
+    source = _NAME_IN_FILES[space]
+    return tuple(
+        f"nsddata/ppdata/{subject}/transforms/{hemisphere}.{source}-to-{layer}.mgz"
+        for layer in LAYERS
+    )
+
+
+def white_to_fsaverage_key(subject: str, hemisphere: Hemisphere) -> str:
+    """Key of the file that names the subject's vertex nearest to each fsaverage vertex."""
+    return f"nsddata/ppdata/{subject}/transforms/{hemisphere}.white-to-fsaverage.mgz"
+
+
+def fsaverage_to_white_key(subject: str, hemisphere: Hemisphere) -> str:
+    """Key of the file with the fsaverage vertex nearest to each vertex of the subject."""
+    return f"nsddata/ppdata/{subject}/transforms/{hemisphere}.fsaverage-to-white.mgz"
+
+
+def transform_keys(subject: str, space: Space) -> tuple[str, ...]:
+    """Keys of the files that lead from a space to fsaverage.
+
+    Raises
+    ------
+    NsdError
+        If NSD's transforms do not lead from that space to fsaverage.
+    """
+    keys = {
+        hemisphere: (
+            fsaverage_to_white_key(subject, hemisphere),
+            white_to_fsaverage_key(subject, hemisphere),
+        )
+        if space == "nativesurface"
+        else (
+            *layer_keys(subject, functional_space(space), hemisphere),
+            white_to_fsaverage_key(subject, hemisphere),
+        )
+        for hemisphere in HEMISPHERES
+    }
+    return tuple(key for hemisphere in HEMISPHERES for key in keys[hemisphere])
+
+
+def functional_space(space: str) -> FunctionalSpace:
+    """The space itself, if it is one of the functional ones.
+
+    Raises
+    ------
+    NsdError
+        If it is not.
+    """
+    for known in FUNCTIONAL_SPACES:
+        if space == known:
+            return known
+    raise NsdError(
+        f"NSD has no transforms from {space!r} to a subject's cortex.",
+        next_step=f"choose one of {', '.join(FUNCTIONAL_SPACES)} and nativesurface.",
+    )

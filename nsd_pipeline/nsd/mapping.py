@@ -1,10 +1,20 @@
-"""Whether NSD's three sources agree on which image a trial showed.
+"""Whether NSD's three sources agree on which image a trial showed, and the readers of two of them.
 
 The experiment design, the table of images and the subject's responses each say it, independently.
 A pipeline that pairs betas with images stands or falls with it, so a session is only used when all
 three say the same.
+
+The table of images (``nsd_stim_info_merged.csv``) has a row for each of the 73,000 images: its
+photo in COCO, and the trials in which each subject was to see it. It also lists trials of sessions
+that subjects 3, 4, 6 and 8 never came to.
+
+The responses (``responses.tsv``) have a row for each trial of a subject, in chronological order,
+with ids that count from 1. Answers may be missing: a button was not pressed, or a run's record was
+lost (MISSINGDATA; subj06 session 19 run 10, subj04 session 23 run 3). Betas and image ids hold
+there too, so no row is ever dropped.
 """
 
+import os
 from typing import Final
 
 import numpy as np
@@ -12,15 +22,168 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import MappingError
-from nsd_pipeline.nsd.design import ExperimentDesign
+from nsd_pipeline.nsd import text_tables
+from nsd_pipeline.nsd.design import N_SUBJECT_IMAGES, STIMPATTERN_SHAPE, ExperimentDesign
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
+    N_IMAGES,
     STIM_INFO_KEY,
+    SUBJECTS,
     responses_key,
     session_key,
     subject_number,
 )
-from nsd_pipeline.nsd.stim_info import N_REPETITIONS, repetition_column
+
+N_REPETITIONS: Final = 3
+"""How often a subject sees an image, at most."""
+
+_IMAGES_AGAIN: Final = f"fetch it again from NSD's bucket ({STIM_INFO_KEY})."
+_MAX_TRIAL_NUMBER: Final = int(np.prod(STIMPATTERN_SHAPE))
+
+
+def repetition_column(subject: str, repetition: int) -> str:
+    """Column with the 1-based trial (0: never) in which a subject saw an image again.
+
+    Parameters
+    ----------
+    subject
+        ``subj01`` to ``subj08``.
+    repetition
+        How often the subject saw the image before: 0, 1 or 2.
+    """
+    return f"subject{subject_number(subject)}_rep{repetition}"
+
+
+def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read and validate ``nsd_stim_info_merged.csv``.
+
+    Returns
+    -------
+    DataFrame
+        73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
+        ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and
+        ``subject1_rep0`` to ``subject8_rep2`` as whole numbers.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is not a comma-separated table.
+    MappingError
+        If a column is missing, a value is out of range, or there is not one row for each image.
+    """
+    name = os.fspath(path)
+    repetitions = [repetition_column(s, r) for s in SUBJECTS for r in range(N_REPETITIONS)]
+    table = text_tables.read_columns(
+        path,
+        ",",
+        ["nsdId", "cocoId", "cocoSplit", "shared1000", *repetitions],
+        optional=["cropBox"],
+        next_step=_IMAGES_AGAIN,
+    )
+    if len(table) != N_IMAGES:
+        raise MappingError(
+            f"{name} has {len(table)} rows, not one for each of {N_IMAGES} images.",
+            next_step=_IMAGES_AGAIN,
+        )
+    limits = {
+        "nsdId": N_IMAGES - 1,
+        "cocoId": np.iinfo(np.int32).max,
+        **dict.fromkeys(repetitions, _MAX_TRIAL_NUMBER),
+    }
+    table = table.assign(
+        shared1000=text_tables.flags(table, "shared1000", name=name, next_step=_IMAGES_AGAIN),
+        **{
+            column: text_tables.whole_numbers(
+                table, column, 0, high, name=name, next_step=_IMAGES_AGAIN
+            )
+            for column, high in limits.items()
+        },
+    ).sort_values("nsdId", ignore_index=True)
+    repeated = table["nsdId"][table["nsdId"].duplicated()]
+    if len(repeated):
+        raise MappingError(
+            f"{name}: {len(repeated)} rows repeat the nsdId of another row; the first is nsdId "
+            f"{repeated.iloc[0]}.",
+            next_step=_IMAGES_AGAIN,
+        )
+    return table
+
+
+_MAX_SESSION, _MAX_RUN, _MAX_TRIAL = STIMPATTERN_SHAPE
+
+IDENTIFYING_COLUMNS: Final = {
+    "SUBJECT": len(SUBJECTS),
+    "SESSION": _MAX_SESSION,
+    "RUN": _MAX_RUN,
+    "TRIAL": _MAX_TRIAL,
+    "73KID": N_IMAGES,
+    "10KID": N_SUBJECT_IMAGES,
+}
+"""Columns that say which trial a row is; they count from 1 to the number given here."""
+
+BEHAVIOUR_COLUMNS: Final = (
+    "TIME",
+    "ISOLD",
+    "ISCORRECT",
+    "RT",
+    "CHANGEMIND",
+    "MEMORYRECENT",
+    "MEMORYFIRST",
+    "ISOLDCURRENT",
+    "ISCORRECTCURRENT",
+    "TOTAL1",
+    "TOTAL2",
+    "BUTTON",
+    "MISSINGDATA",
+)
+"""Columns that may be empty: when the trial was (in days), and what the subject did."""
+
+_RESPONSES_AGAIN: Final = (
+    "fetch it again from NSD's bucket (nsddata/ppdata/<subject>/behav/responses.tsv)."
+)
+
+
+def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read and validate a subject's ``responses.tsv``.
+
+    Returns
+    -------
+    DataFrame
+        All rows, in the file's order, with NSD's column names: `IDENTIFYING_COLUMNS` as int64,
+        `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is not a tab-separated table.
+    MappingError
+        If a column is missing, a value is out of range or no number, or the rows are of more than
+        one subject.
+    """
+    name = os.fspath(path)
+    table = text_tables.read_columns(
+        path, "\t", [*IDENTIFYING_COLUMNS, *BEHAVIOUR_COLUMNS], next_step=_RESPONSES_AGAIN
+    )
+    table = table.assign(
+        **{
+            column: text_tables.whole_numbers(
+                table, column, 1, high, name=name, next_step=_RESPONSES_AGAIN
+            )
+            for column, high in IDENTIFYING_COLUMNS.items()
+        },
+        **{
+            column: text_tables.numbers(table, column, name=name, next_step=_RESPONSES_AGAIN)
+            for column in BEHAVIOUR_COLUMNS
+        },
+    )
+    subjects = table["SUBJECT"].unique()
+    if len(subjects) != 1:
+        raise MappingError(
+            f"{name} must have the rows of one subject, but has those of {len(subjects)}.",
+            next_step=_RESPONSES_AGAIN,
+        )
+    return table
+
 
 _N_EXAMPLES: Final = 3
 

@@ -211,9 +211,7 @@ class RetrievalMetrics(Step):
         trained = FmriMlp.made(self.store, partition)
         folder = self.store.folder(trained.key)
         options = FmriMlpConfig(**trained.config)
-        cohort = collect_cohort(
-            self.store, partition, options.preset, trained.metadata["sessions"]
-        )
+        cohort = collect_cohort(self.store, partition, options.preset, trained.metadata["sessions"])
         cohort.require_encoder(trained.metadata["encoder"])
         trials = pd.read_parquet(folder / TRIALS_FILE)
         tested = trials[trials["split"] == "test"]

@@ -7,7 +7,6 @@ import pandas as pd
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.download.design import responses_file
 from nsd_pipeline.errors import MappingError, Remake
 from nsd_pipeline.events import (
     DEFAULT_QUERY,
@@ -18,11 +17,9 @@ from nsd_pipeline.events import (
     write_events,
 )
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.mapping import check_mapping
-from nsd_pipeline.nsd.responses import read_responses
-from nsd_pipeline.nsd.spaces import betas_files
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.design import read_experiment_design, responses_file
+from nsd_pipeline.nsd.layout import betas_files
+from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.raw import DESIGN_FILE, STIMULUS_INFO_FILE, Design, experiment_design
 from nsd_pipeline.steps.running import materialize, step_asset

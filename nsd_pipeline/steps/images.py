@@ -15,8 +15,6 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
-from nsd_pipeline.download import stimuli as stimuli_download
-from nsd_pipeline.download.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.embeddings import (
     ImageEncoder,
     embed_images,
@@ -28,6 +26,8 @@ from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, 
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd import stimuli as stimuli_download
+from nsd_pipeline.nsd.stimuli import INDEX_FILE, ImageReader
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -260,9 +260,7 @@ class Embeddings(Step):
     def plan(self, partition: str) -> Plan:
         """See `Step.plan`."""
         images = Stimuli.made(self.store, partition)
-        return Plan(
-            inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity}
-        )
+        return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         """See `Step.make`."""

@@ -8,15 +8,15 @@ import numpy as np
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.download.transforms import Transforms, copy_transforms, find_transforms
 from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.small_files import Transforms, copy_transforms, find_transforms
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import FsaverageOperator, read_operator
-from nsd_pipeline.surface.sampling import Method
+from nsd_pipeline.surface.interpolation import Method
 
 OPERATOR_FILE = "operator.npz"
 

@@ -7,20 +7,20 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.download import design as design_download
-from nsd_pipeline.download.betas import inspect_betas
-from nsd_pipeline.download.sessions import FsaverageDownload, SessionDownload, SpaceDownload
-from nsd_pipeline.download.volumes import FormatChoice, inspect_space
+from nsd_pipeline.nsd import design as design_download
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.fsaverage_betas import inspect_betas
+from nsd_pipeline.nsd.mapping import read_stimulus_info
+from nsd_pipeline.nsd.session_betas import FsaverageDownload, SessionDownload, SpaceDownload
+from nsd_pipeline.nsd.space_betas import FormatChoice, inspect_space
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
-from nsd_pipeline.surface.other_spaces import check_shapes
+from nsd_pipeline.surface.projected_betas import check_shapes
 
 DESIGN_FILE = "nsd_expdesign.mat"
 STIMULUS_INFO_FILE = "nsd_stim_info_merged.csv"

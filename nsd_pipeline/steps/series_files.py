@@ -12,17 +12,18 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.download.timeseries import (
-    TimeseriesObject,
-    download_timeseries,
-    inspect_timeseries,
-)
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import build_bold_events, write_events
 from nsd_pipeline.nsd import bids, layout
-from nsd_pipeline.nsd.bold import BoldRun, Onsets, read_runs, write_runs
-from nsd_pipeline.nsd.spaces import FunctionalSpace
-from nsd_pipeline.nsd.timeseries import design_onsets, timeseries_key
+from nsd_pipeline.nsd.layout import FunctionalSpace
+from nsd_pipeline.nsd.nsd_series import (
+    SeriesObject,
+    design_onsets,
+    download_series,
+    inspect_series,
+    series_key,
+)
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.events import COLUMN_SCHEMA, EVENTS_FILE, Events, EventTables
 from nsd_pipeline.steps.raw import Design, experiment_design
@@ -102,7 +103,7 @@ class BoldConfig(dg.Config):
         subject, session = layout.parse_session_key(session_key)
         if self.derivatives:
             return bids.has_session(self.folders()[0], subject, session)
-        first = timeseries_key(subject, session, 1, self.space)
+        first = series_key(subject, session, 1, self.space)
         return first in source.list(first)
 
 
@@ -119,7 +120,7 @@ class SeriesFiles(Step):
         self.source, self.config, self.max_concurrency = source, config, max_concurrency
         self._design = Design.read(store)
         self._derived: dict[str, list[BoldRun]] = {}
-        self._prepared: dict[str, list[TimeseriesObject]] = {}
+        self._prepared: dict[str, list[SeriesObject]] = {}
 
     def plan(self, partition: str) -> Plan:
         """See `Step.plan`."""
@@ -144,7 +145,7 @@ class SeriesFiles(Step):
                 found={"runs": [each.model_dump() for each in found]},
             )
         space = self.config.space
-        objects = inspect_timeseries(self.source, subject, session, space, runs)
+        objects = inspect_series(self.source, subject, session, space, runs)
         self._prepared[partition] = objects
         files = [info for each in objects for info in (each.volumes, each.design)]
         in_place = all(self.source.local_path(info.key) is not None for info in files)
@@ -164,7 +165,7 @@ class SeriesFiles(Step):
             runs = self._derived[partition]
         else:
             scratch = self.store.scratch(self.key(partition))
-            runs, report = download_timeseries(
+            runs, report = download_series(
                 self.source,
                 self._prepared[partition],
                 self.config.space,

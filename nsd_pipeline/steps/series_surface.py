@@ -13,9 +13,9 @@ from nsd_pipeline import partitions
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.events import filter_events, sole_recordings
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.bold import BrainMask, TrSource, agree_on_tr, read_runs
 from nsd_pipeline.nsd.layout import Space
-from nsd_pipeline.nsd.timeseries import TR
+from nsd_pipeline.nsd.nsd_series import TR
+from nsd_pipeline.nsd.series_runs import BrainMask, TrSource, agree_on_tr, read_runs
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -23,7 +23,7 @@ from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles, left_out_
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
-from nsd_pipeline.surface.bold import Treatment, load_run
+from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
 
 DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
 """The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.download.betas import locate_betas
-from nsd_pipeline.download.labels import find_labels
-from nsd_pipeline.download.space_files import locate_files, read_parts
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
-from nsd_pipeline.nsd import layout, mgh, nifti_betas
-from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
+from nsd_pipeline.nsd import layout, mgh
+from nsd_pipeline.nsd import nifti as nifti
+from nsd_pipeline.nsd.fsaverage_betas import locate_betas
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES
+from nsd_pipeline.nsd.small_files import find_labels
+from nsd_pipeline.nsd.space_betas import locate_files, read_parts
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.operators import Operator
@@ -35,7 +36,7 @@ from nsd_pipeline.surface import (
     summarise,
     write_session,
 )
-from nsd_pipeline.surface.other_spaces import check_shapes
+from nsd_pipeline.surface.projected_betas import check_shapes
 
 
 class SurfaceConfig(dg.Config):
@@ -175,14 +176,14 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
     files = locate_files(folder)
     shapes = [tuple(shape) for shape in downloaded.config["shapes"]]
     if space == "MNI":
-        header = nifti_betas.read_header(files.betas[0])
-        valid = nifti_betas.read_mask(files.masks[0])
+        header = nifti.read_header(files.betas[0])
+        valid = nifti.read_mask(files.masks[0])
         return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
     subject, _ = layout.parse_session_key(str(downloaded.partition))
     operator = Operator.load(store, subject, space)
     check_shapes([str(path) for path in files.betas], shapes, operator)
     for mask in files.masks:
-        operator = operator.masked(nifti_betas.read_mask(mask).reshape(-1))
+        operator = operator.masked(nifti.read_mask(mask).reshape(-1))
     if files.file_format == "nii.gz":
         return betas_from_nifti(files.betas[0], operator)
     parts = read_parts(files, shapes, operator.touched_voxels)

@@ -18,8 +18,8 @@ from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
 from nsd_pipeline.surface import clean as clean_series
 from nsd_pipeline.surface import project_volume
-from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.steps.test_bad_input import fails
 
 BOLD_ASSETS = ("events", "bold", "bold_events", "fsaverage5_series")
 FSAVERAGE5 = {"query": "type != 'Fmri' or space == 'fsaverage5'"}

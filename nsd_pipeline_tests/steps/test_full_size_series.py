@@ -13,9 +13,8 @@ from nsd_pipeline.demo.anatomy import grid, write_transforms
 from nsd_pipeline.demo.behaviour import make_responses, write_responses
 from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
 from nsd_pipeline.demo.settings import DemoSettings
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key
-from nsd_pipeline.nsd.spaces import valid_key
-from nsd_pipeline.nsd.timeseries import design_key, timeseries_key
+from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key, valid_key
+from nsd_pipeline.nsd.nsd_series import design_key, series_key
 from nsd_pipeline_tests.memory import run_within
 
 SPACE = "func1pt8mm"
@@ -44,7 +43,7 @@ def mirror(tmp_path: Path) -> Path:
     folder = tmp_path / "nsd"
     settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
     design = make_design(settings)
-    keys = [key("subj01", 1, 1, SPACE) for key in (timeseries_key, design_key)]
+    keys = [key("subj01", 1, 1, SPACE) for key in (series_key, design_key)]
     for key in (EXPDESIGN_KEY, responses_key("subj01"), valid_key("subj01", 1, SPACE), *keys):
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
     write_design(design, folder / EXPDESIGN_KEY)
@@ -60,11 +59,11 @@ def mirror(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for number in range(N_VOLUMES):
         data[inside, number] = rng.integers(800, 1200, np.count_nonzero(inside), np.int16)
-    first = folder / timeseries_key("subj01", 1, 1, SPACE)
+    first = folder / series_key("subj01", 1, 1, SPACE)
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), first)
     trials = design.trials("subj01", 1)
     for run in range(1, N_RUNS + 1):
-        path = folder / timeseries_key("subj01", 1, run, SPACE)
+        path = folder / series_key("subj01", 1, run, SPACE)
         if path != first:
             os.link(first, path)
         shown = trials[trials["run"] == run]

@@ -12,12 +12,17 @@ from nsd_pipeline.demo.anatomy import grid, write_transforms
 from nsd_pipeline.demo.behaviour import make_responses, write_responses
 from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
 from nsd_pipeline.demo.settings import DemoSettings
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key
-from nsd_pipeline.nsd.spaces import betas_files, valid_key
+from nsd_pipeline.nsd.layout import (
+    EXPDESIGN_KEY,
+    STIM_INFO_KEY,
+    betas_files,
+    responses_key,
+    valid_key,
+)
 from nsd_pipeline.surface import interpolate
 from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
-from nsd_pipeline_tests.steps.test_full_size import SESSION_CEILING
 from nsd_pipeline_tests.memory import run_within
+from nsd_pipeline_tests.steps.test_full_size import SESSION_CEILING
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SPACE = "func1pt8mm"

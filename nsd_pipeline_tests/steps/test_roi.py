@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError
 from nsd_pipeline.surface import read_roi
-from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.steps.test_bad_input import fails
 
 N = 10_242
 

@@ -106,7 +106,9 @@ def test_an_error_that_is_not_ours_is_put_into_words_and_leaves_the_others_alone
 
 
 def test_the_command_that_makes_again_what_is_missing_is_told() -> None:
-    error = InvalidFileError("x.", next_step="make it again.", remake=Remake("betas", "subj01_ses01"))
+    error = InvalidFileError(
+        "x.", next_step="make it again.", remake=Remake("betas", "subj01_ses01")
+    )
     assert "--select betas --partition subj01_ses01`" in in_words(error)
 
 

@@ -14,8 +14,8 @@ from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.demo import generate
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import betas_keys
-from nsd_pipeline_tests.steps.test_bad_input import fails, replace
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
+from nsd_pipeline_tests.steps.test_bad_input import fails, replace
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SESSION = "subj01_ses01"

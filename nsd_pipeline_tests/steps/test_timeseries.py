@@ -11,12 +11,11 @@ import zarr
 from nibabel.freesurfer import MGHImage
 
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY
-from nsd_pipeline.nsd.spaces import valid_prefix
-from nsd_pipeline.nsd.timeseries import TR, design_key, timeseries_key
+from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, valid_prefix
+from nsd_pipeline.nsd.nsd_series import TR, design_key, series_key
 from nsd_pipeline.surface import clean, read_operator, transform_keys
-from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SHAPE = (9, 11, 10)
@@ -34,7 +33,7 @@ def add_timeseries(mirror: Path, folder: Path) -> list[str]:
     for run, of_run in trials.groupby("run"):
         design = np.zeros(N_VOLUMES - 1, int)
         design[3 * of_run["slot"]] = of_run["image_id"] + 1
-        volumes, names = (key("subj01", 1, run, SPACE) for key in (timeseries_key, design_key))
+        volumes, names = (key("subj01", 1, run, SPACE) for key in (series_key, design_key))
         for key in (volumes, names):
             (folder / key).parent.mkdir(parents=True, exist_ok=True)
             keys.append(key)
@@ -67,7 +66,7 @@ def check_first_run(graph: Pipeline, mirror: Path) -> None:
     """The first run is the operator's, without its last volume, detrended and z-scored."""
     paths = {key: mirror / key for key in transform_keys("subj01", SPACE)}
     operator = read_operator(paths, "subj01", SPACE, SHAPE)
-    volumes = nibabel.load(mirror / timeseries_key("subj01", 1, 1, SPACE)).get_fdata()
+    volumes = nibabel.load(mirror / series_key("subj01", 1, 1, SPACE)).get_fdata()
     expected = clean(operator.apply(volumes[..., :-1].reshape(-1, N_VOLUMES - 1)).T, TR[SPACE])
     group = zarr.open_group(graph.artifacts / "fsaverage5_series.zarr/subj01/ses01", mode="r")
     assert group.attrs["tr"] == 4 / 3
@@ -104,7 +103,7 @@ def test_from_a_bucket(
     downloaded = sorted(path.name for path in (graph.artifacts / "bold/subj01/ses01").iterdir())
     assert len(downloaded) == 12 * 2 + 1
     sizes = sum(
-        (folder / timeseries_key("subj01", 1, run, SPACE)).stat().st_size for run in range(1, 13)
+        (folder / series_key("subj01", 1, run, SPACE)).stat().st_size for run in range(1, 13)
     )
     assert facts["bold"]["bytes fetched"] > sizes
     check_first_run(graph, folder)
@@ -128,7 +127,7 @@ def test_in_place_and_what_is_wrong_with_it(
         path.unlink()
         path.write_bytes(content)
 
-    volumes, design = (mirror / key("subj01", 1, 3, SPACE) for key in (timeseries_key, design_key))
+    volumes, design = (mirror / key("subj01", 1, 3, SPACE) for key in (series_key, design_key))
     rows = design.read_text().splitlines()
 
     def broken(path: Path, content: bytes, asset: str, *says: str) -> None:

@@ -15,7 +15,7 @@ from nsd_pipeline.assets.cohort import Cohort
 from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.assets.training import TrainingPlan, alone
-from nsd_pipeline.decoding.memory import Memory, available_bytes
+from nsd_pipeline.decoding.rows import Memory, available_bytes
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline_tests.pipeline import Pipeline
 
