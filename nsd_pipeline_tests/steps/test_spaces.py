@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
-
 from nsd_pipeline.assets.cohort import _one_space
 from nsd_pipeline.assets.presets import PRESETS
+
 from nsd_pipeline.demo import generate
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import betas_keys
