@@ -17,8 +17,8 @@ from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.events import EVENTS_FILE
 from nsd_pipeline.assets.report import read_verdict
-from nsd_pipeline.assets.training import TRIALS_FILE
 from nsd_pipeline.dagster_private import partition_span
+from nsd_pipeline.decoding.processes import TRIALS_FILE
 from nsd_pipeline.events import read_events
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design

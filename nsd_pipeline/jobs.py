@@ -31,10 +31,9 @@ from pydantic import Field
 from nsd_pipeline import partitions, stages
 from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
 from nsd_pipeline.assets.bold import BoldConfig, has_bold
+from nsd_pipeline.assets.decoding import PRESETS, FmriMlpConfig
 from nsd_pipeline.assets.embeddings import EncoderConfig
-from nsd_pipeline.assets.presets import PRESETS
 from nsd_pipeline.assets.series import SeriesConfig
-from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU

@@ -1,9 +1,9 @@
 """From brain to image: a model per cohort, and how well it retrieves what was seen."""
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
 
 import dagster as dg
 import numpy as np
@@ -19,32 +19,27 @@ from nsd_pipeline.assets.artifacts import (
     require,
     write_figure,
 )
-from nsd_pipeline.assets.cohort import (
-    Cohort,
-    find_cohort,
-    read_targets,
-    read_trials,
-    trained_cohort,
-)
+from nsd_pipeline.assets.backlog import SESSION_ASSETS
 from nsd_pipeline.assets.embeddings import open_images
-from nsd_pipeline.assets.presets import N_VERTICES, PRESETS
 from nsd_pipeline.assets.raw import pictures_of
-from nsd_pipeline.assets.settings import FmriMlpConfig
-from nsd_pipeline.assets.training import (
-    HISTORY_FILE,
-    TRIALS_FILE,
-    OnEpoch,
-    TrainingPlan,
-    alone,
-    require_devices,
-    train_here,
-    train_in_processes,
-)
 from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
+from nsd_pipeline.decoding.cohort import (
+    N_VERTICES,
+    Cohort,
+    read_data,
+    read_trials,
+    read_vertices,
+    sessions_with,
+)
+from nsd_pipeline.decoding.config import PresetName, TrainingConfig
+from nsd_pipeline.decoding.processes import HISTORY_FILE, TRIALS_FILE, TrainingPlan, train_model
 from nsd_pipeline.embeddings import describe_encoder
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
 
 METRICS_FILE = "metrics.parquet"
@@ -53,6 +48,100 @@ TOP_FILE = "top10.parquet"
 
 _HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
 _MEDIAN = "median_retrieval_rank"
+
+
+class FmriMlpConfig(TrainingConfig, dg.Config):
+    """How a model is trained: the reference's settings, and what it is trained on."""
+
+
+class Preset(NamedTuple):
+    """The assets that a preset's data come from.
+
+    Attributes
+    ----------
+    what
+        What the fMRI is, in the plural.
+    fmri, events
+        The assets that have the fMRI and its trials.
+    fmri_folder
+        Folder of the store that has the fMRI.
+    session_assets
+        All assets that prepare a session, in order.
+    """
+
+    what: str
+    fmri: str
+    events: str
+    fmri_folder: str
+    session_assets: tuple[str, ...]
+
+    def fmri_key(self, session: str) -> str:
+        """Key of a session's fMRI."""
+        return keys.session_artifact(self.fmri_folder, session)
+
+    def events_key(self, session: str) -> str:
+        """Key of a session's events."""
+        return keys.session_artifact(self.events, session)
+
+
+PRESETS: Final[dict[PresetName, Preset]] = {
+    "betas": Preset(
+        "betas", "fsaverage5_betas", "fsaverage_events", "fsaverage5_betas.zarr", SESSION_ASSETS
+    ),
+    "neuralbench": Preset(
+        "time series",
+        "fsaverage5_series",
+        "bold_events",
+        "fsaverage5_series.zarr",
+        ("events", "fsaverage_events", "bold", "bold_events", "fsaverage5_series"),
+    ),
+}
+
+
+def find_cohort(store: Store, name: str, preset: Preset) -> Cohort:
+    """Find what there is of a cohort: see `Cohort.of`.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If no session of it has been prepared.
+    """
+    subjects = partitions.subjects_of_cohort(name)
+    sessions = sessions_with(store, preset.fmri_folder, subjects)
+    if not sessions:
+        raise NotEnoughDataError(
+            f"No session of {' or '.join(subjects)} has {preset.what} on fsaverage5 in"
+            f" {store.url}.",
+            next_step="run `dagster asset materialize -m nsd_pipeline.definitions --select"
+            f" {preset.fmri} --partition {session_key(subjects[0], 1)}` and what it needs,"
+            " or choose another preset.",
+        )
+    return collect_cohort(store, name, preset, sessions)
+
+
+def collect_cohort(store: Store, name: str, preset: Preset, sessions: list[str]) -> Cohort:
+    """Cohort of these sessions."""
+    stimulus_sets = [
+        stimulus_set
+        for stimulus_set in partitions.STIMULUS_SETS
+        if stimulus_set == partitions.SHARED
+        or any(session.startswith(stimulus_set) for session in sessions)
+    ]
+
+    def manifests(asset: str, key: Callable[[str], str], names: list[str]) -> dict[str, Manifest]:
+        # On S3 each is two requests, and all subjects' sessions are 284.
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            found = threads.map(
+                lambda each: require(store, key(each), asset=asset, partition=each), names
+            )
+            return dict(zip(names, found, strict=True))
+
+    return Cohort.of(
+        name,
+        fmri=manifests(preset.fmri, preset.fmri_key, sessions),
+        events=manifests(preset.events, preset.events_key, sessions),
+        embeddings=manifests("stimulus_embeddings", keys.stimulus_embeddings, stimulus_sets),
+    )
 
 
 @dg.asset(
@@ -89,16 +178,16 @@ def fmri_mlp(
 
     def make(partition: str, plan: Recipe, draft: Draft) -> Facts:
         cohort = cohorts[partition]
-        chosen = cohort.preset.choose(artifacts, read_trials(artifacts, cohort), config)
+        chosen, dropped = read_trials(artifacts, cohort, config)
         trials = assign_validation(
-            chosen.trials,
+            chosen,
             by=config.validation_by,
             ratio=config.validation_ratio,
             seed=config.data_seed,
         )
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
-        trained = _train(
+        trained = train_model(
             TrainingPlan(
                 store_url=artifacts.url,
                 cohort=cohort,
@@ -108,7 +197,7 @@ def fmri_mlp(
                 recipe=plan.digest,
             ),
             artifacts,
-            gpu,
+            gpu.lease,
             lambda epoch: context.log.info(_in_words(epoch)),
         )
         history = pd.read_parquet(draft.folder / HISTORY_FILE)
@@ -125,7 +214,7 @@ def fmri_mlp(
             "sessions": cohort.sessions,
             "encoder": dict(cohort.encoder),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
-            **chosen.facts,
+            **dropped,
             **trained,
         }
 
@@ -174,15 +263,19 @@ def retrieval_metrics(
             artifacts, keys.fmri_mlp(partition), asset="fmri_mlp", partition=partition
         )
         folder = artifacts.folder(trained.key)
-        cohort = trained_cohort(artifacts, trained)
+        options = FmriMlpConfig(**trained.config)
+        cohort = collect_cohort(
+            artifacts, partition, PRESETS[options.preset], trained.metadata["sessions"]
+        )
+        cohort.require_encoder(trained.metadata["encoder"])
         trials = pd.read_parquet(folder / TRIALS_FILE)
-        tested, options = trials[trials["split"] == "test"], FmriMlpConfig(**trained.config)
-        data = cohort.preset.read(artifacts, tested, options, *read_targets(artifacts, cohort))
+        tested = trials[trials["split"] == "test"]
+        data = read_data(artifacts, cohort, tested, options)
         with gpu.lease() as device:
             model = decoding.load_model(folder).to(device or "cpu")
             y_pred, y_true = decoding.predict(model, data), data.y_true()
             contributions = np.zeros(N_VERTICES, np.float32)
-            vertices = cohort.preset.vertices(artifacts, tested, options)
+            vertices = read_vertices(artifacts, cohort, tested, options)
             contributions[vertices] = decoding.vertex_contributions(model, data)
         images = data.table["image_id"].tolist()
         subjects = data.table["subject"].tolist()
@@ -239,21 +332,6 @@ def retrieval_metrics(
         }
 
     materialize_artifacts(context, artifacts, recipe=recipe, make=make)
-
-
-def _train(plan: TrainingPlan, store: Store, gpu: GpuResource, on_epoch: OnEpoch) -> dict[str, Any]:
-    """Train with as many devices as processes; facts about the model."""
-    n_processes = plan.config.n_processes
-    if n_processes > 1:
-        require_devices(n_processes)
-    with ExitStack() as held:
-        held.enter_context(alone(plan))
-        devices = [held.enter_context(gpu.lease()) for _ in range(n_processes)]
-        if n_processes > 1:
-            return train_in_processes(plan, devices, on_epoch=on_epoch)
-        facts = train_here(plan, store, device=devices[0], on_epoch=on_epoch)
-    assert facts is not None  # noqa: S101  # this is the only process
-    return facts
 
 
 def _in_words(epoch: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 import dagster as dg
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from nsd_pipeline import partitions
@@ -21,8 +22,8 @@ from nsd_pipeline.assets.artifacts import (
     require,
 )
 from nsd_pipeline.assets.spaces import session_operator
-from nsd_pipeline.assets.tables import images_seen
 from nsd_pipeline.automation import CARRY_ON
+from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
 from nsd_pipeline.download import design as design_download
 from nsd_pipeline.download import stimuli as stimuli_download
 from nsd_pipeline.download.betas import inspect_betas
@@ -95,6 +96,18 @@ class BetasConfig(dg.Config):
         description="of fsaverage: fetch all 163,842 vertices of a hemisphere (983 MB a session),"
         " not only fsaverage5's 10,242 (61 MB)",
     )
+
+
+def images_seen(store: Store, stimulus_set: str) -> NDArray[np.int64]:
+    """Images of a stimulus set that the sessions in the store showed: ascending, each once."""
+    subjects = partitions.subjects_of_stimulus_set(stimulus_set)
+    sessions = sessions_with(store, "fsaverage_events", subjects)
+    if not sessions:
+        return np.empty(0, np.int64)
+    events = read_sessions(store, [keys.fsaverage_events(session) for session in sessions])
+    images = events[events["type"] == "Image"]
+    shared = images["shared"] == (stimulus_set == partitions.SHARED)
+    return np.unique(images.loc[shared, "image_id"].to_numpy(np.int64))
 
 
 @ranged_asset(

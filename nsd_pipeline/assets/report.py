@@ -17,9 +17,8 @@ from nsd_pipeline.assets.artifacts import (
     require,
     write_figure,
 )
-from nsd_pipeline.assets.decoding import METRICS_FILE
+from nsd_pipeline.assets.decoding import METRICS_FILE, FmriMlpConfig
 from nsd_pipeline.assets.raw import GENERATED
-from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.errors import NotEnoughDataError

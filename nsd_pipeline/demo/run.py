@@ -17,11 +17,10 @@ import pandas as pd
 from nsd_pipeline import partitions
 from nsd_pipeline.assets import keys
 from nsd_pipeline.assets.bold import BoldConfig, has_bold
-from nsd_pipeline.assets.decoding import METRICS_FILE
-from nsd_pipeline.assets.presets import PRESETS, PresetName
+from nsd_pipeline.assets.decoding import METRICS_FILE, PRESETS, FmriMlpConfig
 from nsd_pipeline.assets.report import PAGE_FILE, comparable_settings
-from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.checks import AtChance
+from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.errors import NsdError

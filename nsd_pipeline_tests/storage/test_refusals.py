@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsd_pipeline.assets.tables import sessions_with
+from nsd_pipeline.decoding.cohort import sessions_with
 from nsd_pipeline.download.betas import locate_betas
 from nsd_pipeline.download.space_files import locate_files
 from nsd_pipeline.download.stimuli import ImageReader

@@ -1,7 +1,8 @@
 """Training a cohort's model on what the store holds, in this process or in several.
 
 Several processes are started by ``torch.distributed.run``, one a GPU (or on the CPU, where there is
-none), as ``python -m nsd_pipeline.assets.training <plan>``; each reads its data for itself.
+none), as ``python -m nsd_pipeline.decoding.processes <plan> <device> ...``; each reads its data for
+itself.
 """
 
 import json
@@ -10,18 +11,17 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from nsd_pipeline import decoding
-from nsd_pipeline.assets.cohort import Cohort, check_unchanged, read_targets
-from nsd_pipeline.assets.presets import PRESETS
-from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
@@ -29,16 +29,16 @@ from nsd_pipeline.storage.store import Store
 TRIALS_FILE: Final = "trials.parquet"
 HISTORY_FILE: Final = "history.parquet"
 
-Epoch = Mapping[str, float]
-OnEpoch = Callable[[Epoch], object]
+OnEpoch = Callable[[Mapping[str, float]], object]
+"""Called after every epoch with its row of the history."""
 
 _EPOCH = "epoch "
+"""Begins a line of a process's output that has an epoch's row, as JSON."""
 _ERROR_FILE = "error.json"
 _FACTS_FILE = "facts.json"
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
+class TrainingPlan(BaseModel):
     """One training: everything that its processes have to know.
 
     Parameters
@@ -54,35 +54,61 @@ class TrainingPlan:
     checkpoint
         File that says where the training stands.
     recipe
-        Digest of the recipe of the model: a checkpoint is of use to no other one.
+        Digest of what the model is made from: a checkpoint is of use to no other one.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     store_url: str
     cohort: Cohort
-    config: FmriMlpConfig
+    config: TrainingConfig
     folder: Path
     checkpoint: Path
     recipe: str
 
-    def to_json(self) -> str:
-        """Text that `from_json` reads."""
-        cohort = {**vars(self.cohort), "preset": self.cohort.preset.name}
-        config = self.config.model_dump(mode="json")
-        return json.dumps({**vars(self), "cohort": cohort, "config": config}, default=str)
 
-    @classmethod
-    def from_json(cls, text: str) -> "TrainingPlan":
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        cohort = fields["cohort"]
-        return cls(
-            store_url=fields["store_url"],
-            cohort=Cohort(**{**cohort, "preset": PRESETS[cohort["preset"]]}),
-            config=FmriMlpConfig(**fields["config"]),
-            folder=Path(fields["folder"]),
-            checkpoint=Path(fields["checkpoint"]),
-            recipe=fields["recipe"],
-        )
+def train_model(
+    plan: TrainingPlan,
+    store: Store,
+    lease: Callable[[], AbstractContextManager[str | None]],
+    on_epoch: OnEpoch,
+) -> dict[str, Any]:
+    """Train a cohort's model and write it, with its history, to the plan's folder.
+
+    Parameters
+    ----------
+    plan
+        What is trained, and in how many processes.
+    store
+        The store of the plan, opened.
+    lease
+        Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
+        the choice to torch. Called once for each process.
+    on_epoch
+        Called after every epoch.
+
+    Returns
+    -------
+    dict
+        Facts about the model that was written.
+
+    Raises
+    ------
+    NsdError
+        If another process of this machine trains it, if there are GPUs but fewer than processes,
+        if its data cannot be used, or if a process failed.
+    """
+    n_processes = plan.config.n_processes
+    if n_processes > 1:
+        _require_devices(n_processes)
+    with ExitStack() as held:
+        held.enter_context(alone(plan))
+        devices = [held.enter_context(lease()) for _ in range(n_processes)]
+        if n_processes > 1:
+            return _train_in_processes(plan, devices, on_epoch)
+        facts = _train_here(plan, store, devices[0], on_epoch)
+    assert facts is not None  # noqa: S101  # this is the only process
+    return facts
 
 
 @contextmanager
@@ -92,7 +118,7 @@ def alone(plan: TrainingPlan) -> Iterator[None]:
     Raises
     ------
     NsdError
-        If another process of this machine is at it.
+        If another process of this machine trains it.
     """
     plan.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(plan.checkpoint.with_name("training.lock"))
@@ -110,8 +136,8 @@ def alone(plan: TrainingPlan) -> Iterator[None]:
         lock.release()
 
 
-def train_here(
-    plan: TrainingPlan, store: Store, *, device: str | None, on_epoch: OnEpoch
+def _train_here(
+    plan: TrainingPlan, store: Store, device: str | None, on_epoch: OnEpoch
 ) -> dict[str, Any] | None:
     """Train in this process, which may be one of several.
 
@@ -123,31 +149,29 @@ def train_here(
     from torch import distributed
 
     trials = pd.read_parquet(plan.folder / TRIALS_FILE)
-    data = plan.cohort.preset.read(
-        store, trials[trials["split"] != "test"], plan.config, *read_targets(store, plan.cohort)
-    )
+    data = read_data(store, plan.cohort, trials[trials["split"] != "test"], plan.config)
     check_unchanged(store, plan.cohort)
-    training = plan.config.training()
     result = decoding.train(
-        training,
+        plan.config,
         data.split("train"),
         data.split("val"),
         device=device,
         checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
         on_epoch=on_epoch,
     )
-    if isinstance(data.rows, decoding.StoredRows):
-        check_unchanged(store, plan.cohort)
+    stored = isinstance(data.rows, decoding.StoredRows)
+    if stored:
+        check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
-    decoding.save_model(plan.folder, result.model, training)
+    decoding.save_model(plan.folder, result.model, plan.config)
     result.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
     return {
         "vertices": data.n_vertices,
         "parameters": decoding.n_parameters(result.model),
         "epochs": len(result.history),
         "best epoch": int(result.best_epoch),
-        training.monitor: float(result.best_score),
+        plan.config.monitor: float(result.best_score),
         "device": str(next(result.model.parameters()).device),
         "seconds": float(result.history["seconds"].sum()),
         "data": f"read in every epoch, shuffled among {data.rows.window} trials"
@@ -156,42 +180,22 @@ def train_here(
     }
 
 
-def train_in_processes(
-    plan: TrainingPlan, devices: Sequence[str | None], *, on_epoch: OnEpoch
+def _train_in_processes(
+    plan: TrainingPlan, devices: Sequence[str | None], on_epoch: OnEpoch
 ) -> dict[str, Any]:
-    """Train in several processes of this machine; the result is that of one process, to rounding.
-
-    Parameters
-    ----------
-    plan
-        What is trained.
-    devices
-        One for each process; None is the CPU.
-    on_epoch
-        Called after every epoch.
-
-    Returns
-    -------
-    dict
-        Facts about the model that was written.
-
-    Raises
-    ------
-    NsdError
-        If a process failed.
-    """
+    """Train in one process for each device; the result is that of one process, to rounding."""
     n_processes = len(devices)
     scratch = plan.checkpoint.parent
     scratch.mkdir(parents=True, exist_ok=True)
     plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
-    plan_file.write_text(plan.to_json())
+    plan_file.write_text(plan.model_dump_json())
     error_file.unlink(missing_ok=True)
     threads = max(1, (os.cpu_count() or 1) // n_processes)
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nproc-per-node", str(n_processes), "--local-addr", "127.0.0.1"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-        *("-m", "nsd_pipeline.assets.training", str(plan_file)),
+        *("-m", "nsd_pipeline.decoding.processes", str(plan_file)),
         *(device or "cpu" for device in devices),
     ]
     last: deque[str] = deque(maxlen=20)
@@ -224,14 +228,8 @@ def train_in_processes(
     )
 
 
-def require_devices(n_processes: int) -> None:
-    """Complain about a run that has GPUs, but fewer than processes.
-
-    Raises
-    ------
-    NsdError
-        If so.
-    """
+def _require_devices(n_processes: int) -> None:
+    """Complain about a run that has GPUs, but fewer than processes."""
     import torch
 
     n_devices = torch.cuda.device_count()
@@ -246,17 +244,17 @@ def _work(plan_file: Path, devices: Sequence[str]) -> None:
     """Be one of the processes that ``torch.distributed.run`` started."""
     import torch
 
-    plan = TrainingPlan.from_json(plan_file.read_text())
+    plan = TrainingPlan.model_validate_json(plan_file.read_text())
     device = devices[int(os.environ["LOCAL_RANK"])]
     if device != "cpu":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     try:
-        facts = train_here(
+        facts = _train_here(
             plan,
             open_store(plan.store_url),
-            device=device,
-            on_epoch=lambda row: print(_EPOCH + json.dumps(row), flush=True),
+            device,
+            lambda row: print(_EPOCH + json.dumps(row), flush=True),
         )
     except NsdError as error:
         told = {"problem": error.problem, "next_step": error.next_step}
