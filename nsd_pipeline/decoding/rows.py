@@ -15,18 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from nsd_pipeline.decoding.config import DataDtype
 from nsd_pipeline.errors import NotEnoughDataError
 
 if TYPE_CHECKING:
     import torch
-
-DataDtype = Literal["float32", "bfloat16", "float16"]
 
 NUMPY_DTYPES: Final[dict[DataDtype, type[np.generic]]] = {
     "float32": np.float32,

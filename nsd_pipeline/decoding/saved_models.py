@@ -49,7 +49,7 @@ def save_model(folder: Path, model: Decoder, config: TrainingConfig) -> None:
     description = {
         "architecture": type(model).__name__,
         "settings": model.settings,
-        "training": config.model_dump(),
+        "training": config.decisive(),
     }
     with replacing(folder / CONFIG_NAME) as partial:
         partial.write_text(json.dumps(description, indent=2) + "\n")
@@ -158,5 +158,5 @@ class Checkpoint:
 
     def _identity(self, config: TrainingConfig, device: torch.device) -> str:
         """Digest of all that decides how the training goes."""
-        decisive = [self.recipe, config.model_dump(), device.type, torch.__version__]
+        decisive = [self.recipe, config.decisive(), device.type, torch.__version__]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

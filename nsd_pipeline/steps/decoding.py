@@ -28,7 +28,7 @@ from nsd_pipeline.evaluation.chance import against_chance
 from nsd_pipeline.evaluation.verdict import Verdict
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.nsd.layout import SUBJECTS, session_key
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.images import Embeddings, Stimuli
@@ -73,7 +73,6 @@ class FmriMlp(Step):
         self._cohorts: dict[str, Cohort] = {}
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         fmri, _, what = FMRI_STEPS[self.config.preset]
         subjects = partitions.subjects_of_cohort(partition)
         sessions = sessions_with(self.store, fmri.folder(), subjects)
@@ -90,7 +89,6 @@ class FmriMlp(Step):
         return Plan(inputs=cohort.inputs, settings=self.config.decisive())
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         config, cohort = self.config, self._cohorts[partition]
         trials, left_out = read_trials(self.store, cohort, config)
         trials = assign_validation(
@@ -140,7 +138,7 @@ def collect_cohort(store: Store, name: str, preset: str, sessions: Sequence[str]
         fMRI without its events.
     """
     fmri, events, _ = FMRI_STEPS[preset]
-    seen = [name for name in partitions.SUBJECTS if any(each.startswith(name) for each in sessions)]
+    seen = [name for name in SUBJECTS if any(each.startswith(name) for each in sessions)]
 
     # On S3 each is two requests, and all subjects' sessions are 284 of two kinds.
     with ThreadPoolExecutor(max_workers=16) as threads:
@@ -203,11 +201,9 @@ class RetrievalMetrics(Step):
         self.source, self.gpu = source, gpu
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         return Plan(inputs={FmriMlp.name: FmriMlp.made(self.store, partition).fingerprint})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         trained = FmriMlp.made(self.store, partition)
         folder = self.store.folder(trained.key)
         options = FmriMlpConfig(**trained.config)

@@ -66,7 +66,6 @@ class Events(EventTables):
         self._on_source: dict[tuple[str, layout.Space], set[str]] = {}
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         return Plan(
             inputs={Design.name: self._design_made.fingerprint},
             found={"files": self._files(partition)},
@@ -86,7 +85,6 @@ class Events(EventTables):
         return found
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         subject, session = layout.parse_session_key(partition)
         files: dict[str, list[str]] = plan.config["files"]
         trials = self._design.trials(subject, session)
@@ -149,14 +147,12 @@ class FsaverageEvents(EventTables):
         self.config = config
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         upstream = Events.made(self.store, partition)
         return Plan(
             inputs={Events.name: upstream.fingerprint}, settings={"query": self.config.query}
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         table = Events.read(self.store, partition)
         kept = filter_events(table, self.config.query)
         write_events(draft.folder / EVENTS_FILE, kept)

@@ -68,7 +68,6 @@ class Stimuli(Step):
         return f"{cls.folder()}/{stimulus_set}/{part}"
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         image_ids = self._needed[partition] = images_seen(self.store, partition)
         if not len(image_ids):
             raise NotEnoughDataError(
@@ -87,7 +86,6 @@ class Stimuli(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         image_ids = self._needed[partition]
         n_bytes = 0
         if self._mirror is not None:
@@ -258,12 +256,10 @@ class Embeddings(Step):
         self._held = ExitStack()
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         images = Stimuli.made(self.store, partition)
         return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         images = Stimuli.open_images(self.store, self.source.open(), partition)
         wanted = images.image_ids
         ids, values, settings = self._embedded_before(partition, plan)

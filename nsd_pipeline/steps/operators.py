@@ -44,7 +44,6 @@ class Operator(Step):
         self._found: dict[str, Transforms] = {}
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         found = find_transforms(self.source, *partitions.parse_subject_space(partition))
         self._found[partition] = found
         shape = found.volume_shape
@@ -55,7 +54,6 @@ class Operator(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         subject, space = partitions.parse_subject_space(partition)
         transforms = self._found[partition]
         with TemporaryDirectory() as folder:

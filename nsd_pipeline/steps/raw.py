@@ -37,14 +37,12 @@ class Design(Step):
         self.objects = design_download.find_design(source)
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         return Plan(
             inputs={info.key: info.etag for info in self.objects.values()},
             expected_bytes=sum(info.n_bytes for info in self.objects.values()),
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         design_download.copy_design(self.source, self.objects, draft.folder)
         design = read_experiment_design(draft.folder / DESIGN_FILE)
         stimulus_info = read_stimulus_info(draft.folder / STIMULUS_INFO_FILE)
@@ -116,7 +114,6 @@ class Betas(Step):
         self._found: dict[str, SessionDownload] = {}
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         download = self._found[partition] = self._inspect(partition)
         settings: dict[str, object] = {"space": self.config.space}
         if self.config.space == "fsaverage":
@@ -151,7 +148,6 @@ class Betas(Step):
         return download
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         download = self._found[partition]
         report = download.download(
             draft.folder,

@@ -62,12 +62,10 @@ class Report(Step):
         }
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         made_from = (*self._measured, *self._models.values())
         return Plan(inputs={manifest.key: manifest.fingerprint for manifest in made_from})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         cohorts = [self._cohort_report(manifest) for manifest in self._measured]
         overview = report.metric_bars(
             {each.cohort: each.metrics for each in cohorts},

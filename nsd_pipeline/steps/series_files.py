@@ -123,7 +123,6 @@ class SeriesFiles(Step):
         self._prepared: dict[str, list[SeriesObject]] = {}
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         subject, session = layout.parse_session_key(partition)
         designed = self._design.trials(subject, session)["run"].unique().tolist()
         without = self.config.left_out(partition)
@@ -157,7 +156,6 @@ class SeriesFiles(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         metadata: dict[str, object] = {}
         if without := plan.settings.get("left_out"):
             metadata["runs left out"] = without
@@ -228,12 +226,10 @@ class SeriesEvents(EventTables):
     name = "bold_events"
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         upstream = (SeriesFiles.made(self.store, partition), Events.made(self.store, partition))
         return Plan(inputs={manifest.asset: manifest.fingerprint for manifest in upstream})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         files = SeriesFiles.made(self.store, partition)
         folder = self.store.folder(files.key)
 

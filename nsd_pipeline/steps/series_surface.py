@@ -87,7 +87,6 @@ class Series(Step):
         self._operator = cache(partial(Operator.load, store))
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         files = SeriesFiles.made(self.store, partition)
         upstream = [files, SeriesEvents.made(self.store, partition)]
         subject, _ = layout.parse_session_key(partition)
@@ -100,7 +99,6 @@ class Series(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         subject, session = layout.parse_session_key(partition)
         files = SeriesFiles.made(self.store, partition)
         events = filter_events(SeriesEvents.read(self.store, partition), self.config.query)

@@ -80,7 +80,6 @@ class SurfaceBetas(Step):
                 self._roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
 
     def plan(self, partition: str) -> Plan:
-        """See `Step.plan`."""
         betas = Betas.made(self.store, partition)
         upstream = [betas, FsaverageEvents.made(self.store, partition)]
         subject, _ = layout.parse_session_key(partition)
@@ -95,7 +94,6 @@ class SurfaceBetas(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        """See `Step.make`."""
         subject, session = layout.parse_session_key(partition)
         space = sole_recording(FsaverageEvents.read(self.store, partition), partition)
         downloaded = Betas.made(self.store, partition)

@@ -29,7 +29,9 @@ def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def graph(small_nsd: SmallNsd, made: Path, tmp_path: Path, instance: dg.DagsterInstance):
+def graph(
+    small_nsd: SmallNsd, made: Path, tmp_path: Path, instance: dg.DagsterInstance
+) -> Pipeline:
     source = small_nsd.copy(tmp_path / "nsd")
     shutil.copytree(made, tmp_path / "artifacts")
     return Pipeline(str(source), tmp_path / "artifacts", small_nsd.encoder, instance)

@@ -121,3 +121,13 @@ def test_where_rows_are_kept_follows_from_the_settings_alone(monkeypatch):
     assert isinstance(rows(gb=0.016), HeldRows)  # whoever says so is believed
     with pytest.raises(NotEnoughDataError, match=r"0\.016 GB, but 0\.001 GB.*\n.*set memory_gb"):
         rows()
+
+
+def test_a_container_limits_the_memory(tmp_path):
+    free = rows_module.available_bytes(tmp_path)
+    assert free > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert rows_module.available_bytes(tmp_path) > 0.5 * free
+    (tmp_path / "memory.max").write_text("1500\n")
+    assert rows_module.available_bytes(tmp_path) == 500

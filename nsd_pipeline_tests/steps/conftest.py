@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -8,12 +8,6 @@ from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 from nsd_pipeline_tests.storage.servers import s3rver, s3rver_script
 
 __all__ = ["s3rver", "s3rver_script"]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
 
 
 @pytest.fixture

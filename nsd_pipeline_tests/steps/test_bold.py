@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import zarr
 from nilearn.signal import clean
-from nsd_pipeline.assets.settings import FmriMlpConfig
 
 from nsd_pipeline.demo.bold import DERIVATIVES, RAW
+from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.surface import clean as clean_series
 from nsd_pipeline.surface import project_volume
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd

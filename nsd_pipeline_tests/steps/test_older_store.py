@@ -4,7 +4,6 @@ The manifests beside this file were written by commit 1145f76 for the small data
 """
 
 import json
-import os
 from pathlib import Path
 
 import dagster as dg
@@ -14,23 +13,14 @@ from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
 MANIFESTS = json.loads((Path(__file__).parent / "manifests_1145f76.json").read_text())
-MODIFIED = 10**18
-"""Time, in ns, that the files of the source had; it is part of the version of a mirror's file."""
 
 
 @pytest.fixture(scope="module")
 def made_now(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """The same artifacts, made by this version."""
-    folder = tmp_path_factory.mktemp("older_store")
-    mirror = small_nsd.folder
-    copies = [path for path in mirror.rglob("*") if path.is_file()]
-    for path in copies:
-        copy = folder / "nsd" / path.relative_to(mirror)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-        os.utime(copy, ns=(MODIFIED, MODIFIED))
+    artifacts = tmp_path_factory.mktemp("older_store") / "artifacts"
     with dg.DagsterInstance.ephemeral() as instance:
-        graph = Pipeline(str(folder / "nsd"), folder / "artifacts", small_nsd.encoder, instance)
+        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
         graph.run_sessions("subj01_ses01")
         graph.run_images("shared", "subj01")
         return graph

@@ -8,11 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
-from nsd_pipeline.assets.cohort import _one_space
-from nsd_pipeline.assets.presets import PRESETS
 
 from nsd_pipeline.demo import generate
-from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import betas_keys
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
 from nsd_pipeline_tests.steps.test_bad_input import fails, replace
@@ -294,10 +291,3 @@ def test_a_space_that_is_not_there(small_nsd: SmallNsd, pipeline: Callable[..., 
     unknown = {"betas": {"space": "talairach"}}
     with pytest.raises(dg.DagsterInvalidConfigError, match="func1pt8mm"):
         graph.run("betas", first=SESSION, config=unknown)
-
-
-def test_a_model_is_trained_on_one_space() -> None:
-    same = {"subj01_ses01": "MNI", "subj01_ses02": "MNI"}
-    assert _one_space(same, PRESETS["betas"]) == "MNI"
-    with pytest.raises(ArtifactError, match="ses01 came from MNI, those of subj01_ses03 from func"):
-        _one_space({**same, "subj01_ses03": "func1mm"}, PRESETS["betas"])

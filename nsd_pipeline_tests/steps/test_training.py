@@ -1,9 +1,6 @@
 """Whatever there is of memory and processes, the model is the same."""
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,12 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nsd_pipeline.assets.cohort import Cohort
-from nsd_pipeline.assets.presets import PRESETS
-from nsd_pipeline.assets.settings import FmriMlpConfig
-from nsd_pipeline.assets.training import TrainingPlan, alone
-from nsd_pipeline.decoding.rows import Memory, available_bytes
-from nsd_pipeline.errors import NsdError
+from nsd_pipeline.decoding import Memory
 from nsd_pipeline_tests.pipeline import Pipeline
 
 
@@ -57,56 +49,3 @@ def test_from_memory_from_the_store_and_in_two_processes(
         # AdamW moves a weight with next to no gradient by the sign of a rounding error.
         assert (shared_weights[name] - value).norm() < 1e-4 * value.norm(), name
     assert graph.leftovers() == []
-
-
-def make_plan(tmp_path: Path) -> TrainingPlan:
-    return TrainingPlan(
-        store_url="s3://lab/artifacts",
-        cohort=Cohort(
-            name="all",
-            preset=PRESETS["neuralbench"],
-            sessions=["subj01_ses01"],
-            stimulus_sets=["shared"],
-            inputs={"a": "b"},
-            space="func1mm",
-            encoder={"model": "facebook/dinov2-giant", "network_size": [224, 224]},
-        ),
-        config=FmriMlpConfig(precision="bfloat16", head_sizes=[8], data_dtype="float16"),
-        folder=tmp_path,
-        checkpoint=tmp_path / "scratch" / "checkpoint",
-        recipe="1a2b",
-    )
-
-
-def test_a_plan_survives_json(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    assert TrainingPlan.from_json(plan.to_json()) == plan
-
-
-def test_a_model_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from nsd_pipeline.assets.training import TrainingPlan, alone\n"
-        "plan = TrainingPlan.from_json(sys.argv[1])\n"
-        "with alone(plan): print('training', flush=True); sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", code, plan.to_json()]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as other:
-        assert other.stdout.readline() == b"training\n"
-        with pytest.raises(NsdError, match="all is being trained by another process"), alone(plan):
-            pass
-        other.kill()
-    with alone(plan):  # a killed one holds nothing
-        pass
-
-
-def test_a_container_limits_the_memory(tmp_path: Path) -> None:
-    free = available_bytes(tmp_path)
-    assert free > 0
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert available_bytes(tmp_path) > 0.5 * free
-    (tmp_path / "memory.max").write_text("1500\n")
-    assert available_bytes(tmp_path) == 500
