@@ -18,7 +18,7 @@ report   none            the page across cohorts
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
 model. ``subject`` can: a job of one op, partitioned by cohort, which starts one run after the other
-in its own process. ``subj01`` is one subject to the end, ``all`` is all subjects to the joint model.
+in its own process. ``subj01`` is one subject to the end, ``all`` every subject to the joint model.
 Unlike Dagster's asset backfill, which drops everything downstream of a failed partition, it trains
 on the sessions that could be prepared.
 """

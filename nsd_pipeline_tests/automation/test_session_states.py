@@ -52,7 +52,7 @@ def cut_off(graph: Pipeline) -> None:
     path = Path(graph.source) / FILE
     content = path.read_bytes()
     path.unlink()
-    path.write_bytes(content[:-4])
+    path.write_bytes(content[: len(content) // 2])
 
 
 def remove(graph: Pipeline) -> None:
