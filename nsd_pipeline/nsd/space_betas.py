@@ -241,7 +241,14 @@ def _read_shape(
 def _read_header(source: Source, info: ObjectInfo) -> nifti.VolumeHeader:
     length = min(nifti.HEADER_PART, info.n_bytes)
     raw = source.read(info.key, 0, length, etag=info.etag)
-    return nifti.parse_header(raw, name=f"{source.url}/{info.key}")
+    header = nifti.parse_header(raw, name=f"{source.url}/{info.key}")
+    if (header.slope, header.intercept) != (1.0, 0.0):
+        raise InvalidFileError(
+            f"{source.url}/{info.key} has values to be scaled by {header.slope:g}, which NSD's are"
+            " not.",
+            next_step="download it again; a mirror's copy may be incomplete.",
+        )
+    return header
 
 
 LocalFormat = Literal["hdf5", "nii.gz", "npy"]
