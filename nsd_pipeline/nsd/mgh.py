@@ -186,8 +186,9 @@ def check_frames(header: MghHeader, n_frames: int, *, name: str) -> None:
         raise InvalidFileError(
             f"{name} has {header.n_frames} frames, but the experiment design has {n_frames} trials "
             "in this session.",
-            next_step="check that the file and nsd_expdesign.mat belong to the same dataset and "
-            "that the file is the one of this session; fetch both again if in doubt.",
+            next_step="check that the file and nsd_expdesign.mat are of the same release and that"
+            " the file is the one of this session; if one was replaced, make experiment_design"
+            " again.",
         )
 
 
