@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
 from nsd_pipeline.storage.paths import listed_path, read_listing
@@ -55,7 +54,7 @@ def inspect_betas(
     subject, session
         Which session, as ``"subj01"`` and from 1.
     n_trials
-        Trials the experiment design has for the session: the frames expected.
+        Trials that the experiment design has for the session: the number of frames.
 
     Raises
     ------
@@ -66,22 +65,15 @@ def inspect_betas(
         of frames than the design has trials.
     """
     found: dict[Hemisphere, BetasObject] = {}
-    for hemisphere, key in zip(
-        HEMISPHERES, layout.betas_keys(subject, session, "fsaverage"), strict=True
-    ):
+    keys = layout.betas_keys(subject, session, "fsaverage")
+    for hemisphere, key in zip(HEMISPHERES, keys, strict=True):
         info = source.describe(key)
         name = f"{source.url}/{key}"
         raw = source.read(key, 0, min(mgh.HEADER_BYTES, info.n_bytes), etag=info.etag)
         header = mgh.parse_header(raw, name=name)
         mgh.check_vertices(header, layout.FSAVERAGE_VERTICES, name=name)
         mgh.check_size(header, info.n_bytes, name=name)
-        if header.n_frames != n_trials:
-            raise InvalidFileError(
-                f"{name} has {header.n_frames} frames, but the experiment design has {n_trials}"
-                f" trials for {layout.session_key(subject, session)}.",
-                next_step="check that the betas and nsd_expdesign.mat are of the same release;"
-                " if a file was replaced, materialize experiment_design again.",
-            )
+        mgh.check_frames(header, n_trials, name=name)
         found[hemisphere] = BetasObject(info, header)
     return found
 
@@ -117,11 +109,9 @@ def download_betas(
     InvalidFileError
         If a trial came as zeros.
     """
-    in_place = {
-        hemisphere: source.local_path(found.info.key) for hemisphere, found in objects.items()
-    }
+    in_place = {side: source.local_path(found.info.key) for side, found in objects.items()}
     if all(in_place.values()):
-        paths = {hemisphere: str(path) for hemisphere, path in in_place.items()}
+        paths = {side: str(path) for side, path in in_place.items()}
         (folder / _MIRROR).write_text(json.dumps(paths, indent=2))
         return TransferReport.total([])
 
@@ -143,34 +133,28 @@ def download_betas(
                 progress=found.name,
             )
         )
-    # Only now, or a right hemisphere that fails would take the left one with it.
+    # Only now: `folder` is discarded if the right hemisphere fails, and the left one would be too.
     for found in objects.values():
         (scratch / found.name).rename(folder / found.name)
     # Of ranges there is no checksum. What fails here is gone from scratch, so it is fetched anew.
-    n_vertices = None if whole_file else layout.FSAVERAGE5_VERTICES
     for found in objects.values():
-        shape = (found.header.n_frames, n_vertices or found.header.n_vertices)
+        n_vertices = found.header.n_vertices if whole_file else layout.FSAVERAGE5_VERTICES
+        shape = (found.header.n_frames, n_vertices)
         values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
         mgh.check_no_empty_frame(values, name=f"{source.url}/{found.info.key}")
     return TransferReport.total(reports)
 
 
 def locate_betas(folder: Path) -> dict[Hemisphere, Path]:
-    """Files that hold a session's betas: the downloaded ones, or a mirror's.
+    """Files of a session's betas by what :func:`download_betas` wrote: fetched, or a mirror's.
 
-    Parameters
-    ----------
-    folder
-        What :func:`download_betas` wrote.
+    Raises
+    ------
+    DamagedArtifactError
+        If the list of a mirror's files is damaged.
     """
     mirror = folder / _MIRROR
     if mirror.exists():
         paths = read_listing(mirror)
-        return {
-            hemisphere: listed_path(folder, paths.get(hemisphere), mirror)
-            for hemisphere in HEMISPHERES
-        }
-    return {
-        hemisphere: next(folder.glob(f"{hemisphere}.betas_session*.mgh"))
-        for hemisphere in HEMISPHERES
-    }
+        return {side: listed_path(folder, paths.get(side), mirror) for side in HEMISPHERES}
+    return {side: next(folder.glob(f"{side}.betas_session*.mgh")) for side in HEMISPHERES}

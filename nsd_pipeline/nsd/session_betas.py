@@ -1,6 +1,5 @@
 """One session's betas to be downloaded, whichever space they are in."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,44 +16,19 @@ from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport
 
 
-class SessionDownload(ABC):
-    """A session's files on the source, inspected, and how they get here."""
-
-    source: Source
-
-    @property
-    @abstractmethod
-    def objects(self) -> tuple[ObjectInfo, ...]:
-        """Objects that it needs."""
-
-    @property
-    @abstractmethod
-    def n_trials(self) -> int:
-        """Trials of the session."""
-
-    @property
-    @abstractmethod
-    def config(self) -> Mapping[str, Any]:
-        """What else determines the bytes that come."""
-
-    @property
-    @abstractmethod
-    def fetched_bytes(self) -> int:
-        """About how many bytes come from a bucket."""
-
-    @abstractmethod
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
-        """Fetch them into a folder, or record where a local mirror has them."""
-
-    @property
-    def in_place(self) -> bool:
-        """Whether a local mirror has all of them, so that nothing is fetched."""
-        return all(self.source.local_path(info.key) for info in self.objects)
-
-
 @dataclass(frozen=True)
-class FsaverageDownload(SessionDownload):
-    """Betas on fsaverage: see :mod:`~nsd_pipeline.nsd.fsaverage_betas`."""
+class FsaverageDownload:
+    """Betas on fsaverage: see :mod:`~nsd_pipeline.nsd.fsaverage_betas`.
+
+    Attributes
+    ----------
+    source
+        Where they are read.
+    hemispheres
+        The files.
+    whole_file
+        Whether all of fsaverage comes, or fsaverage5 only.
+    """
 
     source: Source
     hemispheres: Mapping[Hemisphere, BetasObject]
@@ -62,28 +36,33 @@ class FsaverageDownload(SessionDownload):
 
     @property
     def objects(self) -> tuple[ObjectInfo, ...]:
-        """Both hemispheres' files."""
+        """Objects on the source that it needs: both hemispheres' files."""
         return tuple(each.info for each in self.hemispheres.values())
 
     @property
+    def in_place(self) -> bool:
+        """Whether a local mirror has all of them, so that nothing is fetched."""
+        return all(self.source.local_path(info.key) for info in self.objects)
+
+    @property
     def n_trials(self) -> int:
-        """Frames of a file."""
+        """Trials of the session: frames of a file."""
         return self.hemispheres["lh"].header.n_frames
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Whether all of fsaverage comes, or fsaverage5 only."""
+        """What else determines the bytes that come."""
         return {"whole_file": self.whole_file}
 
     @property
     def fetched_bytes(self) -> int:
-        """Whole files, or fsaverage5's part of them."""
+        """About how many bytes come from a bucket."""
         if self.whole_file:
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
 
     def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
-        """See :func:`~nsd_pipeline.nsd.fsaverage_betas.download_betas`."""
+        """Fetch them into a folder, or record where a local mirror has them."""
         return download_betas(
             self.source,
             self.hemispheres,
@@ -95,16 +74,18 @@ class FsaverageDownload(SessionDownload):
 
 
 @dataclass(frozen=True)
-class SpaceDownload(SessionDownload):
+class SpaceDownload:
     """Betas in another space: see :mod:`~nsd_pipeline.nsd.space_betas`.
 
-    Parameters
+    Its properties mean what those of `FsaverageDownload` do.
+
+    Attributes
     ----------
     source
         Where they are read.
     found
         The files.
-    voxels
+    voxels : array of shape (n,), int
         Voxels that are needed of HDF5 files on a bucket.
     """
 
@@ -116,6 +97,11 @@ class SpaceDownload(SessionDownload):
     def objects(self) -> tuple[ObjectInfo, ...]:
         """Betas and mask."""
         return self.found.objects
+
+    @property
+    def in_place(self) -> bool:
+        """Whether nothing is fetched."""
+        return all(self.source.local_path(info.key) for info in self.objects)
 
     @property
     def n_trials(self) -> int:
@@ -139,12 +125,11 @@ class SpaceDownload(SessionDownload):
         return 2 * self.n_trials * len(self.voxels)
 
     def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
-        """See :func:`~nsd_pipeline.nsd.space_betas.download_space`."""
+        """Fetch them into a folder, or record where a local mirror has them."""
         return download_space(
-            self.source,
-            self.found,
-            self.voxels,
-            folder,
-            scratch,
-            max_concurrency=max_concurrency,
+            self.source, self.found, self.voxels, folder, scratch, max_concurrency=max_concurrency
         )
+
+
+SessionDownload = FsaverageDownload | SpaceDownload
+"""A session's files on the source, inspected, and how they get here."""

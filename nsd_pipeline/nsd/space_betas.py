@@ -6,6 +6,7 @@ whole. A local mirror is read in place: of it, only the paths are recorded.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 FormatChoice = Literal["auto", "hdf5", "nii.gz"]
+
+_FILES: Final = "files.json"
+_ROWS_AT_ONCE: Final = 2**14
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,11 @@ def inspect_space(
     """
     chosen, keys = _choose(source, subject, session, space, file_format)
     betas = tuple(source.describe(key) for key in keys)
-    masks: tuple[ObjectInfo, ...] = ()
-    if space != "nativesurface":
-        masks = (source.describe(valid_key(subject, session, space)),)
     shapes = []
     for info in betas:
-        shape, found = _read_shape(source, info, chosen, n_axes=4 if masks else 2)
+        shape, found = _read_shape(
+            source, info, chosen, n_axes=2 if space == "nativesurface" else 4
+        )
         if found != n_trials:
             raise InvalidFileError(
                 f"{source.url}/{info.key} has {found} trials, but the experiment design has"
@@ -101,19 +104,70 @@ def inspect_space(
                 next_step="check that the betas and nsd_expdesign.mat are of the same release.",
             )
         shapes.append(shape)
-    for mask in masks:
+    masks: tuple[ObjectInfo, ...] = ()
+    if space != "nativesurface":
+        mask = source.describe(valid_key(subject, session, space))
         if (shape := volume_shape(source, mask)) != shapes[0]:
             raise InvalidFileError(
                 f"{source.url}/{mask.key} has shape {shape}, but the betas {betas[0].key} have"
                 f" {shapes[0]}.",
                 next_step="check that both are of the same release.",
             )
+        masks = (mask,)
     return SpaceObjects(space, chosen, betas, tuple(shapes), n_trials, masks)
 
 
 def volume_shape(source: Source, info: ObjectInfo) -> tuple[int, int, int]:
     """Voxels along each axis of a ``.nii.gz`` file on the source."""
     return _read_header(source, info).shape
+
+
+def _choose(
+    source: Source, subject: str, session: int, space: Space, wanted: FormatChoice
+) -> tuple[FileFormat, tuple[str, ...]]:
+    """Format to take, and its keys."""
+    offered = betas_files(subject, session, space)
+    if wanted != "auto" and wanted not in offered:
+        raise SourceError(
+            f"NSD has no betas in {space} as {wanted}.",
+            next_step=f"set file_format of betas to {' or '.join(offered)}, or to auto.",
+        )
+    acceptable = {form: keys for form, keys in offered.items() if wanted in ("auto", form)}
+    for file_format, keys in acceptable.items():
+        if all(key in source.list(key) for key in keys):
+            return file_format, keys
+    named = [key for keys in acceptable.values() for key in keys]
+    raise SourceError(
+        f"{source.url} has no {' nor '.join(named)}.",
+        next_step="check that the source has this session in this space; `events` lists the"
+        " spaces of each session.",
+    )
+
+
+def _read_shape(
+    source: Source, info: ObjectInfo, file_format: FileFormat, *, n_axes: int
+) -> tuple[tuple[int, ...], int]:
+    """Shape of the voxels of a file of betas, and its number of trials."""
+    if file_format == "nii.gz":
+        header = _read_header(source, info)
+        return header.shape, header.n_volumes
+    name = f"{source.url}/{info.key}"
+    if mirror := source.local_path(info.key):
+        return voxel_chunks.read_shape(mirror, name=name)
+    with IndexFile(source, info, n_axes) as remote:
+        return voxel_chunks.read_shape(remote, name=name)
+
+
+def _read_header(source: Source, info: ObjectInfo) -> nifti.VolumeHeader:
+    name = f"{source.url}/{info.key}"
+    length = min(nifti.HEADER_PART, info.n_bytes)
+    header = nifti.parse_header(source.read(info.key, 0, length, etag=info.etag), name=name)
+    if (header.slope, header.intercept) != (1.0, 0.0):
+        raise InvalidFileError(
+            f"{name} has values to be scaled by {header.slope:g}, which NSD's are not.",
+            next_step="download it again; a mirror's copy may be incomplete.",
+        )
+    return header
 
 
 def download_space(
@@ -143,12 +197,15 @@ def download_space(
     max_concurrency
         Requests in flight at the same time.
     """
-    if all(source.local_path(info.key) for info in found.objects):
-        betas, masks = (
-            [str(source.local_path(info.key)) for info in infos]
-            for infos in (found.betas, found.masks)
-        )
-        write_files(folder, found.file_format, betas, masks)
+
+    def record(file_format: str, betas: Sequence[str], masks: Sequence[str]) -> None:
+        listed = {"file_format": file_format, "betas": betas, "masks": masks}
+        (folder / _FILES).write_text(json.dumps(listed, indent=2))
+
+    in_place = {info: source.local_path(info.key) for info in found.objects}
+    if all(in_place.values()):
+        betas, masks = ([str(in_place[each]) for each in of] for of in (found.betas, found.masks))
+        record(found.file_format, betas, masks)
         return TransferReport.total([])
 
     reports: list[TransferReport] = []
@@ -179,75 +236,23 @@ def download_space(
         reports.append(TransferReport(remote.n_bytes, remote.n_requests, seconds, 0))
         plan = voxel_chunks.plan_chunks(layout, wanted)
         name = f"{PurePosixPath(info.key).stem}.npy"
-        np.save(voxels_file(folder / name), plan.voxels)
+        np.save(_voxels_file(folder / name), plan.voxels)
         header = npy_header((len(plan.voxels), found.n_trials), voxel_chunks.VALUE)
         return move(info, name, plan.ranges, header)
 
     if found.file_format == "nii.gz":
         betas = [move_whole(info) for info in found.betas]
+    elif voxels is None:
+        raise ValueError("which voxels of the HDF5 files on a bucket are needed?")
     else:
-        if voxels is None:
-            raise ValueError("which voxels of the HDF5 files on a bucket are needed?")
-        ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in found.shapes])
-        betas = [
-            move_voxels(
-                info,
-                len(shape) + 1,
-                voxels[(voxels >= end - np.prod(shape)) & (voxels < end)] - (end - np.prod(shape)),
-            )
-            for info, shape, end in zip(found.betas, found.shapes, ends, strict=True)
-        ]
+        betas, first = [], 0
+        for info, shape in zip(found.betas, found.shapes, strict=True):
+            own = voxels[(voxels >= first) & (voxels < first + math.prod(shape))]
+            betas.append(move_voxels(info, len(shape) + 1, own - first))
+            first += math.prod(shape)
     masks = [move_whole(info) for info in found.masks]
-    local_format = "npy" if found.file_format == "hdf5" else found.file_format
-    write_files(folder, local_format, betas, masks)
+    record("npy" if found.file_format == "hdf5" else found.file_format, betas, masks)
     return TransferReport.total(reports)
-
-
-def _choose(
-    source: Source, subject: str, session: int, space: Space, wanted: FormatChoice
-) -> tuple[FileFormat, tuple[str, ...]]:
-    """Format to take, and its keys."""
-    offered = betas_files(subject, session, space)
-    if wanted != "auto" and wanted not in offered:
-        raise SourceError(
-            f"NSD has no betas in {space} as {wanted}.",
-            next_step=f"set file_format of betas to {' or '.join(offered)}, or to auto.",
-        )
-    for file_format, keys in offered.items():
-        if wanted in ("auto", file_format) and all(key in source.list(key) for key in keys):
-            return file_format, keys
-    named = [key for form, keys in offered.items() if wanted in ("auto", form) for key in keys]
-    raise SourceError(
-        f"{source.url} has no {' nor '.join(named)}.",
-        next_step="check that the source has this session in this space; `events` lists the"
-        " spaces of each session.",
-    )
-
-
-def _read_shape(
-    source: Source, info: ObjectInfo, file_format: FileFormat, *, n_axes: int
-) -> tuple[tuple[int, ...], int]:
-    if file_format == "nii.gz":
-        header = _read_header(source, info)
-        return header.shape, header.n_volumes
-    name = f"{source.url}/{info.key}"
-    mirror = source.local_path(info.key)
-    if mirror:
-        return voxel_chunks.read_shape(mirror, name=name)
-    with IndexFile(source, info, n_axes) as remote:
-        return voxel_chunks.read_shape(remote, name=name)
-
-
-def _read_header(source: Source, info: ObjectInfo) -> nifti.VolumeHeader:
-    length = min(nifti.HEADER_PART, info.n_bytes)
-    raw = source.read(info.key, 0, length, etag=info.etag)
-    return nifti.parse_header(raw, name=f"{source.url}/{info.key}")
-
-
-LocalFormat = Literal["hdf5", "nii.gz", "npy"]
-
-_FILES: Final = "files.json"
-_ROWS_AT_ONCE: Final = 2**14
 
 
 @dataclass(frozen=True)
@@ -264,19 +269,13 @@ class SpaceFiles:
         The mask of voxels with data; none for native surfaces.
     """
 
-    file_format: LocalFormat
+    file_format: Literal["hdf5", "nii.gz", "npy"]
     betas: tuple[Path, ...]
     masks: tuple[Path, ...]
 
 
-def write_files(folder: Path, file_format: str, betas: Sequence[str], masks: Sequence[str]) -> None:
-    """Write down which files there are: names in the folder, or paths of a mirror."""
-    listed = {"file_format": file_format, "betas": betas, "masks": masks}
-    (folder / _FILES).write_text(json.dumps(listed, indent=2))
-
-
 def locate_files(folder: Path) -> SpaceFiles:
-    """Find the files again that :func:`write_files` listed in a folder.
+    """Find what :func:`download_space` fetched into a folder, or recorded there.
 
     Raises
     ------
@@ -290,11 +289,6 @@ def locate_files(folder: Path) -> SpaceFiles:
         for what in ("betas", "masks")
     )
     return SpaceFiles(listed.get("file_format"), betas, masks)  # type: ignore[arg-type]
-
-
-def voxels_file(path: Path) -> Path:
-    """File that names the voxel of each row of an ``.npy`` file."""
-    return path.with_suffix(".voxels.npy")
 
 
 def read_parts(
@@ -324,29 +318,30 @@ def read_parts(
     """
     first = 0
     for path, shape in zip(files.betas, shapes, strict=True):
-        n_voxels = int(np.prod(shape))
+        n_voxels = math.prod(shape)
         place = np.full(n_voxels, -1, np.int64)
         start, stop = np.searchsorted(voxels, [first, first + n_voxels])
         place[voxels[start:stop] - first] = np.arange(start, stop)
-        parts = _fetched(path) if files.file_format == "npy" else _in_place(path, place)
+        if files.file_format == "npy":
+            parts = _read_fetched(path)
+        else:
+            layout = voxel_chunks.read_layout(path, name=str(path))
+            plan = voxel_chunks.plan_chunks(layout, np.flatnonzero(place >= 0))
+            parts = voxel_chunks.read_chunks(path, plan)
         for numbers, values in parts:
             wanted = place[numbers] >= 0
             yield place[numbers[wanted]], values if wanted.all() else values[wanted]
         first += n_voxels
 
 
-def _fetched(path: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
+def _read_fetched(path: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    numbers = np.load(voxels_file(path), allow_pickle=False)
+    numbers = np.load(_voxels_file(path), allow_pickle=False)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         stop = start + _ROWS_AT_ONCE
         yield numbers[start:stop], rows[start:stop]
 
 
-def _in_place(
-    path: Path, place: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
-    layout = voxel_chunks.read_layout(path, name=str(path))
-    return voxel_chunks.read_chunks(
-        path, voxel_chunks.plan_chunks(layout, np.flatnonzero(place >= 0))
-    )
+def _voxels_file(path: Path) -> Path:
+    """File that names the voxel of each row of an ``.npy`` file."""
+    return path.with_suffix(".voxels.npy")

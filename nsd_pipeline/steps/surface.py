@@ -174,7 +174,7 @@ def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
     files = locate_files(folder)
     shapes = [tuple(shape) for shape in downloaded.config["shapes"]]
     if space == "MNI":
-        header = nifti.read_header(files.betas[0])
+        header = nifti.open_volumes(files.betas[0])
         valid = nifti.read_mask(files.masks[0])
         return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
     subject, _ = layout.parse_session_key(str(downloaded.partition))
