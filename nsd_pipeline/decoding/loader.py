@@ -16,87 +16,22 @@ rounds to bfloat16 anyway need not turn them into float32 first.
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nsd_pipeline.decoding.order import Plan, shuffled
-from nsd_pipeline.decoding.rows import HeldRows, Integers, StoredRows, samples_of
-from nsd_pipeline.decoding.trials import Trials, trial_rows
+from nsd_pipeline.decoding.rows import HeldRows, Integers, StoredRows
+from nsd_pipeline.decoding.trials import Trials
 
 RESIDENT_SHARE: Final = 0.6
 """Rows stay on the GPU if they take no more than this share of its free memory."""
 
 _ROWS_AT_ONCE: Final = 1024
-
-
-class Loader(Protocol):
-    """Batches of trials on a device, and the order in which they are best asked for."""
-
-    def shuffle(self, generator: torch.Generator) -> Tensor:
-        """Draw an order (N,) in which every trial comes once.
-
-        Any order is as likely as any other one, unless trials come from a disk.
-        """
-        ...
-
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give one batch after the other.
-
-        Parameters
-        ----------
-        batches
-            Numbers (B,) of the trials of each batch, on the CPU; each trial at most once.
-
-        Yields
-        ------
-        tuple
-            fMRI (B, V, T) in the precision it is kept in, and targets (B, D). They hold until the
-            next batch is asked for, which may use their memory.
-        """
-        ...
-
-
-class HostBatches(Protocol):
-    """Batches of fMRI on the CPU, in buffers that the caller provides."""
-
-    def shuffle(self, generator: torch.Generator) -> Tensor:
-        """See :meth:`Loader.shuffle`."""
-        ...
-
-    def expect(self, order: Tensor) -> None:
-        """Say which trials (n,) will be asked for, in which order."""
-        ...
-
-    def copy(self, trials: Tensor, out: Tensor) -> None:
-        """Copy the trials (B,) that come next to ``out`` (B, T, V)."""
-        ...
-
-
-def load_trials(trials: Trials, device: torch.device, batch_size: int) -> Loader:
-    """Prepare to put batches of trials on a device.
-
-    Parameters
-    ----------
-    trials
-        Trials, in memory or in the store.
-    device
-        Where batches are wanted.
-    batch_size
-        Trials of the largest batch.
-    """
-    if device.type == "cuda" and _fits(trials, device):
-        return ResidentLoader(trials, device)
-    return HostLoader(trials, device, batch_size)
-
-
-def _fits(trials: Trials, device: torch.device) -> bool:
-    """Whether a GPU has room for all rows that some trial needs, and a model besides."""
-    free, _ = torch.cuda.mem_get_info(device)
-    n_bytes = len(np.unique(trial_rows(trials))) * trials.n_vertices * _dtype(trials).itemsize
-    return n_bytes <= RESIDENT_SHARE * free
+"""Rows that are copied to a GPU together, so that few of them are in host memory."""
 
 
 def _dtype(trials: Trials) -> torch.dtype:
@@ -123,186 +58,95 @@ class _HeldBatches:
     """Batches of rows in memory, which come in any order at the same cost."""
 
     def __init__(self, trials: Trials, rows: HeldRows) -> None:
-        self._rows, self._places = rows, trial_rows(trials)
+        self._rows, self._places = rows, trials.places()
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which each trial comes once."""
         return torch.randperm(len(self._places), generator=generator)
 
-    def expect(self, order: Tensor) -> None:
-        pass
+    def begin(self, order: Tensor) -> None:
+        """Do nothing: all is there."""
 
     def copy(self, trials: Tensor, out: Tensor) -> None:
+        """Copy trials (B,) to ``out`` (B, T, V)."""
         places = self._places[trials.numpy()].ravel()
         self._rows.copy(places, out.view(len(places), out.shape[2]))
 
 
-def _host_batches(trials: Trials, batch_size: int) -> HostBatches:
-    rows = trials.rows
-    if isinstance(rows, HeldRows):
-        return _HeldBatches(trials, rows)
-    assert isinstance(rows, StoredRows)  # noqa: S101  # there are no other rows
-    return StoredBatches(trials.first_row, trials.n_times, rows, batch_size)
-
-
-class HostLoader:
-    """Batches that are copied together on the CPU, and sent to a GPU if the model is there.
-
-    Two page-locked buffers are used in turn for a GPU: one is filled while the other one is still
-    being sent.
-
-    Parameters
-    ----------
-    trials, device, batch_size
-        As for :func:`load_trials`.
-    """
-
-    def __init__(self, trials: Trials, device: torch.device, batch_size: int) -> None:
-        self._device = device
-        self._batches = _host_batches(trials, batch_size)
-        self._targets = _Targets(trials, device)
-        cuda = device.type == "cuda"
-        shape = (batch_size, trials.n_times, trials.n_vertices)
-        self._buffers = [
-            torch.empty(shape, dtype=_dtype(trials), pin_memory=cuda)
-            for _ in range(2 if cuda else 1)
-        ]
-        # The CPU copies at once.
-        self._sent = [torch.Event(device) if cuda else None for _ in self._buffers]
-        self.shuffle = self._batches.shuffle
-
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Loader.batches`."""
-        if batches:
-            self._batches.expect(torch.cat(list(batches)))
-        for number, trials in enumerate(batches):
-            turn = number % len(self._buffers)
-            sent = self._sent[turn]
-            if sent is not None:
-                sent.synchronize()
-            batch = self._buffers[turn][: len(trials)]
-            self._batches.copy(trials, batch)
-            fmri = batch.to(self._device, non_blocking=True)
-            if sent is not None:
-                sent.record()
-            yield fmri.transpose(1, 2), self._targets(trials.to(self._device))
-
-
-class ResidentLoader:
-    """Every row that some trial needs lies on the device, once: windows of neighbours overlap.
-
-    Rows that come from the store never are in host memory all at once.
-
-    Parameters
-    ----------
-    trials, device
-        As for :func:`load_trials`.
-    """
-
-    def __init__(self, trials: Trials, device: torch.device) -> None:
-        self._device, self._n_trials = device, trials.n_trials
-        used, places = np.unique(trial_rows(trials), return_inverse=True)
-        shape, dtype = (len(used), trials.n_vertices), _dtype(trials)
-        self._values = torch.empty(shape, dtype=dtype, device=device)
-        buffer = torch.empty((min(_ROWS_AT_ONCE, len(used)), shape[1]), dtype=dtype)
-        for start in range(0, len(used), _ROWS_AT_ONCE):
-            rows = used[start : start + _ROWS_AT_ONCE]
-            trials.rows.copy(rows, buffer[: len(rows)])
-            self._values[start : start + len(rows)] = buffer[: len(rows)]
-        self._places = torch.from_numpy(places.reshape(trials.n_trials, trials.n_times)).to(device)
-        self._targets = _Targets(trials, device)
-
-    def shuffle(self, generator: torch.Generator) -> Tensor:
-        """See :meth:`Loader.shuffle`."""
-        return torch.randperm(self._n_trials, generator=generator)
-
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Loader.batches`."""
-        for trials in batches:
-            numbers = trials.to(self._device)
-            fmri = self._values[self._places[numbers]]
-            yield fmri.transpose(1, 2), self._targets(numbers)
-
-
-class StoredBatches:
+class _StoredBatches:
     """Batches of trials that a thread reads ahead from the store.
 
     Parameters
     ----------
-    first_row
-        Row (N,) at which each trial begins.
-    n_times
-        Rows of a trial.
+    trials
+        The trials.
     rows
-        The rows.
+        Their rows.
     batch_size
         Trials of the largest batch.
     """
 
-    def __init__(
-        self, first_row: Integers, n_times: int, rows: StoredRows, batch_size: int
-    ) -> None:
-        self._rows, self._batch_size = rows, batch_size
-        self._read = _TrialReader(first_row, n_times, rows)
-        self._block_of: Integers = first_row // rows.block_rows
-        self._dtype: torch.dtype = getattr(torch, rows.dtype)
-        self._width = n_times * rows.n_vertices
-        self._places = torch.empty((0, self._width), dtype=self._dtype)
-        self._prefetch: Prefetch | None = None
+    def __init__(self, trials: Trials, rows: StoredRows, batch_size: int) -> None:
+        self._window, self._batch_size = rows.window, batch_size
+        # Not a method of these batches: the thread would keep them alive, and they end the thread.
+        self._read = partial(_read_trials, rows, trials.places())
+        self._block_of: Integers = trials.first_row // rows.block_rows
+        self._places = torch.empty((0, trials.n_times * rows.n_vertices), dtype=_dtype(trials))
+        self._reading: _ReadAhead | None = None
         self._stop = weakref.finalize(self, lambda: None)
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
         """Draw an order (N,) in which each trial comes once."""
-        return shuffled(self._block_of, self._rows.window, generator)
+        return shuffled(self._block_of, self._window, generator)
 
-    def expect(self, order: Tensor) -> None:
+    def begin(self, order: Tensor) -> None:
         """Start to read what comes first in an order of trials (n,), each at most once."""
         self._stop()
         plan = Plan.of(order.numpy(), self._block_of, self._batch_size)
         if plan.n_places > len(self._places):
+            shape, dtype = (plan.n_places, self._places.shape[1]), self._places.dtype
             self._places = self._places[:0].clone()  # before the new memory is asked for
             # The thread writes to it, and is in no inference mode.
             with torch.inference_mode(False):
-                self._places = torch.empty((plan.n_places, self._width), dtype=self._dtype)
-        self._prefetch = Prefetch(self._read, plan, self._places, len(self._block_of))
-        self._stop = weakref.finalize(self, self._prefetch.stop)
+                self._places = torch.empty(shape, dtype=dtype)
+        self._reading = _ReadAhead(self._read, plan, self._places, len(self._block_of))
+        self._stop = weakref.finalize(self, self._reading.stop)
 
     def copy(self, trials: Tensor, out: Tensor) -> None:
         """Copy the trials (B,) that come next in the order to ``out`` (B, T, V)."""
-        assert self._prefetch is not None  # noqa: S101  # an order is expected first
-        self._prefetch.take(trials.numpy(), out.view(len(trials), self._width))
+        assert self._reading is not None  # noqa: S101  # an order is begun first
+        self._reading.take(trials.numpy(), out.view(len(trials), -1))
 
 
-class _TrialReader:
-    """Reads trials of one block. Holds no `StoredBatches`, or the thread would keep it alive."""
-
-    def __init__(self, first_row: Integers, n_times: int, rows: StoredRows) -> None:
-        self._first_row, self._n_times, self._rows = first_row, n_times, rows
-
-    def __call__(self, trials: Integers, out: Tensor) -> None:
-        places = samples_of(self._first_row[trials], self._n_times).ravel()
-        self._rows.copy(places, out.view(len(places), self._rows.n_vertices))
+def _read_trials(rows: StoredRows, places: Integers, trials: Integers, out: Tensor) -> None:
+    """Fill ``out`` (n, T x V) with trials (n,) of one block; ``places`` (N, T) has all rows."""
+    wanted = places[trials].ravel()
+    rows.copy(wanted, out.view(len(wanted), rows.n_vertices))
 
 
-ReadTrials = Callable[[Integers, Tensor], object]
-"""From numbers of trials (n,) of one block, ascending, and a tensor (n, T x V) to fill."""
-
-
-class Prefetch:
+class _ReadAhead:
     """Trials of a plan, read by a thread.
 
     Parameters
     ----------
     read
-        Reads some trials of one block. Called in the thread.
+        Called in the thread with trials (n,) of one block, ascending, and a tensor (n, T x V) to
+        fill.
     plan
         What to read.
     places
-        Memory (at least ``plan.n_places``, V), in any precision.
+        Memory (at least ``plan.n_places``, T x V), in any precision.
     n_trials
         How many trials there are in all.
     """
 
-    def __init__(self, read: ReadTrials, plan: Plan, places: Tensor, n_trials: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[Integers, Tensor], None],
+        plan: Plan,
+        places: Tensor,
+        n_trials: int,
+    ) -> None:
         self._read, self._plan, self._places = read, plan, places
         self._place_of = np.full(n_trials, -1, dtype=np.int64)
         self._free = list(range(len(places)))
@@ -313,7 +157,7 @@ class Prefetch:
         self._thread.start()
 
     def take(self, trials: Integers, out: Tensor) -> None:
-        """Copy trials (n,) to ``out`` (n, V), as soon as they are there, and forget them.
+        """Copy trials (n,) to ``out`` (n, T x V), as soon as they are there, and forget them.
 
         What the thread failed with is raised here.
         """
@@ -359,3 +203,132 @@ class Prefetch:
             self._changed.wait_for(lambda: self._stopped or len(self._free) >= n)
             places, self._free = self._free[:n], self._free[n:]
             return places
+
+
+class HostLoader:
+    """Batches that are copied together on the CPU, and sent to a GPU if the model is there.
+
+    Two page-locked buffers are used in turn for a GPU: one is filled while the other one is still
+    being sent.
+
+    Parameters
+    ----------
+    trials, device, batch_size
+        As for :func:`load_trials`.
+    """
+
+    def __init__(self, trials: Trials, device: torch.device, batch_size: int) -> None:
+        self._device = device
+        rows = trials.rows
+        self._batches = (
+            _HeldBatches(trials, rows)
+            if isinstance(rows, HeldRows)
+            else _StoredBatches(trials, rows, batch_size)
+        )
+        self._targets = _Targets(trials, device)
+        cuda = device.type == "cuda"
+        shape = (batch_size, trials.n_times, trials.n_vertices)
+        self._buffers = [
+            torch.empty(shape, dtype=_dtype(trials), pin_memory=cuda)
+            for _ in range(2 if cuda else 1)
+        ]
+        # When the copy of each buffer to the GPU is done; on the CPU there is none to wait for.
+        self._sent = [torch.Event(device) if cuda else None for _ in self._buffers]
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which every trial comes once.
+
+        Any order is as likely as any other one, unless trials come from the store.
+        """
+        return self._batches.shuffle(generator)
+
+    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give one batch after the other.
+
+        Parameters
+        ----------
+        batches
+            Numbers (B,) of the trials of each batch, on the CPU; each trial at most once.
+
+        Yields
+        ------
+        tuple
+            fMRI (B, V, T) in the precision it is kept in, and targets (B, D). They hold until the
+            next batch is asked for, which may use their memory.
+        """
+        if batches:
+            self._batches.begin(torch.cat(list(batches)))
+        for number, trials in enumerate(batches):
+            turn = number % len(self._buffers)
+            sent = self._sent[turn]
+            if sent is not None:
+                sent.synchronize()
+            batch = self._buffers[turn][: len(trials)]
+            self._batches.copy(trials, batch)
+            fmri = batch.to(self._device, non_blocking=True)
+            if sent is not None:
+                sent.record()
+            yield fmri.transpose(1, 2), self._targets(trials.to(self._device))
+
+
+class ResidentLoader:
+    """Every row that some trial needs lies on the device, once: windows of neighbours overlap.
+
+    Rows that come from the store never are in host memory all at once.
+
+    Parameters
+    ----------
+    trials, device
+        As for :func:`load_trials`.
+    """
+
+    def __init__(self, trials: Trials, device: torch.device) -> None:
+        self._device, self._n_trials = device, trials.n_trials
+        used, places = np.unique(trials.places(), return_inverse=True)
+        shape, dtype = (len(used), trials.n_vertices), _dtype(trials)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        buffer = torch.empty((min(_ROWS_AT_ONCE, len(used)), shape[1]), dtype=dtype)
+        for start in range(0, len(used), _ROWS_AT_ONCE):
+            rows = used[start : start + _ROWS_AT_ONCE]
+            trials.rows.copy(rows, buffer[: len(rows)])
+            self._values[start : start + len(rows)] = buffer[: len(rows)]
+        self._places = torch.from_numpy(places.reshape(trials.n_trials, trials.n_times)).to(device)
+        self._targets = _Targets(trials, device)
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which every trial comes once."""
+        return torch.randperm(self._n_trials, generator=generator)
+
+    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`HostLoader.batches`."""
+        for trials in batches:
+            numbers = trials.to(self._device)
+            fmri = self._values[self._places[numbers]]
+            yield fmri.transpose(1, 2), self._targets(numbers)
+
+
+Loader = HostLoader | ResidentLoader
+
+
+def load_trials(trials: Trials, device: torch.device, batch_size: int) -> Loader:
+    """Prepare to put batches of trials on a device.
+
+    Parameters
+    ----------
+    trials
+        Trials, in memory or in the store.
+    device
+        Where batches are wanted.
+    batch_size
+        Trials of the largest batch.
+    """
+    if device.type == "cuda" and _fits(trials, device):
+        return ResidentLoader(trials, device)
+    return HostLoader(trials, device, batch_size)
+
+
+def _fits(trials: Trials, device: torch.device) -> bool:
+    """Whether a GPU has room for all rows that some trial needs, and a model besides."""
+    free, _ = torch.cuda.mem_get_info(device)
+    n_bytes = len(np.unique(trials.places())) * trials.n_vertices * _dtype(trials).itemsize
+    return n_bytes <= RESIDENT_SHARE * free

@@ -1,16 +1,14 @@
-"""The contrastive loss that pulls an estimate towards the embedding of the image that was shown.
+"""The contrastive loss of a batch, and the process group that computes it; usually one process.
 
 Radford et al. (2021), as Défossez et al. (2023) use it for brain signals: the candidates of a
 trial are the targets of its batch, and the right one is its own. REFERENCE normalises the
 candidates only, has no temperature, and asks in one direction (brain -> image).
 
-The processes that train one model together; usually there is but one.
-
-Every process holds the whole model and takes its share of each batch. The loss is one of the whole
-batch: the estimates and candidates of all are gathered, and each process computes the same loss and
-differentiates it by its own estimates only. Since estimates of different trials do not depend on
-each other, the gradient of the parameters is the sum of what each process finds. The same goes for
-any loss, whether its rows are independent or not.
+Every process of a group holds the whole model and takes its share of each batch. The loss is one of
+the whole batch: the estimates and candidates of all are gathered, and each process computes the
+same loss and differentiates it by its own estimates only. Since estimates of different trials do
+not depend on each other, the gradient of the parameters is the sum of what each process finds. The
+same goes for any loss, whether its rows are independent or not.
 """
 
 from collections.abc import Iterable, Sequence
@@ -105,17 +103,17 @@ def _unit_length(vectors: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Team:
-    """A process among those that train together.
+class ProcessGroup:
+    """The processes that train one model together, as one of them sees it.
 
     Attributes
     ----------
     rank
-        Which one it is, from 0.
+        Number of this process, from 0.
     size
-        How many there are.
+        Number of processes.
     device
-        Where this one computes, and where its messages come from.
+        Where this process computes, and where its messages come from.
     """
 
     rank: int
@@ -123,14 +121,14 @@ class Team:
     device: torch.device
 
     @classmethod
-    def here(cls, device: torch.device) -> "Team":
-        """Join the default group of torch.distributed, or work alone if there is none."""
+    def current(cls, device: torch.device) -> "ProcessGroup":
+        """The default group of torch.distributed, or this process alone if there is none."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size(), device)
         return cls(0, 1, device)
 
     def share(self, batch: Tensor) -> Tensor:
-        """The part of a batch (B, ...) that falls to this process; may be empty."""
+        """Part of a batch (B, ...) that is this process's; may be empty."""
         return torch.tensor_split(batch, self.size)[self.rank]
 
     def gather(self, own: Tensor, n_rows: int) -> Tensor:
@@ -141,6 +139,7 @@ class Team:
         if self.size == 1:
             return own
         counts = [len(part) for part in torch.tensor_split(torch.empty(n_rows), self.size)]
+        # Parts differ by a row at most, but all_gather takes tensors of one shape.
         padded = own.new_zeros((max(counts), *own.shape[1:]))
         padded[: len(own)] = own.detach()
         received = [torch.empty_like(padded) for _ in counts]
@@ -150,7 +149,7 @@ class Team:
         return torch.cat(parts)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up what all processes found, in one message."""
+        """Sum the gradients that all processes found, in one message."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -161,7 +160,7 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
     def agree(self, values: Sequence[float]) -> list[float]:
-        """Numbers as the first process has them."""
+        """Give every process the numbers that the first one has."""
         if self.size == 1:
             return list(values)
         message = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -179,15 +178,15 @@ class SharedDropout(nn.Module):
     ----------
     p
         Share of units that are dropped.
-    team
+    group
         The processes.
     """
 
     n_rows: int
 
-    def __init__(self, p: float, team: Team) -> None:
+    def __init__(self, p: float, group: ProcessGroup) -> None:
         super().__init__()
-        self.p, self.team = p, team
+        self.p, self.group = p, group
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop units of (b, ...): this process's share of ``n_rows``."""
@@ -195,16 +194,16 @@ class SharedDropout(nn.Module):
             return x
         keep = 1 - self.p
         mask = torch.empty((self.n_rows, *x.shape[1:]), dtype=torch.bool, device=x.device)
-        return x * self.team.share(mask.bernoulli_(keep)) / keep
+        return x * self.group.share(mask.bernoulli_(keep)) / keep
 
 
-def share_dropout(model: nn.Module, team: Team) -> list[SharedDropout]:
+def share_dropout(model: nn.Module, group: ProcessGroup) -> list[SharedDropout]:
     """Replace every dropout layer of a model; their ``n_rows`` is to be set before each batch."""
     shared = []
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                dropout = SharedDropout(child.p, team).train(child.training)
+                dropout = SharedDropout(child.p, group).train(child.training)
                 setattr(module, name, dropout)
                 shared.append(dropout)
     return shared

@@ -1,4 +1,4 @@
-"""The brain decoders: fMRI of one trial in, an estimate of the image's embedding out.
+"""The brain decoders: fMRI of trials in, estimates of the images' embeddings out.
 
 :class:`FmriMlp` is the reference's residual MLP (REFERENCE: hidden 128, two residual blocks, a
 linear map over time, one linear head), with the reference's parameter names, so that weights
@@ -219,23 +219,21 @@ def build_model(
     NsdError
         If the head would not end with the embedding's width.
     """
-    model = _build(config, n_vertices, n_times, n_outputs)
+    model: Decoder
+    if config.model == "FmriLinear":
+        model = FmriLinear(n_vertices, n_outputs, n_times)
+    else:
+        sizes = [n_outputs] if config.head_sizes is None else config.head_sizes
+        if sizes and sizes[-1] != n_outputs:
+            raise NsdError(
+                f"head_sizes ends with {sizes[-1]}, but image embeddings have {n_outputs} values.",
+                next_step=f"let head_sizes end with {n_outputs}, or set it to null.",
+            )
+        model = FmriMlp(n_vertices, n_outputs, config.hidden, config.n_blocks, n_times, sizes)
     if config.starts_as_mean(n_times):
         nn.init.constant_(model.out_time_agg.weight, 1 / n_times)
         nn.init.zeros_(model.out_time_agg.bias)
     return model
-
-
-def _build(config: TrainingConfig, n_vertices: int, n_times: int, n_outputs: int) -> Decoder:
-    if config.model == "FmriLinear":
-        return FmriLinear(n_vertices, n_outputs, n_times)
-    head_sizes = [n_outputs] if config.head_sizes is None else config.head_sizes
-    if head_sizes and head_sizes[-1] != n_outputs:
-        raise NsdError(
-            f"head_sizes ends with {head_sizes[-1]}, but image embeddings have {n_outputs} values.",
-            next_step=f"let head_sizes end with {n_outputs}, or set it to null.",
-        )
-    return FmriMlp(n_vertices, n_outputs, config.hidden, config.n_blocks, n_times, head_sizes)
 
 
 def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[np.float32]:

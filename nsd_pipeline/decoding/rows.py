@@ -5,15 +5,17 @@ Sessions are read once into one array in memory, session by session in place: th
 fitting and not. Windows of neighbouring trials overlap, so a window is only the number of its first
 row. What lies between windows is left out.
 
+Rows are kept in float32, or in half of it. bfloat16 has float32's range and 8 bits of precision,
+float16 has 11 bits up to 65,504; z-scored betas need no range.
+
 What decides how trials are shuffled decides the weights. So whether rows are in memory or in the
 store follows from the configuration and the data alone, never from what else the machine is doing.
 """
 
 import itertools
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -27,12 +29,21 @@ from nsd_pipeline.errors import NotEnoughDataError
 if TYPE_CHECKING:
     import torch
 
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
 NUMPY_DTYPES: Final[dict[DataDtype, type[np.generic]]] = {
     "float32": np.float32,
     "bfloat16": np.uint16,
     "float16": np.float16,
 }
-"""The numpy type whose bytes hold each of them."""
+"""What rows are kept in, and the numpy type of that size that holds it: numpy has no bfloat16."""
+
+LEAST_BLOCKS: Final = 16
+"""Blocks of trials that are shuffled at least: fewer fill most of a batch with neighbours."""
+READ_AHEAD: Final = 4
+"""Blocks that are read before anything of them is needed."""
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def as_tensor(values: NDArray[Any]) -> "torch.Tensor":
@@ -41,25 +52,6 @@ def as_tensor(values: NDArray[Any]) -> "torch.Tensor":
 
     tensor = torch.from_numpy(values)
     return tensor.view(torch.bfloat16) if values.dtype == np.uint16 else tensor
-
-
-def fill_rounded(out: NDArray[Any], fill: Callable[[NDArray[np.float32]], object]) -> None:
-    """Let something fill an array with float32, rounded to the nearest value that it can hold."""
-    if out.dtype == np.float32:
-        fill(out)
-        return
-    import torch
-
-    exact = np.empty(out.shape, np.float32)
-    fill(exact)
-    as_tensor(out).copy_(torch.from_numpy(exact))
-
-
-LEAST_BLOCKS: Final = 16
-"""Blocks of trials that are shuffled at least: fewer fill most of a batch with neighbours."""
-READ_AHEAD: Final = 4
-"""Blocks that are read before anything of them is needed."""
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -170,10 +162,6 @@ def _groups(cgroups: Path) -> list[Path]:
     return [group for group in (inner, *inner.parents) if group.is_relative_to(cgroups)]
 
 
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
-
-
 class ReadsRows(Protocol):
     """One session's fMRI: `SessionRows`, or whatever else can be read row by row."""
 
@@ -183,29 +171,6 @@ class ReadsRows(Protocol):
 
     def read(self, rows: Integers, *, out: Floats) -> object:
         """Fill ``out`` (n, V) with rows (n,) of the session, given in ascending order."""
-        ...
-
-
-class Rows(Protocol):
-    """The fMRI (R, V) of a cohort, in the precision it is kept in."""
-
-    @property
-    def n_rows(self) -> int:
-        """Number R of rows."""
-        ...
-
-    @property
-    def n_vertices(self) -> int:
-        """Vertices V."""
-        ...
-
-    @property
-    def dtype(self) -> DataDtype:
-        """What rows are kept in."""
-        ...
-
-    def copy(self, rows: Integers, out: "torch.Tensor") -> None:
-        """Copy rows (n,) to ``out`` (n, V) on the CPU, which has their dtype."""
         ...
 
 
@@ -297,7 +262,10 @@ class StoredRows:
 
 
 def _copy_rows(session: ReadsRows, rows: Integers, out: "torch.Tensor") -> None:
-    """Copy rows (n,) of one session, in any order and any number of times, to ``out`` (n, V)."""
+    """Copy rows (n,) of one session, in any order and any number of times, to ``out`` (n, V).
+
+    They are rounded to the nearest value that ``out`` can hold.
+    """
     import torch
 
     ascending = bool((np.diff(rows) > 0).all())
@@ -307,6 +275,9 @@ def _copy_rows(session: ReadsRows, rows: Integers, out: "torch.Tensor") -> None:
     wanted, places = np.unique(rows, return_inverse=True)
     exact = np.empty((len(wanted), out.shape[1]), np.float32)
     session.read(wanted, out=exact)
+    if ascending:
+        out.copy_(torch.from_numpy(exact))
+        return
     kept = torch.from_numpy(exact).to(out.dtype)
     torch.index_select(kept, 0, torch.from_numpy(places), out=out)
 
@@ -361,14 +332,10 @@ def _in_memory(
     first, start = [], 0
     for (reader, begin), rows in zip(sessions, wanted, strict=True):
         part = values[start : start + len(rows)]
-        fill_rounded(part, partial(_read, reader, rows))
+        _copy_rows(reader, rows, as_tensor(part))
         first.append(start + np.searchsorted(rows, begin))
         start += len(rows)
     return HeldRows(values), np.concatenate(first)
-
-
-def _read(reader: ReadsRows, rows: Integers, out: Floats) -> None:
-    reader.read(rows, out=out)
 
 
 def samples_of(first_row: Integers, n_times: int) -> Integers:

@@ -71,7 +71,7 @@ def load_model(folder: Path) -> Decoder:
         If there are no weights, if they are damaged, or if they are not of a known architecture.
     """
     path = folder / WEIGHTS_NAME
-    again = "materialize fmri_mlp for this cohort again."
+    again = "make fmri_mlp of this cohort again."
     try:
         state = load_file(path)
     except FileNotFoundError as error:

@@ -1,8 +1,9 @@
 """The trials a model learns from: where their fMRI lies, and which image each of them showed.
 
 A trial is some rows of fMRI that follow each other: one row of betas, or the samples of a window of
-time series. Rows are in memory or stay in the store (see ``rows``); splits are some of the trials
-over the same rows. Targets are one row an image, not one a trial.
+time series, which is known by its first one. Rows are in memory or stay in the store (see
+``rows``); splits are some of the trials over the same rows. Targets are one row an image, not one a
+trial.
 """
 
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.decoding.rows import (
     Floats,
+    HeldRows,
     Integers,
     Memory,
     ReadsRows,
-    Rows,
+    StoredRows,
     hold_rows,
     samples_of,
 )
@@ -31,9 +33,9 @@ SessionKey = tuple[str, int]
 """A subject and the number of one of its sessions."""
 
 _SPLIT_ADVICE: Final = {
-    "train": "materialize a session that has trials outside the shared images.",
-    "val": "materialize another session, so that validation gets runs of its own.",
-    "test": "materialize a session that showed shared images.",
+    "train": "prepare a session that has trials outside the shared images.",
+    "val": "prepare another session, so that validation gets runs of its own.",
+    "test": "prepare a session that showed shared images.",
 }
 
 
@@ -58,7 +60,7 @@ class Trials:
         ``split``.
     """
 
-    rows: Rows
+    rows: HeldRows | StoredRows
     first_row: Integers
     n_times: int
     targets: Floats
@@ -90,6 +92,10 @@ class Trials:
     def n_outputs(self) -> int:
         """Width D of the targets."""
         return int(self.targets.shape[1])
+
+    def places(self) -> Integers:
+        """Rows (N, T) of every trial."""
+        return samples_of(self.first_row, self.n_times)
 
     def y_true(self) -> Floats:
         """Target (N, D) of each trial."""
@@ -191,7 +197,7 @@ def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
     """
     if table.empty:
         raise NotEnoughDataError(
-            "There are no trials to learn from.", next_step="materialize a session of this cohort."
+            "There are no trials to learn from.", next_step="prepare a session of this cohort."
         )
     sessions = {
         cast("SessionKey", key): group.sort_values("trial", kind="stable")
@@ -204,7 +210,7 @@ def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
         if len(twice):
             raise MappingError(
                 f"The events of {session_key(*key)} list trial {twice[0]} twice.",
-                next_step="materialize events and fsaverage_events of the session again.",
+                next_step="make events and fsaverage_events of the session again.",
             )
     return sessions
 
@@ -226,14 +232,9 @@ def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
         raise ArtifactError(
             f"{len(missing)} images have no embedding, among them "
             f"{', '.join(map(str, missing[:5]))}.",
-            next_step="materialize stimulus_embeddings of the cohort's stimulus sets.",
+            next_step="make stimulus_embeddings of the cohort's stimulus sets.",
         )
     return rows
-
-
-def trial_rows(trials: Trials) -> Integers:
-    """Rows (N, T) of every trial."""
-    return samples_of(trials.first_row, trials.n_times)
 
 
 class Windows(NamedTuple):
@@ -257,7 +258,7 @@ class Windows(NamedTuple):
 
 def place_windows(
     trials: pd.DataFrame,
-    layouts: Mapping[tuple[str, int], SeriesLayout],
+    layouts: Mapping[SessionKey, SeriesLayout],
     *,
     start: float,
     duration: float,
@@ -293,7 +294,7 @@ def place_windows(
             raise MappingError(
                 f"The time series of {session_key(*key)} lack run {missing[0]}, in which the events"
                 " list trials.",
-                next_step="materialize fsaverage5_series of the session again.",
+                next_step="make fsaverage5_series of the session again.",
             )
         run_first, run_samples = np.array([layout.runs[run] for run in runs.tolist()]).T
         first, n_times = window(
@@ -311,8 +312,8 @@ def place_windows(
     return Windows(complete_trials, n_times, len(trials) - len(complete_trials))
 
 
-def _check_same_tr(layouts: Mapping[tuple[str, int], SeriesLayout]) -> None:
-    by_tr: dict[float, tuple[str, int]] = {}
+def _check_same_tr(layouts: Mapping[SessionKey, SeriesLayout]) -> None:
+    by_tr: dict[float, SessionKey] = {}
     for key, layout in layouts.items():
         by_tr.setdefault(round(layout.tr, 4), key)
     if len(by_tr) > 1:
@@ -320,6 +321,6 @@ def _check_same_tr(layouts: Mapping[tuple[str, int], SeriesLayout]) -> None:
         raise NsdError(
             f"The sessions differ in repetition time, so their windows would differ in length: "
             f"{examples}.",
-            next_step="materialize bold, bold_events and fsaverage5_series of all sessions from one"
+            next_step="make bold, bold_events and fsaverage5_series of all sessions from one"
             " source and space.",
         )

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-from nsd_pipeline_tests.decoding.test_team import run_cases
+from nsd_pipeline_tests.decoding.test_process_group import run_cases
 torch.distributed.init_process_group(
     "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
 )
