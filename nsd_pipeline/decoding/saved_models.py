@@ -23,7 +23,7 @@ from torch import Tensor
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp
 from nsd_pipeline.errors import ArtifactError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONFIG_NAME: Final = "config.json"

@@ -14,7 +14,7 @@ import numpy as np
 
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
-from nsd_pipeline.storage.paths import listed_path, read_listing
+from nsd_pipeline.storage.names import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 

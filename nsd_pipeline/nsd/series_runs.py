@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
-from nsd_pipeline.storage.paths import listed_path
+from nsd_pipeline.storage.names import listed_path
 
 RUNS_FILE: Final = "runs.json"
 TrSource = Literal["both", "sidecar", "header"]
