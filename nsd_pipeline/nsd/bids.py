@@ -108,7 +108,7 @@ def _no_recording(
     return SourceError(
         f"{func} lacks a recording of run {', '.join(map(str, missing))} of {session} (of"
         f" {n_runs} runs). Looked for {names_of_run(first)}.{there}",
-        next_step=f"preprocess the missing runs of task {TASK}, then materialize bold again; or"
+        next_step=f"preprocess the missing runs of task {TASK}, then make bold again; or"
         f" leave them out of the session: `leave_out`: [{left_out}] in the configuration of bold.",
     )
 
