@@ -133,7 +133,7 @@ def map_hdf5(settings: Settings) -> Repeat:
 def map_run(settings: Settings) -> Repeat:
     """A run of BOLD, before it is cleaned."""
     from nsd_pipeline.surface import FsaverageOperator
-    from nsd_pipeline.surface.runs import project_native_run
+    from nsd_pipeline.surface.projected_runs import project_native_run
 
     def repeat() -> Outcome:
         operator = FsaverageOperator.load(Path(settings["operator"]))

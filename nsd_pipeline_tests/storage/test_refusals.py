@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsd_pipeline.assets.tables import sessions_with
+from nsd_pipeline.decoding.cohort import sessions_with
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, NsdError
 from nsd_pipeline.nsd.fsaverage_betas import locate_betas
 from nsd_pipeline.nsd.series_runs import read_runs
