@@ -28,46 +28,32 @@ if TYPE_CHECKING:
     import h5py
     from _typeshed import WriteableBuffer
 
-_NEXT_STEP = "use NSD's own file: download it again, or point the mirror to a whole copy."
-
 
 def own_member(file: "h5py.File", member: str, *, name: str) -> Any:
-    """Get a member of a file, if all of it lies in that file.
-
-    Parameters
-    ----------
-    file
-        The file.
-    member
-        Name of a member of its root.
-    name
-        What to call the file in an error.
-
-    Returns
-    -------
-    object
-        A dataset or a group; None if there is no such member.
+    """Dataset or group at the root of a file, None if there is none.
 
     Raises
     ------
     InvalidFileError
-        If the member, or its data, lies in another file.
+        If it, or its data, lies in another file. The error calls the file `name`.
     """
     import h5py
 
+    problem = found = None
+    # Not opened before it is known to be no link: that would open the other file.
     if isinstance(file.get(member, getlink=True), h5py.ExternalLink):
-        raise _elsewhere(name, member, "is a link to another file")
-    found = file.get(member)
-    if isinstance(found, h5py.Dataset):
+        problem = "is a link to another file"
+    elif isinstance(found := file.get(member), h5py.Dataset):
         if found.external:
-            raise _elsewhere(name, member, "has its data in another file (external storage)")
-        if found.is_virtual:
-            raise _elsewhere(name, member, "is put together from other datasets (virtual)")
+            problem = "has its data in another file (external storage)"
+        elif found.is_virtual:
+            problem = "is put together from other datasets (virtual)"
+    if problem:
+        raise InvalidFileError(
+            f"{name}: {member} {problem}.",
+            next_step="use NSD's own file: download it again, or point the mirror to a whole copy.",
+        )
     return found
-
-
-def _elsewhere(name: str, member: str, problem: str) -> InvalidFileError:
-    return InvalidFileError(f"{name}: {member} {problem}.", next_step=_NEXT_STEP)
 
 
 # A node of HDF5's version 1 B-tree (HDF5 File Format Specification, III.A.1).

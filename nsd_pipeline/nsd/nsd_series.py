@@ -94,10 +94,6 @@ def design_onsets(path: Path, tr: float) -> Onsets:
     return Onsets(volumes.astype(np.float64) * tr, design[volumes])
 
 
-_BLOCK = 16 * 2**20
-"""Bytes per request: what a lost connection costs at most."""
-
-
 @dataclass(frozen=True)
 class SeriesObject:
     """One run's files on the source.
@@ -181,6 +177,11 @@ def download_series(
     InvalidFileError
         If a design file is no such file.
     """
+
+    def name(path: Path) -> str:
+        """Relative to the folder where the file lies in it."""
+        return path.name if path.parent == folder else str(path)
+
     runs: list[BoldRun] = []
     reports: list[TransferReport] = []
     for found in objects:
@@ -192,16 +193,13 @@ def download_series(
                 report = fetch(
                     source,
                     info,
-                    [
-                        (start, min(_BLOCK, info.n_bytes - start))
-                        for start in range(0, info.n_bytes, _BLOCK)
-                    ],
+                    [(0, info.n_bytes)],
                     arrived,
                     max_concurrency=max_concurrency,
                     progress=arrived.name,
                 )
-                path = arrived.rename(folder / arrived.name)
                 reports.append(report)
+                path = arrived.rename(folder / arrived.name)
             paths.append(path)
         volumes, design = paths
         runs.append(
@@ -209,16 +207,11 @@ def download_series(
                 run=found.run,
                 space=space,
                 kind="native",
-                files=(_name(volumes, folder),),
-                onsets=_name(design, folder),
+                files=(name(volumes),),
+                onsets=name(design),
                 onsets_kind="design",
                 tr=TR[space],
                 n_samples=len(read_design(design)),
             )
         )
     return runs, TransferReport.total(reports)
-
-
-def _name(path: Path, folder: Path) -> str:
-    """Relative to the folder where the file lies in it."""
-    return path.name if path.parent == folder else str(path)

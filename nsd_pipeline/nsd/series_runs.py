@@ -106,7 +106,7 @@ def read_runs(folder: Path) -> list[BoldRun]:
     except (OSError, ValidationError) as error:
         raise ArtifactError(
             f"{path} is not a readable list of runs: {error}.",
-            next_step="materialize bold of this session again.",
+            next_step="make bold of this session again.",
         ) from error
     for run in runs:
         for name in (*run.files, run.onsets, run.mask, run.confounds):

@@ -6,6 +6,7 @@ neighbours together, whether the file is here or on a bucket.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class ChunkPlan:
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """Offset and length of each run of chunks that follow one another."""
-        starts = np.flatnonzero(np.diff(self.offsets, prepend=-1) != self.chunk_bytes)
+        starts = np.flatnonzero(
+            np.diff(self.offsets, prepend=-1 - self.chunk_bytes) != self.chunk_bytes
+        )
         counts = np.diff(starts, append=len(self.offsets))
         lengths = (counts * self.chunk_bytes).tolist()
         return list(zip(self.offsets[starts].tolist(), lengths, strict=True))
@@ -120,6 +123,9 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
         dataset = _dataset(opened, name)
         # MATLAB counts axes from the other end: h5py sees (trial, z, y, x).
         shape = dataset.shape[:0:-1]
+        # Before memory is reserved for voxels that the header alone claims.
+        if math.prod(dataset.shape) * VALUE.itemsize > opened.id.get_filesize():
+            raise _invalid(name, f"is too short for voxels {shape} in {dataset.shape[0]} trials")
         offsets = np.full(shape, -1, np.int64)
 
         def note(chunk: "h5py.h5d.StoreInfo") -> None:
