@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,16 +21,13 @@ from pydantic import BaseModel, ConfigDict
 
 from nsd_pipeline import decoding
 from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
-from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 
 TRIALS_FILE: Final = "trials.parquet"
 HISTORY_FILE: Final = "history.parquet"
-
-OnEpoch = Callable[[Mapping[str, float]], object]
-"""Called after every epoch with its row of the history."""
 
 _EPOCH = "epoch "
 """Begins a line of a process's output that has an epoch's row, as JSON."""
@@ -54,7 +51,7 @@ class TrainingPlan(BaseModel):
     checkpoint
         File that says where the training stands.
     recipe
-        Digest of what the model is made from: a checkpoint is of use to no other one.
+        Digest of all that the model is made from. A checkpoint of another one is not used.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -98,9 +95,15 @@ def train_model(
         If another process of this machine trains it, if there are GPUs but fewer than processes,
         if its data cannot be used, or if a process failed.
     """
+    import torch
+
     n_processes = plan.config.n_processes
-    if n_processes > 1:
-        _require_devices(n_processes)
+    n_gpus = torch.cuda.device_count() if n_processes > 1 else 0
+    if 0 < n_gpus < n_processes:
+        raise NsdError(
+            f"{n_processes} processes were asked for, but this run has {n_gpus} GPUs.",
+            next_step=f"set n_processes to {n_gpus}, or start it where there are more GPUs.",
+        )
     with ExitStack() as held:
         held.enter_context(alone(plan))
         devices = [held.enter_context(lease()) for _ in range(n_processes)]
@@ -159,8 +162,9 @@ def _train_here(
         checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
         on_epoch=on_epoch,
     )
-    stored = isinstance(data.rows, decoding.StoredRows)
-    if stored:
+    kept = "in memory"
+    if isinstance(data.rows, decoding.StoredRows):
+        kept = f"read in every epoch, shuffled among {data.rows.window} trials"
         check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
@@ -174,9 +178,7 @@ def _train_here(
         plan.config.monitor: float(result.best_score),
         "device": str(next(result.model.parameters()).device),
         "seconds": float(result.history["seconds"].sum()),
-        "data": f"read in every epoch, shuffled among {data.rows.window} trials"
-        if isinstance(data.rows, decoding.StoredRows)
-        else "in memory",
+        "data": kept,
     }
 
 
@@ -186,7 +188,6 @@ def _train_in_processes(
     """Train in one process for each device; the result is that of one process, to rounding."""
     n_processes = len(devices)
     scratch = plan.checkpoint.parent
-    scratch.mkdir(parents=True, exist_ok=True)
     plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
     plan_file.write_text(plan.model_dump_json())
     error_file.unlink(missing_ok=True)
@@ -226,18 +227,6 @@ def _train_in_processes(
         f" {process.returncode}. It said last:\n{''.join(last)}",
         next_step="see whether it ran out of memory; with fewer processes each has more.",
     )
-
-
-def _require_devices(n_processes: int) -> None:
-    """Complain about a run that has GPUs, but fewer than processes."""
-    import torch
-
-    n_devices = torch.cuda.device_count()
-    if 0 < n_devices < n_processes:
-        raise NsdError(
-            f"{n_processes} processes were asked for, but this run has {n_devices} GPUs.",
-            next_step=f"set n_processes to {n_devices}, or start it where there are more GPUs.",
-        )
 
 
 def _work(plan_file: Path, devices: Sequence[str]) -> None:
