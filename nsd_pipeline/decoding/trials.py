@@ -27,7 +27,7 @@ from nsd_pipeline.decoding.rows import (
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError, NsdError
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.layout import session_key
-from nsd_pipeline.surface.series import SeriesLayout
+from nsd_pipeline.surface.session_files import SeriesLayout
 
 SessionKey = tuple[str, int]
 """A subject and the number of one of its sessions."""
