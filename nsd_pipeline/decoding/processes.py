@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from nsd_pipeline import decoding
 from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
-from nsd_pipeline.errors import NsdError
+from nsd_pipeline.errors import NsdError, Remake
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 
@@ -221,7 +222,8 @@ def _train_in_processes(
         facts: dict[str, Any] = json.loads((scratch / _FACTS_FILE).read_text())
         return facts
     if error_file.exists():
-        raise NsdError(**json.loads(error_file.read_text()))
+        told = json.loads(error_file.read_text())
+        raise NsdError(**told | {"remake": told["remake"] and Remake(**told["remake"])})
     raise NsdError(
         f"A process of the training of {plan.cohort.name} ended with exit code"
         f" {process.returncode}. It said last:\n{''.join(last)}",
@@ -246,7 +248,8 @@ def _work(plan_file: Path, devices: Sequence[str]) -> None:
             lambda row: print(_EPOCH + json.dumps(row), flush=True),
         )
     except NsdError as error:
-        told = {"problem": error.problem, "next_step": error.next_step}
+        remake = error.remake and asdict(error.remake)
+        told = {"problem": error.problem, "next_step": error.next_step, "remake": remake}
         (plan_file.parent / _ERROR_FILE).write_text(json.dumps(told))
         raise
     if facts is not None:
