@@ -180,7 +180,7 @@ def read_trials(
     Returns
     -------
     tuple
-        The events, and facts about what was left out.
+        The events, and metadata of the model: samples of a window, and events left out.
     """
     events = read_sessions(store, list(cohort.events.values()))
     trials = events[events["type"] == "Image"].reset_index(drop=True)

@@ -33,7 +33,7 @@ HISTORY_FILE: Final = "history.parquet"
 _EPOCH = "epoch "
 """Begins a line of a process's output that has an epoch's row, as JSON."""
 _ERROR_FILE = "error.json"
-_FACTS_FILE = "facts.json"
+_RESULT_FILE = "result.json"
 
 
 class TrainingPlan(BaseModel):
@@ -88,7 +88,7 @@ def train_model(
     Returns
     -------
     dict
-        Facts about the model that was written.
+        Metadata of the model that was written.
 
     Raises
     ------
@@ -110,9 +110,9 @@ def train_model(
         devices = [held.enter_context(lease()) for _ in range(n_processes)]
         if n_processes > 1:
             return _train_in_processes(plan, devices, on_epoch)
-        facts = _train_here(plan, store, devices[0], on_epoch)
-    assert facts is not None  # noqa: S101  # this is the only process
-    return facts
+        metadata = _train_here(plan, store, devices[0], on_epoch)
+    assert metadata is not None  # noqa: S101  # this is the only process
+    return metadata
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _train_here(
     Returns
     -------
     dict or None
-        Facts about the model that was written; None in all but the first process.
+        Metadata of the model that was written; None in all but the first process.
     """
     from torch import distributed
 
@@ -219,8 +219,8 @@ def _train_in_processes(
             process.terminate()
             raise
     if process.returncode == 0:
-        facts: dict[str, Any] = json.loads((scratch / _FACTS_FILE).read_text())
-        return facts
+        metadata: dict[str, Any] = json.loads((scratch / _RESULT_FILE).read_text())
+        return metadata
     if error_file.exists():
         told = json.loads(error_file.read_text())
         raise NsdError(**told | {"remake": told["remake"] and Remake(**told["remake"])})
@@ -241,7 +241,7 @@ def _work(plan_file: Path, devices: Sequence[str]) -> None:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     try:
-        facts = _train_here(
+        metadata = _train_here(
             plan,
             open_store(plan.store_url),
             device,
@@ -252,8 +252,8 @@ def _work(plan_file: Path, devices: Sequence[str]) -> None:
         told = {"problem": error.problem, "next_step": error.next_step, "remake": remake}
         (plan_file.parent / _ERROR_FILE).write_text(json.dumps(told))
         raise
-    if facts is not None:
-        (plan_file.parent / _FACTS_FILE).write_text(json.dumps(facts))
+    if metadata is not None:
+        (plan_file.parent / _RESULT_FILE).write_text(json.dumps(metadata))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -305,6 +305,7 @@ class _Training:
         for name, value in _below("optimizer", tensors).items():
             index, moment = name.split("/")
             moments.setdefault(int(index), {})[moment] = value
+        # JSON has no tuples.
         groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(notes["scheduler"])
