@@ -116,7 +116,7 @@ def map_nifti(settings: Settings) -> Repeat:
 
 def map_hdf5(settings: Settings) -> Repeat:
     """Only the voxels that matter out of the HDF5 file, in place."""
-    from nsd_pipeline.download.space_files import SpaceFiles, read_parts
+    from nsd_pipeline.nsd.space_betas import SpaceFiles, read_parts
     from nsd_pipeline.nsd.voxel_chunks import read_shape
     from nsd_pipeline.surface import FsaverageOperator, betas_from_voxels
 
@@ -133,7 +133,7 @@ def map_hdf5(settings: Settings) -> Repeat:
 def map_run(settings: Settings) -> Repeat:
     """A run of BOLD, before it is cleaned."""
     from nsd_pipeline.surface import FsaverageOperator
-    from nsd_pipeline.surface.runs import project_native_run
+    from nsd_pipeline.surface.projected_runs import project_native_run
 
     def repeat() -> Outcome:
         operator = FsaverageOperator.load(Path(settings["operator"]))

@@ -33,11 +33,11 @@ from nsd_pipeline.nsd.layout import (
     HEMISPHERES,
     STIM_INFO_KEY,
     STIMULI_KEY,
+    FunctionalSpace,
     Space,
     betas_keys,
     responses_key,
 )
-from nsd_pipeline.nsd.spaces import FunctionalSpace
 
 SETTINGS_FILE: Final = GENERATED_KEY
 """The settings of a complete dataset; written last."""

@@ -4,8 +4,7 @@ from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, Space
-from nsd_pipeline.nsd.spaces import FunctionalSpace
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, FunctionalSpace, Space
 
 N_DESIGN_SESSIONS: Final = max(N_SESSIONS.values())
 N_DESIGN_TRIALS: Final = 30_000

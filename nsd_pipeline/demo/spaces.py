@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from nsd_pipeline.demo import volumes
 from nsd_pipeline.demo.anatomy import grid, native_surface, write_transforms
 from nsd_pipeline.demo.brain import Brain
-from nsd_pipeline.nsd.layout import Space, betas_keys
-from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, betas_files, valid_key
+from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, Space, betas_files, betas_keys, valid_key
 
 
 def write_session_in(

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.demo.anatomy import Grid, NativeSurface
 from nsd_pipeline.demo.cortex import load_cortex
-from nsd_pipeline.nsd.layout import HEMISPHERES
-from nsd_pipeline.nsd.spaces import PERCENT_SCALE
+from nsd_pipeline.nsd.layout import HEMISPHERES, PERCENT_SCALE
 from nsd_pipeline.nsd.voxel_chunks import DATASET, VALUE, read_layout
 
 _RIBBON: Final = 2.5

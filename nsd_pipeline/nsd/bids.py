@@ -24,9 +24,9 @@ from nsd_pipeline.nsd.bids_names import (
     recordings,
     stem,
 )
-from nsd_pipeline.nsd.bold import BoldRun, Onsets, agree_on_tr
 from nsd_pipeline.nsd.layout import N_IMAGES, session_key, subject_number
-from nsd_pipeline.nsd.local_files import read_table, read_text
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, agree_on_tr
+from nsd_pipeline.nsd.text_tables import read_table, read_text
 
 
 def find_runs(

@@ -8,12 +8,14 @@ is two look-ups away (Allen et al. 2022, and NSD's data manual)::
     id73k   = subjectim[subject - 1, id10k - 1]      # 1-based
 
 Everything in the file counts from 1. It stays so in `ExperimentDesign`, which holds the file's own
-arrays; the tables made from it count images from 0, as the rows of the stimulus file do.
+arrays; the tables made from it count images from 0, as the rows of the stimulus file do. With it
+come the tables that :mod:`~nsd_pipeline.nsd.mapping` compares it with.
 """
 
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +25,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError, MappingError
+from nsd_pipeline.errors import InvalidFileError, MappingError, SourceError
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     N_IMAGES,
     N_SESSIONS,
+    STIM_INFO_KEY,
+    SUBJECTS,
     parse_session_key,
+    responses_key,
     session_key,
     subject_number,
 )
+from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
 N_SUBJECT_IMAGES: Final = 10_000
 """Images set aside for one subject, the shared ones included."""
@@ -264,3 +270,42 @@ def _check_images(design: ExperimentDesign, *, name: str) -> None:
             f"subjects' own images in subjectim; the first is {repeated[0]}.",
             next_step=_NEXT_STEP,
         )
+
+
+def find_design(source: Source) -> dict[str, ObjectInfo]:
+    """Experiment design, stimulus info, and the responses of every subject the source has.
+
+    Returns
+    -------
+    dict
+        The objects by the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv``
+        and ``subjXX_responses.tsv``.
+
+    Raises
+    ------
+    SourceError
+        If the design or the stimulus info is missing.
+    """
+    found = {Path(key).name: source.describe(key) for key in (EXPDESIGN_KEY, STIM_INFO_KEY)}
+    for subject in SUBJECTS:
+        key = responses_key(subject)
+        if key in source.list(key):
+            found[responses_file(subject)] = source.describe(key)
+    if len(found) == 2:
+        raise SourceError(
+            f"{source.url} has no subject's {Path(responses_key('subj01')).name}.",
+            next_step="check that the source has NSD's layout: "
+            f"{responses_key('subj01')} should be there.",
+        )
+    return found
+
+
+def copy_design(source: Source, objects: Mapping[str, ObjectInfo], folder: Path) -> None:
+    """Copy the files that :func:`find_design` found into a folder."""
+    for name, info in objects.items():
+        (folder / name).write_bytes(read_whole(source, info))
+
+
+def responses_file(subject: str) -> str:
+    """Name that a subject's responses get, as the bucket's is the same for all subjects."""
+    return f"{subject}_responses.tsv"

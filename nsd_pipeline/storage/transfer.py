@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,17 @@ class TransferReport:
     n_requests: int
     seconds: float
     resumed_bytes: int
+
+    @classmethod
+    def total(cls, reports: "Iterable[TransferReport]") -> "TransferReport":
+        """What transfers that ran one after the other have cost; nothing if there were none."""
+        reports = list(reports)
+        return cls(
+            n_bytes=sum(report.n_bytes for report in reports),
+            n_requests=sum(report.n_requests for report in reports),
+            seconds=sum((report.seconds for report in reports), 0.0),
+            resumed_bytes=sum(report.resumed_bytes for report in reports),
+        )
 
 
 def fetch(

@@ -17,9 +17,8 @@ from nsd_pipeline.decoding import (
     vertex_contributions,
 )
 from nsd_pipeline.decoding.loader import load_trials
-from nsd_pipeline.decoding.memory import READ_AHEAD
-from nsd_pipeline.decoding.prefetch import Plan
-from nsd_pipeline.decoding.streaming import shuffled
+from nsd_pipeline.decoding.order import Plan, shuffled
+from nsd_pipeline.decoding.rows import READ_AHEAD
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session, sessions_of
 from nsd_pipeline_tests.decoding.test_training import (

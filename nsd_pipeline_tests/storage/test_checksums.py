@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsd_pipeline.download.betas import BetasObject, download_betas
 from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import mgh
+from nsd_pipeline.nsd.fsaverage_betas import BetasObject, download_betas
 from nsd_pipeline.storage import transfer
 from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.mirror import LocalMirror

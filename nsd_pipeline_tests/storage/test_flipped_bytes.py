@@ -15,14 +15,9 @@ from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import (
-    SeriesLayout,
-    SessionRows,
-    chunks,
-    summarise,
-    write_series,
-)
-from nsd_pipeline.surface.session import write_session
+from nsd_pipeline.surface import SeriesLayout, SessionRows, summarise, write_series
+from nsd_pipeline.surface import session_rows as chunks
+from nsd_pipeline.surface.session_files import write_session
 from nsd_pipeline_tests.storage.test_store import MADE_BY, store
 
 __all__ = ["store"]
