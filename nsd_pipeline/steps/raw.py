@@ -14,10 +14,9 @@ from nsd_pipeline.nsd.design import (
     find_design,
     read_experiment_design,
 )
-from nsd_pipeline.nsd.fsaverage_betas import inspect_betas
+from nsd_pipeline.nsd.fsaverage_betas import FsaverageDownload, inspect_betas
 from nsd_pipeline.nsd.mapping import read_stimulus_info
-from nsd_pipeline.nsd.session_betas import FsaverageDownload, SessionDownload, SpaceDownload
-from nsd_pipeline.nsd.space_betas import FormatChoice, inspect_space
+from nsd_pipeline.nsd.space_betas import FormatChoice, SpaceDownload, inspect_space
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -115,7 +114,7 @@ class Betas(Step):
         super().__init__(store)
         self.source, self.config, self.max_concurrency = source, config, max_concurrency
         self._design = Design.read(store)
-        self._found: dict[str, SessionDownload] = {}
+        self._found: dict[str, FsaverageDownload | SpaceDownload] = {}
 
     def plan(self, partition: str) -> Plan:
         download = self._found[partition] = self._inspect(partition)
@@ -129,14 +128,14 @@ class Betas(Step):
             expected_bytes=0 if download.in_place else download.fetched_bytes,
         )
 
-    def _inspect(self, partition: str) -> SessionDownload:
+    def _inspect(self, partition: str) -> FsaverageDownload | SpaceDownload:
         subject, session = layout.parse_session_key(partition)
         n_trials = self._design.n_trials(session)
         space = self.config.space
         if space == "fsaverage":
             hemispheres = inspect_betas(self.source, subject, session, n_trials=n_trials)
             return FsaverageDownload(self.source, hemispheres, self.config.whole_file)
-        objects = inspect_space(
+        download = inspect_space(
             self.source,
             subject,
             session,
@@ -144,10 +143,9 @@ class Betas(Step):
             file_format=self.config.file_format,
             n_trials=n_trials,
         )
-        download = SpaceDownload(self.source, objects, None)
-        if objects.file_format == "hdf5" and not download.in_place:
+        if download.file_format == "hdf5" and not download.in_place:
             operator = Operator.load(self.store, subject, space)
-            check_shapes([info.key for info in objects.betas], objects.shapes, operator)
+            check_shapes([info.key for info in download.betas], download.shapes, operator)
             download = replace(download, voxels=operator.touched_voxels)
         return download
 
