@@ -11,7 +11,7 @@ from nsd_pipeline.dagster_private import ConfigurableClassData, LaunchRunContext
 from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
 from nsd_pipeline.launchers.devices import DEVICES_ENV, LEASE_ENV, MASK_ENV
-from nsd_pipeline.launchers.processes import RUN_ID_ENV
+from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 
 RESOURCES_TAG: Final = "nsd/slurm"
 """Run tag with a JSON object of Slurm options, on top of those in dagster.yaml."""
