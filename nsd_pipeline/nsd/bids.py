@@ -15,12 +15,13 @@ from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.bids_names import (
     CONFOUNDS,
     EVENTS,
+    SURFACES,
     TASK,
+    VOLUMES,
     NamedFile,
     companion,
     mask_beside,
     named_files,
-    names_of_run,
     recordings,
     stem,
 )
@@ -61,7 +62,7 @@ def find_runs(
     """
     # Absolute: the list of runs is read from other folders.
     derivatives, raw = (folder.expanduser().absolute() for folder in (derivatives, raw))
-    func = _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+    func = _derived_folder(derivatives, subject, session)
     raw_func = _session_folder([raw], subject, session)
     files, raw_files = named_files(func), named_files(raw_func)
     found_recordings = recordings(files)
@@ -106,9 +107,10 @@ def _no_recording(
     volumes = [each.path.name for each in files if each.run == first and "bold" in each.path.name]
     there = f" It has {', '.join(volumes[:3])} of that run." if volumes else ""
     left_out = ", ".join(f'"{session}_run{run:02d}"' for run in missing)
+    names = [f"*_task-{TASK}_*run-{first:02d}{ending}" for ending in (*SURFACES, *VOLUMES)]
     return SourceError(
         f"{func} lacks a recording of run {', '.join(map(str, missing))} of {session} (of"
-        f" {n_runs} runs). Looked for {names_of_run(first)}.{there}",
+        f" {n_runs} runs). Looked for {', '.join(names)}.{there}",
         next_step=f"preprocess the missing runs of task {TASK}, then make bold again; or"
         f" leave them out of the session: `leave_out`: [{left_out}] in the configuration of bold.",
     )
@@ -116,9 +118,8 @@ def _no_recording(
 
 def has_session(derivatives: Path, subject: str, session: int) -> bool:
     """Whether the derivatives have anything of a session."""
-    derivatives = derivatives.expanduser()
     try:
-        _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+        _derived_folder(derivatives.expanduser(), subject, session)
     except SourceError:
         return False
     return True
@@ -155,7 +156,12 @@ def event_onsets(path: Path) -> Onsets:
     return Onsets(seconds[order], ids[order].astype(np.int64))
 
 
+def _derived_folder(derivatives: Path, subject: str, session: int) -> Path:
+    return _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+
+
 def _session_folder(roots: Sequence[Path], subject: str, session: int) -> Path:
+    """The folder of a session's functional files below the first of the roots that has it."""
     label = f"sub-{subject_number(subject):02d}"
     names = (f"ses-nsd{session:02d}", f"ses-{session:02d}")
     wanted = [root / label / name / "func" for root in roots for name in names]

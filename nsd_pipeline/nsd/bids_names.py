@@ -76,10 +76,10 @@ def named_files(folder: Path) -> list[NamedFile]:
         ) from error
     found = []
     for path in paths:
-        entities = _entities(path.name)
+        entities = _entities(path)
         run = entities.get("run", "")
-        hidden = path.name.startswith(".") or path.is_dir()
-        if not hidden and entities.get("task") == TASK and run.isdecimal():
+        of_a_run = entities.get("task") == TASK and run.isdecimal()
+        if of_a_run and not (path.name.startswith(".") or path.is_dir()):
             found.append(NamedFile(path, int(run), entities))
     return found
 
@@ -90,10 +90,10 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(ending)
 
 
-def _entities(name: str) -> dict[str, str]:
-    pairs = (part.partition("-") for part in stem(Path(name)).split("_"))
+def _entities(path: Path) -> dict[str, str]:
+    pairs = (part.partition("-") for part in stem(path).split("_"))
     entities = {key: value for key, dash, value in pairs if dash}
-    side = name.removesuffix(".func.gii")[-2:]
+    side = path.name.removesuffix(".func.gii")[-2:]  # of the oldest names
     return entities | ({"hemi": side[1]} if side in (".L", ".R") else {})
 
 
@@ -159,12 +159,6 @@ def mask_beside(volumes: NamedFile) -> Path | None:
                 if path.exists() or path.is_symlink():
                     return path
     return None
-
-
-def names_of_run(run: int) -> str:
-    """Names that recordings of a run may have, for a message."""
-    names = (name.removeprefix("*") for name in (*SURFACES, *VOLUMES))
-    return ", ".join(f"*_task-{TASK}_*run-{run:02d}*{name}" for name in names)
 
 
 def _preferred(files: Sequence[NamedFile], names: Sequence[str]) -> Iterator[NamedFile]:

@@ -88,7 +88,7 @@ def read_design(path: Path) -> NDArray[np.int64]:
 
 
 def design_onsets(path: Path, tr: float) -> Onsets:
-    """When images were shown in a run, from its design file."""
+    """When images were shown in a run, from its design file; `tr` is in seconds."""
     design = read_design(path)
     volumes = np.flatnonzero(design)
     return Onsets(volumes.astype(np.float64) * tr, design[volumes])
@@ -96,15 +96,7 @@ def design_onsets(path: Path, tr: float) -> Onsets:
 
 @dataclass(frozen=True)
 class SeriesObject:
-    """One run's files on the source.
-
-    Parameters
-    ----------
-    run
-        1-based task run.
-    volumes, design
-        Key, size and ETag of the volumes and of the design file.
-    """
+    """One (1-based) task run's volumes and design file on the source."""
 
     run: int
     volumes: ObjectInfo
@@ -159,12 +151,8 @@ def download_series(
 
     Parameters
     ----------
-    source
-        Where NSD's files are read.
-    objects
-        What :func:`inspect_series` found.
-    space
-        Space of the volumes.
+    source, objects, space
+        What :func:`inspect_series` found there in which space.
     folder
         Receives the files.
     scratch
