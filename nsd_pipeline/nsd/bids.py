@@ -41,16 +41,14 @@ def find_runs(
         What deepprep or fMRIPrep wrote.
     raw
         The raw BIDS tree, which has the events.
-    subject, session
-        Which session, as ``"subj01"`` and from 1.
-    runs
-        The task runs that the session must have.
+    subject, session, runs
+        Which session, as ``"subj01"`` and from 1, and the task runs that it must have.
 
     Returns
     -------
     list
-        One a run and space, by run and then by space. How spaces of one name are told apart is
-        said in :func:`~nsd_pipeline.nsd.bids_names.recordings`.
+        By run and then by space. How spaces of one name are told apart is said in
+        :func:`~nsd_pipeline.nsd.bids_names.recordings`.
 
     Raises
     ------
@@ -196,9 +194,11 @@ def _sidecar_tr(recording: Sequence[Path], events: Path, raw: Path) -> float | N
         session.parent / f"{session.parent.name}_task-{TASK}_bold.json",
         raw / f"task-{TASK}_bold.json",
     )
-    stated = [(str(path), _repetition_time(path)) for path in (*derived, *inherited)]
-    of_raw = [(name, tr) for name, tr in stated[len(derived) :] if tr is not None]
-    return agree_on_tr([*stated[: len(derived)], *of_raw[:1]])
+    of_derived, of_raw = (
+        [(str(path), tr) for path in paths if (tr := _repetition_time(path)) is not None]
+        for paths in (derived, inherited)
+    )
+    return agree_on_tr([*of_derived, *of_raw[:1]])
 
 
 def _repetition_time(path: Path) -> float | None:
@@ -210,6 +210,5 @@ def _repetition_time(path: Path) -> float | None:
         value = json.loads(text).get("RepetitionTime")
         return None if value is None else float(value)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InvalidFileError(
-            f"{path} is not a readable sidecar: {error}.", next_step="make it again."
-        ) from error
+        problem = f"{path} is not a readable sidecar: {error}."
+        raise InvalidFileError(problem, next_step="make it again.") from error

@@ -30,15 +30,7 @@ _MIRROR: Final = "mirror.json"
 
 @dataclass(frozen=True)
 class BetasObject:
-    """One hemisphere's file of betas on the source, its header read and checked.
-
-    Attributes
-    ----------
-    info
-        Key, size and ETag of the object.
-    header
-        Its MGH header.
-    """
+    """One hemisphere's file of betas on the source, its header read and checked."""
 
     info: ObjectInfo
     header: mgh.MghHeader
