@@ -14,7 +14,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,6 @@ class MghHeader:
     n_vertices: int
     n_frames: int
 
-    data_offset: ClassVar[int] = HEADER_BYTES
-    """Byte at which the first frame starts."""
-
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame."""
@@ -71,7 +68,7 @@ class MghHeader:
     @property
     def data_end(self) -> int:
         """Byte after the last frame, where the footer starts."""
-        return self.data_offset + self.n_frames * self.frame_bytes
+        return HEADER_BYTES + self.n_frames * self.frame_bytes
 
 
 def parse_header(raw: bytes, *, name: str) -> MghHeader:
@@ -185,7 +182,7 @@ def frame_ranges(header: MghHeader, n_vertices: int) -> list[tuple[int, int]]:
     if not 1 <= n_vertices <= header.n_vertices:
         raise ValueError(f"cannot take {n_vertices} of {header.n_vertices} vertices")
     length = n_vertices * _VALUE_BYTES
-    starts = range(header.data_offset, header.data_end, header.frame_bytes)
+    starts = range(HEADER_BYTES, header.data_end, header.frame_bytes)
     return [(start, length) for start in starts]
 
 
@@ -270,14 +267,9 @@ def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
 
 
 def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
-    """Write frames of vertices as an MGH file that FreeSurfer and nibabel open.
+    """Write frames of vertices, (T, V), as float32 in a file that FreeSurfer and nibabel open.
 
-    Parameters
-    ----------
-    path
-        File to write. It appears whole or, if writing fails, not at all.
-    data
-        Values of shape (T, V): one row a frame. Stored as float32.
+    The file appears whole or, if writing fails, not at all.
     """
     n_frames, n_vertices = data.shape
     with replacing(Path(path)) as partial, partial.open("wb") as file:

@@ -170,14 +170,12 @@ def inspect_space(
 
     Parameters
     ----------
-    source
-        Where NSD's files are read.
-    subject, session, space
+    source, subject, session, space
         Which betas.
     file_format
         ``auto`` takes NIfTI where the source has it.
     n_trials
-        Trials the experiment design has for the session.
+        Trials that the experiment design has for the session.
 
     Raises
     ------

@@ -191,7 +191,8 @@ def download_images(
     """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
     Where the dataset is contiguous and uncompressed, each image is one range of bytes. Otherwise
-    the images go through HDF5, a few at a time; the 40 GB are never in memory.
+    the images go through HDF5, a few at a time; the 40 GB are never in memory. Returns the number
+    of bytes that came.
 
     Parameters
     ----------
@@ -205,11 +206,6 @@ def download_images(
         Where the file goes, and where it is kept until it is whole.
     max_concurrency
         Requests in flight at the same time.
-
-    Returns
-    -------
-    int
-        Number of bytes that came.
 
     Raises
     ------

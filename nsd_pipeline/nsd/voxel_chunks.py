@@ -1,7 +1,7 @@
 """Reader of NSD's HDF5 betas, in which every voxel (or vertex) is a chunk of its own.
 
-A chunk holds one voxel in all trials of a session, uncompressed: its place in the file is all that
-is needed to read it. HDF5 itself says where the chunks lie; the bytes are then read without it,
+A chunk holds one voxel in all trials of a session, uncompressed: who knows its place in the file
+can read it without HDF5. HDF5 itself says where the chunks lie; the bytes are then read directly,
 neighbours together, whether the file is here or on a bucket.
 """
 
@@ -26,8 +26,8 @@ DATASET: Final = "betas"
 VALUE: Final = np.dtype("<i2")
 
 _BRIDGE_BYTES: Final = 2**15
-"""Chunks that nobody asked for are read with their neighbours up to this size: as much passes in
-the time that a request of its own would take (0.3 ms of a gigabit, with 32 requests in flight)."""
+"""A gap between wanted chunks is read too if it is not larger: one more request would take as long
+(0.3 ms at a gigabit, with 32 requests in flight)."""
 _PART_BYTES: Final = 24 * 2**20
 """What is in memory at once."""
 
@@ -86,20 +86,9 @@ class ChunkPlan:
 
 
 def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...], int]:
-    """Shape and number of trials of a file of betas, without its index of chunks.
+    """Shape, (X, Y, Z) or (V,), and number of trials of a file, without its index of chunks.
 
-    Parameters
-    ----------
-    file
-        The file, open or by its path.
-    name
-        What to call it in errors.
-
-    Returns
-    -------
-    shape
-        (X, Y, Z) or (V,).
-    n_trials
+    `name` is what an error calls the file.
 
     Raises
     ------
@@ -154,7 +143,7 @@ def plan_chunks(layout: VoxelLayout, voxels: NDArray[np.int64]) -> ChunkPlan:
     wanted[voxels] = True
     wanted = wanted[order]
     offsets = layout.offsets[order]
-    # Runs of chunks without anything else between them: only these can be read through.
+    # Numbers stretches of chunks with nothing else between them: only there can a gap be read.
     run = np.cumsum(np.diff(offsets, prepend=offsets[:1]) != layout.chunk_bytes)
     places = np.flatnonzero(wanted)
     gap = np.diff(places) - 1
@@ -204,7 +193,7 @@ def _open(file: io.RawIOBase | Path, name: str) -> "h5py.File":
 
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
     dataset = own_member(file, DATASET, name=name)
-    if dataset is None or not hasattr(dataset, "shape"):
+    if not getattr(dataset, "shape", None):
         raise _invalid(name, f"has no dataset {DATASET!r}")
     n_trials, *others = dataset.shape
     if dataset.dtype != VALUE:
