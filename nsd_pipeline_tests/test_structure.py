@@ -21,7 +21,6 @@ PACKAGE = Path(nsd_pipeline.__file__).parent
 DOMAIN = (
     "nsd",
     "storage",
-    "download",
     "events",
     "surface",
     "embeddings",

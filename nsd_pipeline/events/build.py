@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
-from nsd_pipeline.nsd.bold import BoldRun, Onsets
 from nsd_pipeline.nsd.layout import STIMULI_KEY
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets
 
 SLOT_SECONDS: Final = 4.0
 """A trial starts every 4 s (Allen et al. 2022), blank trials included."""

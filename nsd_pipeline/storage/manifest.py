@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from nsd_pipeline.errors import DamagedArtifactError
-from nsd_pipeline.storage.keys import is_component
-from nsd_pipeline.storage.paths import is_inner_path
+from nsd_pipeline.storage.names import is_component, is_inner_path
 
 
 def _is(test: Callable[[str], bool], what: str) -> AfterValidator:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
-from nsd_pipeline.storage.disk import room_for
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
-from nsd_pipeline.storage.paths import is_inner_path
-from nsd_pipeline.storage.workspace import Workspace
+from nsd_pipeline.storage.names import check_artifact_key, is_inner_path
 
 if TYPE_CHECKING:
     import zarr

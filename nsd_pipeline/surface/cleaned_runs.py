@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, NsdError
-from nsd_pipeline.nsd.bold import BoldRun, BrainMask, TrSource, agree_on_tr
-from nsd_pipeline.nsd.local_files import check_content, read_table
+from nsd_pipeline.nsd.series_runs import BoldRun, BrainMask, TrSource, agree_on_tr
+from nsd_pipeline.nsd.text_tables import check_content, read_table
 from nsd_pipeline.surface.projected_runs import (
     SurfaceRun,
     project_mni_run,

@@ -8,8 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, NsdError
-from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, Space
-from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
+from nsd_pipeline.nsd.layout import (
+    FSAVERAGE_VERTICES,
+    FUNCTIONAL_SPACES,
+    HEMISPHERES,
+    FunctionalSpace,
+    Hemisphere,
+    Space,
+)
 from nsd_pipeline.surface.interpolation import Method
 
 if TYPE_CHECKING:

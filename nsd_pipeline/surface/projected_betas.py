@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd import nifti_betas
-from nsd_pipeline.nsd.spaces import PERCENT_SCALE
+from nsd_pipeline.nsd import nifti
+from nsd_pipeline.nsd.layout import PERCENT_SCALE
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 Parts = Iterable[tuple[NDArray[np.int64], NDArray[Any]]]
@@ -40,11 +40,11 @@ def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.floa
     InvalidFileError
         If the file is damaged or its volumes have another shape than the operator's.
     """
-    header = nifti_betas.read_header(path)
-    check_shapes([str(path)], [header.shape], operator)
-    betas = np.empty((header.n_volumes, operator.weights.shape[0]), np.float32)
+    volumes = nifti.open_volumes(path)
+    check_shapes([str(path)], [volumes.shape], operator)
+    betas = np.empty((volumes.n_volumes, operator.weights.shape[0]), np.float32)
     first = 0
-    for block in nifti_betas.open_stream(path, header).voxels(operator.touched_voxels):
+    for block in volumes.voxels(operator.touched_voxels):
         betas[first : first + block.shape[1]] = operator.apply(block)
         first += block.shape[1]
     betas /= PERCENT_SCALE

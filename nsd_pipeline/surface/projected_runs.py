@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd.bold import TR_RANGE
-from nsd_pipeline.nsd.volumes import VolumeSeries, open_volumes
+from nsd_pipeline.nsd.nifti import VolumeSeries, open_volumes
+from nsd_pipeline.nsd.series_runs import TR_RANGE
 from nsd_pipeline.surface.meshes import MESH_VERTICES, downsample
 from nsd_pipeline.surface.projected_betas import check_shapes
 from nsd_pipeline.surface.projection import project_volume

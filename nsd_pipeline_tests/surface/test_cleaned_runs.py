@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, NsdError
-from nsd_pipeline.nsd.bold import BoldRun
+from nsd_pipeline.nsd.series_runs import BoldRun
 from nsd_pipeline.surface import clean
 from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
 from nsd_pipeline_tests.surface.test_projected_runs import write_gifti

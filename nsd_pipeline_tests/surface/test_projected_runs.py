@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd.volumes import open_volumes
+from nsd_pipeline.nsd.nifti import open_volumes
 from nsd_pipeline.surface import FsaverageOperator, clean, project_volume
 from nsd_pipeline.surface.projected_runs import project_mni_run, project_native_run, read_gifti_run
 
