@@ -14,7 +14,6 @@ from nsd_pipeline.surface.projected_betas import (
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
 from nsd_pipeline.surface.session_files import (
-    CHUNK_TRIALS,
     SeriesLayout,
     SessionStatistics,
     series_layout,
@@ -26,7 +25,6 @@ from nsd_pipeline.surface.session_rows import SessionRows, read_roi_vertices, re
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
-    "CHUNK_TRIALS",
     "FsaverageOperator",
     "SeriesLayout",
     "SessionRows",
