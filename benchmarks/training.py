@@ -60,13 +60,15 @@ def _step(n_times: int) -> int:
 
 def _splits(settings: Settings) -> "tuple[Trials, Trials]":
     """Trials to train and to validate on, kept in the precision of the steps."""
+    import torch
+
     from nsd_pipeline.decoding import HeldRows, Trials
-    from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, fill_rounded
+    from nsd_pipeline.decoding.rows import NUMPY_DTYPES, as_tensor
 
     series, n_times = _series(settings), settings["n_times"]
     if settings["precision"] == "bfloat16":
         exact, series = series, np.empty(series.shape, NUMPY_DTYPES["bfloat16"])
-        fill_rounded(series, partial(np.copyto, src=exact))
+        as_tensor(series).copy_(torch.from_numpy(exact))
     number = np.arange(settings["n_train"] + _N_VALIDATION)
     split = np.where(number < settings["n_train"], "train", "val")
     table = pd.DataFrame({"subject": "subj01", "session": 1, "image_id": number, "split": split})

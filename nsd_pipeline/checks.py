@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 
 from nsd_pipeline import partitions
-from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.events import EVENTS_FILE
-from nsd_pipeline.assets.report import read_verdict
-from nsd_pipeline.assets.training import TRIALS_FILE
 from nsd_pipeline.dagster_private import partition_span
-from nsd_pipeline.events import read_events
+from nsd_pipeline.decoding.processes import TRIALS_FILE
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import read_experiment_design
 from nsd_pipeline.resources import StoreResource
+from nsd_pipeline.steps.decoding import FmriMlp, RetrievalMetrics, read_verdict
+from nsd_pipeline.steps.events import Events
+from nsd_pipeline.steps.images import Embeddings
+from nsd_pipeline.steps.raw import Design
+from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.step import Step
+from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import read_session
@@ -32,9 +34,11 @@ MAX_NAN_SHARE = 0.1
 vertices outside the scanned volume, not a tenth of the cortex."""
 
 
-def _manifests(context: dg.AssetCheckExecutionContext, store: Store, folder: str) -> list[Manifest]:
-    """Manifests, below a folder of the store, of the partitions that this run is for, or of all."""
-    found = store.keys(f"{folder}/")
+def _manifests(
+    context: dg.AssetCheckExecutionContext, store: Store, step: type[Step]
+) -> list[Manifest]:
+    """Manifests of a step's artifacts, of the partitions that this run is for, or of all."""
+    found = store.keys(f"{step.folder()}/")
     if span := partition_span(context.run):
         made = partitions.between(*span)
         found = [key for key in found if "_".join(key.split("/")[1:]) in made]
@@ -57,14 +61,16 @@ def _verdict(
     return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
 
 
-@dg.asset_check(asset="events", description="Every session has as many trials as its design says.")
+@dg.asset_check(
+    asset=Events.name, description="Every session has as many trials as its design says."
+)
 def trial_counts(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """Compare each event table's trials with the experiment design's."""
     artifacts = store.open()
-    design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
-    manifests = _manifests(context, artifacts, "events")
+    design = Design.read(artifacts)
+    manifests = _manifests(context, artifacts, Events)
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         _, session = layout.parse_session_key(str(manifest.partition))
@@ -75,18 +81,18 @@ def trial_counts(
 
 
 @dg.asset_check(
-    asset="events", description="Every event table names the images that the design names."
+    asset=Events.name, description="Every event table names the images that the design names."
 )
 def mapping_agreement(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """Compare each stored table's images with the experiment design, trial by trial."""
     artifacts = store.open()
-    design = read_experiment_design(artifacts.folder(keys.EXPERIMENT_DESIGN) / "nsd_expdesign.mat")
-    sessions = [str(each.partition) for each in _manifests(context, artifacts, "events")]
+    design = Design.read(artifacts)
+    sessions = [str(each.partition) for each in _manifests(context, artifacts, Events)]
     problems: list[dict[str, object]] = []
     for session in sessions:
-        events = read_events(artifacts.folder(keys.events(session)) / EVENTS_FILE)
+        events = Events.read(artifacts, session)
         shown = events.loc[events["type"] == "Image", "image_id"].to_numpy(np.int64)
         designed = design.trials(*layout.parse_session_key(session))["image_id"].to_numpy()
         if not np.array_equal(shown, designed):
@@ -95,18 +101,18 @@ def mapping_agreement(
 
 
 @dg.asset_check(
-    asset="fsaverage5_betas",
+    asset=SurfaceBetas.name,
     description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data.",
 )
 def nan_share(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """List the sessions that lack more of the cortex than is usual."""
-    return _nan_shares(context, store.open(), "fsaverage5_betas.zarr")
+    return _nan_shares(context, store.open(), SurfaceBetas)
 
 
 def _nan_shares(
-    context: dg.AssetCheckExecutionContext, store: Store, folder: str
+    context: dg.AssetCheckExecutionContext, store: Store, step: type[Step]
 ) -> dg.AssetCheckResult:
-    manifests = _manifests(context, store, folder)
+    manifests = _manifests(context, store, step)
     problems: list[dict[str, object]] = [
         {"session": manifest.partition, "NaN share": manifest.metadata["nan_share"]}
         for manifest in manifests
@@ -116,7 +122,7 @@ def _nan_shares(
 
 
 @dg.asset_check(
-    asset="fsaverage5_series",
+    asset=Series.name,
     name="nan_share",
     description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data in any run.",
 )
@@ -124,11 +130,11 @@ def series_nan_share(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """List the sessions whose time series lack more of the cortex than is usual."""
-    return _nan_shares(context, store.open(), "fsaverage5_series.zarr")
+    return _nan_shares(context, store.open(), Series)
 
 
 @dg.asset_check(
-    asset="fsaverage5_series",
+    asset=Series.name,
     description="All sessions have one space, one repetition time and one treatment.",
 )
 def made_alike(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
@@ -137,9 +143,9 @@ def made_alike(context: dg.AssetCheckExecutionContext, store: StoreResource) -> 
     What a run made is compared with one other session, which was compared with others before.
     """
     artifacts = store.open()
-    manifests = _manifests(context, artifacts, "fsaverage5_series.zarr")
+    manifests = _manifests(context, artifacts, Series)
     made = {each.key for each in manifests}
-    others = (key for key in artifacts.keys("fsaverage5_series.zarr/") if key not in made)
+    others = (key for key in artifacts.keys(f"{Series.folder()}/") if key not in made)
     if (first := next(others, None)) and (other := artifacts.manifest(first)):
         manifests.append(other)
     kinds: dict[tuple[object, ...], list[str]] = {}
@@ -155,13 +161,13 @@ def made_alike(context: dg.AssetCheckExecutionContext, store: StoreResource) -> 
 
 
 @dg.asset_check(
-    asset="fsaverage5_betas",
+    asset=SurfaceBetas.name,
     description="The newest session made, read as a model reads it, is z-scored and finite.",
 )
 def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
     """Read the newest session back: mean 0, standard deviation 1, and no NaN that spread."""
     artifacts = store.open()
-    manifests = _manifests(context, artifacts, "fsaverage5_betas.zarr")
+    manifests = _manifests(context, artifacts, SurfaceBetas)
     if not manifests:
         return _verdict([], seen=0)
     newest = max(manifests, key=lambda manifest: manifest.created)
@@ -183,14 +189,14 @@ def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg
 
 
 @dg.asset_check(
-    asset="stimulus_embeddings",
+    asset=Embeddings.name,
     description="Norms are alike, and no two images have the same embedding.",
 )
 def norms_and_duplicates(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """List the stimulus sets with vanishing or exploding norms, or with repeated embeddings."""
-    manifests = _manifests(context, store.open(), "stimulus_embeddings")
+    manifests = _manifests(context, store.open(), Embeddings)
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         smallest, largest = (
@@ -206,14 +212,14 @@ def norms_and_duplicates(
 
 
 @dg.asset_check(
-    asset="fmri_mlp", description="No image of the test set was shown in a trial of the training."
+    asset=FmriMlp.name, description="No image of the test set was shown in a trial of the training."
 )
 def no_test_image_in_training(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """Compare the images of each model's training and validation trials with its test images."""
     artifacts = store.open()
-    manifests = _manifests(context, artifacts, "fmri_mlp")
+    manifests = _manifests(context, artifacts, FmriMlp)
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         trials = pd.read_parquet(artifacts.folder(manifest.key) / TRIALS_FILE)
@@ -232,13 +238,13 @@ def no_test_image_in_training(
 
 
 @dg.asset_check(
-    asset="fmri_mlp", description="Every session that NSD has of a cohort was trained on."
+    asset=FmriMlp.name, description="Every session that NSD has of a cohort was trained on."
 )
 def missing_sessions(
     context: dg.AssetCheckExecutionContext, store: StoreResource
 ) -> dg.AssetCheckResult:
     """List the sessions that the models have not seen, for those who want all of them."""
-    manifests = _manifests(context, store.open(), "fmri_mlp")
+    manifests = _manifests(context, store.open(), FmriMlp)
     problems: list[dict[str, object]] = []
     for manifest in manifests:
         subjects = partitions.subjects_of_cohort(str(manifest.partition))
@@ -286,7 +292,7 @@ with warnings.catch_warnings():
     # Partitions of checks are new in Dagster, and every process that loads the graph would say so.
     warnings.simplefilter("ignore", dg.PreviewWarning)
     above_chance = dg.asset_check(
-        asset="retrieval_metrics",
+        asset=RetrievalMetrics.name,
         name="above_chance",
         description="The model retrieves test images better than guessing. A run whose model does"
         " not fails; model and metrics are kept.",

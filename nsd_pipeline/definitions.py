@@ -23,23 +23,23 @@ import os
 
 import dagster as dg
 
-from nsd_pipeline.assets import (
-    bold,
-    decoding,
-    embeddings,
-    events,
-    operators,
-    raw,
-    report,
-    series,
-    surface,
-)
 from nsd_pipeline.automation import carry_on_sensor
 from nsd_pipeline.checks import checks
 from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
 from nsd_pipeline.jobs import jobs
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedules
+from nsd_pipeline.steps import (
+    decoding,
+    events,
+    images,
+    operators,
+    raw,
+    report,
+    series_files,
+    series_surface,
+    surface,
+)
 
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
@@ -76,7 +76,17 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
         assets=[
             asset.map_asset_specs(_in_the_catalog)
             for asset in dg.load_assets_from_modules(
-                [raw, bold, events, operators, surface, series, embeddings, decoding, report]
+                [
+                    raw,
+                    events,
+                    operators,
+                    surface,
+                    series_files,
+                    series_surface,
+                    images,
+                    decoding,
+                    report,
+                ]
             )
             if isinstance(asset, dg.AssetsDefinition)
         ],

@@ -6,10 +6,27 @@ stays until somebody acts. `explain` puts errors that are not ours into the same
 """
 
 import errno
+from dataclasses import dataclass
 from typing import Final
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Remake:
+    """An artifact that is to be made. Whoever knows how steps are run says by which command.
+
+    Parameters
+    ----------
+    step
+        Name of the step that makes it.
+    partition
+        Which of its artifacts; None if it has only one.
+    """
+
+    step: str
+    partition: str | None
 
 
 class NsdError(Exception):
@@ -21,12 +38,15 @@ class NsdError(Exception):
         One sentence that names the file, object or artifact and says what is wrong with it.
     next_step
         What to do about it, as an imperative sentence.
+    remake
+        What has to be made for that, if it is one artifact of ours.
     """
 
-    def __init__(self, problem: str, *, next_step: str) -> None:
+    def __init__(self, problem: str, *, next_step: str, remake: Remake | None = None) -> None:
         super().__init__(problem, next_step)
         self.problem = problem
         self.next_step = next_step
+        self.remake = remake
 
     def __str__(self) -> str:
         return f"{self.problem}\nNext step: {self.next_step}"

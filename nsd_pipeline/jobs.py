@@ -17,10 +17,10 @@ report   none            the page across cohorts
 ======== =============== ===========================================================
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
-model. ``subject`` can: a job of one op, partitioned by cohort, which runs the stages
-one after the other in its own process. ``subj01`` is one subject to the end, ``all`` is all
-subjects to the joint model. Unlike Dagster's asset backfill, which drops everything downstream of a
-failed partition, it trains on the sessions that could be prepared.
+model. ``subject`` can: a job of one op, partitioned by cohort, which starts one run after the other
+in its own process. ``subj01`` is one subject to the end, ``all`` every subject to the joint model.
+Unlike Dagster's asset backfill, which drops everything downstream of a failed partition, it trains
+on the sessions that could be prepared.
 """
 
 from typing import Any
@@ -28,31 +28,29 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from nsd_pipeline import partitions, stages
-from nsd_pipeline.assets.backlog import SESSION_ASSETS, find_backlog
-from nsd_pipeline.assets.bold import BoldConfig, has_bold
-from nsd_pipeline.assets.embeddings import EncoderConfig
-from nsd_pipeline.assets.presets import PRESETS
-from nsd_pipeline.assets.series import SeriesConfig
-from nsd_pipeline.assets.settings import FmriMlpConfig
+from nsd_pipeline import partitions, planned_runs
 from nsd_pipeline.checks import AtChance
-from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
+from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.schedules import code_versions, sessions_of
+from nsd_pipeline.schedules import sessions_of
+from nsd_pipeline.steps.decoding import FmriMlpConfig
+from nsd_pipeline.steps.images import EncoderConfig
+from nsd_pipeline.steps.series_files import BoldConfig
+from nsd_pipeline.steps.series_surface import SeriesConfig
+from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
 
 STARTED_BY_TAG = "nsd/started_by"
-"""Run of the job ``subject`` that a run is a stage of."""
+"""Run of the job ``subject`` that started a run."""
 
 session = dg.define_asset_job(
     "session",
-    selection=dg.AssetSelection.assets("experiment_design", *SESSION_ASSETS),
+    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in BETAS_STEPS)),
     description="One session, from the bucket to fsaverage5 betas.",
 )
 
 bold_session = dg.define_asset_job(
     "bold_session",
-    selection=dg.AssetSelection.assets("experiment_design", *PRESETS["neuralbench"].session_assets),
+    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in SERIES_STEPS)),
     description="One session for the preset neuralbench: from recordings to time series on"
     " fsaverage5.",
 )
@@ -91,21 +89,22 @@ class SubjectConfig(dg.Config):
         default=FmriMlpConfig(), description="how the model is trained, and on which preset's data"
     )
     bold: BoldConfig = Field(
-        default=BoldConfig(), description="where recordings come from, for the preset neuralbench"
+        default=BoldConfig(), description="where time series come from, for the preset neuralbench"
     )
     series: SeriesConfig = Field(
-        default=SeriesConfig(), description="what is done to recordings, for the preset neuralbench"
+        default=SeriesConfig(),
+        description="what is done to time series, for the preset neuralbench",
     )
 
 
 @dg.op(pool=GPU_POOL)
-def every_stage(
+def every_run(
     context: dg.OpExecutionContext,
     config: SubjectConfig,
     source: SourceResource,
     store: StoreResource,
 ) -> None:
-    """Run what is left to do for a cohort, stage by stage, each as a run of its own.
+    """Do what is left to do for a cohort, run by run.
 
     A session that fails does not stop the others: the model is trained on those that could be
     prepared, and the job fails at its end, naming the others. So it does if the model is no better
@@ -120,32 +119,31 @@ def every_stage(
         "fsaverage5_series": config.series.model_dump(mode="json"),
     }
 
-    def run(stage: stages.Stage) -> None:
-        context.log.info(stage.title)
-        outcome = stages.run_stage(
+    def run(planned: planned_runs.PlannedRun) -> None:
+        context.log.info(planned.title)
+        outcome = planned_runs.execute(
             context.repository_def,
             context.instance,
-            stage,
+            planned,
             config=settings,
             tags={STARTED_BY_TAG: context.run_id},
         )
-        context.log.info(f"{stage.title}: {', '.join(dict.fromkeys(outcome.values()))}")
+        context.log.info(f"{planned.title}: {', '.join(dict.fromkeys(outcome.values()))}")
 
-    run(stages.DESIGN)
-    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
-    to_do = _sessions_to_do(context, config, source, store, wanted)
-    assets = PRESETS[config.training.preset].session_assets
+    run(planned_runs.DESIGN)
+    to_do = _sessions_to_do(context, config, source, store)
+    steps = SERIES_STEPS if config.training.windowed else BETAS_STEPS
     failed: dict[str, str] = {}
-    for stage in stages.prepare(to_do, at_most=1, assets=assets):
+    for planned in planned_runs.prepare(to_do, at_most=1, steps=steps):
         try:
-            run(stage)
+            run(planned)
         except Exception as error:  # whatever it is, it is this session's alone
-            context.log.error(f"{stage.title}: {error}")
-            failed[stage.first] = str(error)
+            context.log.error(f"{planned.title}: {error}")
+            failed[planned.first] = str(error)
     problems: list[str] = []
-    for stage in (*stages.embed(subjects), *stages.decode((cohort,))):
+    for planned in (*planned_runs.embed(subjects), *planned_runs.decode((cohort,))):
         try:
-            run(stage)
+            run(planned)
         except AtChance as found:  # the report says so as well
             problems.append(str(found.description))
     if failed:
@@ -162,19 +160,18 @@ def _sessions_to_do(
     config: SubjectConfig,
     source: SourceResource,
     store: StoreResource,
-    wanted: list[str],
 ) -> list[str]:
-    """Sessions that are left of the wanted ones; recordings that are done are found to be so."""
-    if config.training.preset == "neuralbench":
-        bucket = source.open()
-        there = [key for key in wanted if has_bold(config.bold, bucket, key)]
-        context.log.info(f"Sessions with recordings: {len(there)} of {len(wanted)}.")
+    """Sessions that are left of the wanted ones; time series that are done are found to be so."""
+    cohort, bucket = context.partition_key, source.open()
+    subjects = partitions.subjects_of_cohort(cohort)
+    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
+    if config.training.windowed:
+        there = [key for key in wanted if config.bold.has_session(bucket, key)]
+        context.log.info(f"Sessions with time series: {len(there)} of {len(wanted)}.")
         return there
-    backlog = find_backlog(
-        source.open(), store.open(), wanted, code_versions(context.repository_def)
-    )
-    context.log.info(f"Sessions of {context.partition_key}: {backlog}")
-    return backlog.to_do
+    states = look_at_sessions(bucket, store.open(), wanted)
+    context.log.info(f"Sessions of {cohort}: {states}")
+    return states.to_do
 
 
 @dg.job(
@@ -186,7 +183,7 @@ def _sessions_to_do(
 )
 def subject() -> None:
     """One cohort from the bucket to the report."""
-    every_stage()
+    every_run()
 
 
 jobs: list[Any] = [session, bold_session, embed, train, report, subject]

@@ -8,12 +8,20 @@
 - a **cohort** is what one model is trained on: a subject, or all of them together.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import cast
 
 import dagster as dg
 
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, Space, session_key
-from nsd_pipeline.nsd.spaces import OPERATOR_SPACES
+from nsd_pipeline.nsd.layout import (
+    N_SESSIONS,
+    OPERATOR_SPACES,
+    SUBJECTS,
+    Space,
+    parse_session_key,
+    session_key,
+)
 
 SHARED = "shared"
 """The stimulus set that every subject saw, and every model is tested on."""
@@ -75,6 +83,30 @@ def between(first: str, last: str) -> frozenset[str]:
         if first in keys and last in keys:
             return frozenset(keys[keys.index(first) : keys.index(last) + 1])
     raise ValueError(f"{first} ... {last} is no range of partitions")
+
+
+def ranges(sessions: Sequence[str], at_most: int) -> Iterator[tuple[str, str]]:
+    """First and last session of runs without gaps, of a limited length, of one subject each.
+
+    Parameters
+    ----------
+    sessions
+        Session keys in order.
+    at_most
+        Sessions in a range.
+    """
+    position = {session: index for index, session in enumerate(SESSIONS)}
+
+    def stretch(numbered: tuple[int, str]) -> tuple[str, int]:
+        # Along a stretch without gaps, position and count grow alike.
+        count, session = numbered
+        return parse_session_key(session)[0], position[session] - count
+
+    for _, together in groupby(enumerate(sessions), key=stretch):
+        keys = [session for _, session in together]
+        for start in range(0, len(keys), at_most):
+            part = keys[start : start + at_most]
+            yield part[0], part[-1]
 
 
 def subjects_of_cohort(cohort: str) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nsd_pipeline import partitions
-from nsd_pipeline.assets.backlog import find_backlog, ranges
 from nsd_pipeline.dagster_private import partition_span, range_tags
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers import shell
+from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.sessions import look_at_sessions
 
 _PREFIX = "NSD_BACKFILL_"
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
@@ -172,34 +172,22 @@ def backfill_schedule(subject: str, settings: BackfillSettings) -> dg.ScheduleDe
     def backfill(
         context: dg.ScheduleEvaluationContext, source: SourceResource, store: StoreResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        backlog = find_backlog(
-            source.open(),
-            store.open(),
-            sessions_of(subject, settings.sessions),
-            code_versions(context.repository_def),
+        states = look_at_sessions(
+            source.open(), store.open(), sessions_of(subject, settings.sessions)
         )
         under_way = _under_way(context)
-        to_do = [session for session in backlog.to_do if session not in under_way]
-        message = f"{subject}: {backlog}" + (f", {len(under_way)} under way" if under_way else "")
+        to_do = [session for session in states.to_do if session not in under_way]
+        message = f"{subject}: {states}" + (f", {len(under_way)} under way" if under_way else "")
         context.log.info(message)
         if not to_do:
             return dg.SkipReason(message)
         tick = context.scheduled_execution_time
         return [
             _request(first, last, f"{tick:%Y-%m-%dT%H:%M}:{first}")
-            for first, last in ranges(to_do, settings.sessions_per_run)
+            for first, last in partitions.ranges(to_do, settings.sessions_per_run)
         ]
 
     return backfill
-
-
-def code_versions(repository: dg.RepositoryDefinition) -> dict[str, str]:
-    """Version of the code of every asset, by its name."""
-    graph = repository.asset_graph
-    return {
-        key.to_user_string(): graph.get(key).code_version or "1"
-        for key in graph.materializable_asset_keys
-    }
 
 
 def _request(first: str, last: str, run_key: str) -> dg.RunRequest:
@@ -218,11 +206,11 @@ def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
         span = partition_span(run)
         if not (span and set(span) <= set(partitions.SESSIONS)):
             continue
-        host = shell.signed_host(run)
-        if host is not None and shell.end_if_gone(context.instance, run):
+        host = run_processes.signed_host(run)
+        if host is not None and run_processes.end_if_gone(context.instance, run):
             context.log.warning(f"Run {run.run_id} of {span[0]} had no process left; it has ended.")
             continue
-        if host is not None and shell.is_elsewhere(run.tags):
+        if host is not None and run_processes.is_elsewhere(run.tags):
             context.log.info(
                 f"{span[0]} is left to run {run.run_id}, whose process is on {host}, out of sight"
                 " from here. If it is gone, terminate the run."

@@ -1,8 +1,10 @@
 """What holds for every test, and the small dataset that many of them share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import hypothesis
 import pytest
 
@@ -16,6 +18,16 @@ hypothesis.settings.load_profile("default")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.pop("NSD_ACCEPT_TERMS", None)
+
+
+MODIFIED = 10**18
+"""When the small dataset's files were written, in ns: part of the version of a mirror's file."""
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +45,7 @@ def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
         strength=3.0,
         spaces=(),
     )
+    for path in dataset.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, ns=(MODIFIED, MODIFIED))
     return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))

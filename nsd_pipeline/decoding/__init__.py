@@ -1,79 +1,12 @@
 """Decoding: from surface fMRI to the embedding of the image that was seen.
 
 The model, its loss, the trials it learns from, training it and predicting with it. Nothing here
-reads NSD's files or knows where artifacts lie: arrays and tables come in and go out.
+reads NSD's files or knows what artifacts are called.
 
 Names are imported when they are first used, because most of them need torch, which takes seconds to
-import.
+import. Which names there are, and from which module, says ``__init__.pyi``.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from nsd_pipeline.decoding.checkpoint import Checkpoint
-    from nsd_pipeline.decoding.config import TrainingConfig
-    from nsd_pipeline.decoding.contributions import vertex_contributions
-    from nsd_pipeline.decoding.loss import TEMPERATURE_START, clip_loss, clip_scores
-    from nsd_pipeline.decoding.memory import Memory
-    from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model, n_parameters
-    from nsd_pipeline.decoding.persistence import load_model, save_model
-    from nsd_pipeline.decoding.prediction import predict
-    from nsd_pipeline.decoding.rows import HeldRows, StoredRows
-    from nsd_pipeline.decoding.training import TrainingResult, train
-    from nsd_pipeline.decoding.trials import Trials, assemble_trials
-    from nsd_pipeline.decoding.windows import place_windows
-    from nsd_pipeline.evaluation import retrieval_metrics
-
-_HOMES = {
-    "checkpoint": ["Checkpoint"],
-    "config": ["TrainingConfig"],
-    "memory": ["Memory"],
-    "loss": ["TEMPERATURE_START", "clip_loss", "clip_scores"],
-    "model": ["Decoder", "FmriLinear", "FmriMlp", "build_model", "n_parameters"],
-    "persistence": ["load_model", "save_model"],
-    "prediction": ["predict"],
-    "contributions": ["vertex_contributions"],
-    "rows": ["HeldRows", "StoredRows"],
-    "training": ["TrainingResult", "train"],
-    "trials": ["Trials", "assemble_trials"],
-    "windows": ["place_windows"],
-}
-_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
-_HOME["retrieval_metrics"] = "nsd_pipeline.evaluation"  # other code looks for it here
-
-__all__ = [
-    "TEMPERATURE_START",
-    "Checkpoint",
-    "Decoder",
-    "FmriLinear",
-    "FmriMlp",
-    "HeldRows",
-    "Memory",
-    "StoredRows",
-    "TrainingConfig",
-    "TrainingResult",
-    "Trials",
-    "assemble_trials",
-    "build_model",
-    "clip_loss",
-    "clip_scores",
-    "load_model",
-    "n_parameters",
-    "place_windows",
-    "predict",
-    "retrieval_metrics",
-    "save_model",
-    "train",
-    "vertex_contributions",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,18 +1,28 @@
-"""What a training can be told, with the reference's values as defaults."""
+"""Settings of a model, with the reference's values as defaults."""
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+PresetName = Literal["betas", "neuralbench"]
+"""Which data a model is trained on: see ``cohort``."""
+
+DataDtype = Literal["float32", "bfloat16", "float16"]
+"""What fMRI is kept in."""
 
 Monitor = Literal["val/batch_top5_acc", "val/batch_inv_norm_rank_mean"]
 """A column of the training's history of which more is better."""
 
+OnEpoch = Callable[[Mapping[str, float]], object]
+"""Called after every epoch with its row of the history."""
+
 
 class TrainingConfig(BaseModel):
-    """Architecture, loss and optimisation of one training.
+    """Architecture, loss, optimisation and data of one model.
 
     The defaults are the reference's task (REFERENCE, "The task's configuration"). Types are simple
-    ones only, because an asset's configuration in the web UI is derived from this class.
+    ones only, because the settings in the web UI are derived from this class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +93,7 @@ class TrainingConfig(BaseModel):
     patience: int = Field(
         default=5,
         ge=1,
-        description="Stop after so many epochs without a better value of the monitor.",
+        description="Stop after this number of epochs without a better value of the monitor.",
     )
     monitor: Monitor = Field(
         default="val/batch_top5_acc",
@@ -101,6 +111,62 @@ class TrainingConfig(BaseModel):
     )
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and dropout.")
     data_seed: int = Field(default=33, ge=0, description="Seed of the order of the trials.")
+
+    preset: PresetName = Field(
+        default="betas",
+        description="The task: betas (a value a trial), or neuralbench, the reference's windows of"
+        " time series. Everything else has the reference's settings in both.",
+    )
+    zscore: bool = Field(
+        default=True,
+        description="Z-score betas of each vertex within session. Time series always are, by run.",
+    )
+    roi: bool = Field(
+        default=False,
+        description="Betas: use only the vertices of the region that fsaverage5_betas were written"
+        " with (its `roi`).",
+    )
+    window_start: float = Field(
+        default=2.0, description="Windows: seconds from an image's onset to its window."
+    )
+    window_duration: float = Field(
+        default=7.0, gt=0, description="Windows: seconds that a window lasts."
+    )
+    validation_by: Literal["timeline", "image_id"] = Field(
+        default="timeline",
+        description="What validation holds out as a whole: runs (the reference; repeats of one"
+        " image may fall on both sides) or images.",
+    )
+    validation_ratio: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of the runs or images that are held out."
+    )
+
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory for the fMRI of each process in GB. What is larger stays in the store,"
+        " is read in every epoch and shuffled within this memory: another order, and therefore"
+        " other weights. null: all is in memory, and a cohort that does not fit is an error.",
+    )
+    data_dtype: DataDtype = Field(
+        default="float32",
+        description="What fMRI is kept in. What the model computes in is `precision`.",
+    )
+    n_processes: int = Field(
+        default=1,
+        ge=1,
+        description="Processes that train together, each with a GPU of its own if there are any."
+        " Batches and results are those of one process.",
+    )
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a trial is a window of a time series, and not one beta."""
+        return self.preset == "neuralbench"
+
+    def decisive(self) -> dict[str, Any]:
+        """Every setting that the model depends on by more than rounding."""
+        return self.model_dump(mode="json", exclude={"n_processes"})
 
     def starts_as_mean(self, n_times: int) -> bool:
         """Whether the map over ``n_times`` time points starts as their plain mean."""

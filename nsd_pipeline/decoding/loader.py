@@ -5,92 +5,33 @@ rows. On the CPU they are copied into one buffer that is used again and again; t
 of it. On a GPU the rows lie there from the start if they fit; otherwise each batch goes through
 page-locked memory, so that its copy runs while the GPU still works on the last one.
 
+Trials that stay in the store are read by a thread, ahead of the batch that is asked for: of each
+block all that is wanted at once, in the order in which blocks are first needed. A trial stays in
+memory until it has been asked for, and its place is then free for another one.
+
 Rows are sent to a GPU and given to the model in whatever precision they are kept in: a step that
 rounds to bfloat16 anyway need not turn them into float32 first.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nsd_pipeline.decoding.rows import HeldRows, StoredRows
-from nsd_pipeline.decoding.streaming import StoredBatches
-from nsd_pipeline.decoding.trials import Trials, trial_rows
+from nsd_pipeline.decoding.order import ReadingPlan, shuffled
+from nsd_pipeline.decoding.rows import HeldRows, Integers, StoredRows
+from nsd_pipeline.decoding.trials import Trials
 
 RESIDENT_SHARE: Final = 0.6
 """Rows stay on the GPU if they take no more than this share of its free memory."""
 
 _ROWS_AT_ONCE: Final = 1024
-
-
-class Loader(Protocol):
-    """Batches of trials on a device, and the order in which they are best asked for."""
-
-    def shuffle(self, generator: torch.Generator) -> Tensor:
-        """Draw an order (N,) in which every trial comes once.
-
-        Any order is as likely as any other one, unless trials come from a disk.
-        """
-        ...
-
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give one batch after the other.
-
-        Parameters
-        ----------
-        batches
-            Numbers (B,) of the trials of each batch, on the CPU; each trial at most once.
-
-        Yields
-        ------
-        tuple
-            fMRI (B, V, T) in the precision it is kept in, and targets (B, D). They hold until the
-            next batch is asked for, which may use their memory.
-        """
-        ...
-
-
-class HostBatches(Protocol):
-    """Batches of fMRI on the CPU, in buffers that the caller provides."""
-
-    def shuffle(self, generator: torch.Generator) -> Tensor:
-        """See :meth:`Loader.shuffle`."""
-        ...
-
-    def expect(self, order: Tensor) -> None:
-        """Say which trials (n,) will be asked for, in which order."""
-        ...
-
-    def copy(self, trials: Tensor, out: Tensor) -> None:
-        """Copy the trials (B,) that come next to ``out`` (B, T, V)."""
-        ...
-
-
-def load_trials(trials: Trials, device: torch.device, batch_size: int) -> Loader:
-    """Prepare to put batches of trials on a device.
-
-    Parameters
-    ----------
-    trials
-        Trials, in memory or in the store.
-    device
-        Where batches are wanted.
-    batch_size
-        Trials of the largest batch.
-    """
-    if device.type == "cuda" and _fits(trials, device):
-        return ResidentLoader(trials, device)
-    return HostLoader(trials, device, batch_size)
-
-
-def _fits(trials: Trials, device: torch.device) -> bool:
-    """Whether a GPU has room for all rows that some trial needs, and a model besides."""
-    free, _ = torch.cuda.mem_get_info(device)
-    n_bytes = len(np.unique(trial_rows(trials))) * trials.n_vertices * _dtype(trials).itemsize
-    return n_bytes <= RESIDENT_SHARE * free
+"""Rows that are copied to a GPU together, so that few of them are in host memory."""
 
 
 def _dtype(trials: Trials) -> torch.dtype:
@@ -117,42 +58,157 @@ class _HeldBatches:
     """Batches of rows in memory, which come in any order at the same cost."""
 
     def __init__(self, trials: Trials, rows: HeldRows) -> None:
-        self._rows, self._places = rows, trial_rows(trials)
+        self._rows, self._places = rows, trials.places()
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which each trial comes once."""
         return torch.randperm(len(self._places), generator=generator)
 
-    def expect(self, order: Tensor) -> None:
-        pass
+    def begin(self, order: Tensor) -> None:
+        """Do nothing: all is there."""
 
     def copy(self, trials: Tensor, out: Tensor) -> None:
+        """Copy trials (B,) to ``out`` (B, T, V)."""
         places = self._places[trials.numpy()].ravel()
         self._rows.copy(places, out.view(len(places), out.shape[2]))
 
 
-def _host_batches(trials: Trials, batch_size: int) -> HostBatches:
-    rows = trials.rows
-    if isinstance(rows, HeldRows):
-        return _HeldBatches(trials, rows)
-    assert isinstance(rows, StoredRows)  # noqa: S101  # there are no other rows
-    return StoredBatches(trials.first_row, trials.n_times, rows, batch_size)
+class _StoredBatches:
+    """Batches of trials that a thread reads ahead from the store.
+
+    Parameters
+    ----------
+    trials, rows
+        The trials, and where their rows are stored.
+    batch_size
+        Trials of the largest batch.
+    """
+
+    def __init__(self, trials: Trials, rows: StoredRows, batch_size: int) -> None:
+        self._window, self._batch_size = rows.window, batch_size
+        # Not a method of these batches: the thread would keep them alive, and they end the thread.
+        self._read = partial(_read_trials, rows, trials.places())
+        self._block_of: Integers = trials.first_row // rows.block_rows
+        self._places = torch.empty((0, trials.n_times * rows.n_vertices), dtype=_dtype(trials))
+        self._reading: _ReadAhead | None = None
+        self._stop = weakref.finalize(self, lambda: None)
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which each trial comes once."""
+        return shuffled(self._block_of, self._window, generator)
+
+    def begin(self, order: Tensor) -> None:
+        """Start to read what comes first in an order of trials (n,), each at most once."""
+        self._stop()
+        plan = ReadingPlan.of(order.numpy(), self._block_of, self._batch_size)
+        if plan.n_places > len(self._places):
+            shape, dtype = (plan.n_places, self._places.shape[1]), self._places.dtype
+            self._places = self._places[:0].clone()  # before the new memory is asked for
+            # The thread writes to it, and is in no inference mode.
+            with torch.inference_mode(False):
+                self._places = torch.empty(shape, dtype=dtype)
+        self._reading = _ReadAhead(self._read, plan, self._places, len(self._block_of))
+        self._stop = weakref.finalize(self, self._reading.stop)
+
+    def copy(self, trials: Tensor, out: Tensor) -> None:
+        """Copy the trials (B,) that come next in the order to ``out`` (B, T, V)."""
+        assert self._reading is not None  # noqa: S101  # an order is begun first
+        self._reading.take(trials.numpy(), out.view(len(trials), -1))
+
+
+def _read_trials(rows: StoredRows, places: Integers, trials: Integers, out: Tensor) -> None:
+    """Fill ``out`` (n, T x V) with trials (n,) of one block; ``places`` (N, T) has all rows."""
+    wanted = places[trials].ravel()
+    rows.copy(wanted, out.view(len(wanted), rows.n_vertices))
+
+
+class _ReadAhead:
+    """Trials of a plan, read by a thread into ``places`` (at least ``plan.n_places``, T x V).
+
+    ``read`` is called in the thread with trials (n,) of one block, ascending, and a tensor
+    (n, T x V) to fill.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Integers, Tensor], None],
+        plan: ReadingPlan,
+        places: Tensor,
+        n_trials: int,
+    ) -> None:
+        self._read, self._plan, self._places = read, plan, places
+        self._place_of = np.full(n_trials, -1, dtype=np.int64)
+        self._free = list(range(len(places)))
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="read fMRI", daemon=True)
+        self._thread.start()
+
+    def take(self, trials: Integers, out: Tensor) -> None:
+        """Copy trials (n,) to ``out`` (n, T x V), as soon as they are there, and forget them.
+
+        What the thread failed with is raised here.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or (self._place_of[trials] >= 0).all())
+            if self._error is not None:
+                raise self._error
+            places = self._place_of[trials]
+        torch.index_select(self._places, 0, torch.from_numpy(places), out=out)
+        with self._changed:
+            self._place_of[trials] = -1
+            self._free.extend(places.tolist())
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End the thread; the memory can be used for something else then."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            largest = max((len(rows) for rows in self._plan.reads), default=0)
+            staging = torch.empty((largest, self._places.shape[1]), dtype=self._places.dtype)
+            for rows in self._plan.reads:
+                block = staging[: len(rows)]
+                self._read(rows, block)
+                places = self._reserve(len(rows))
+                if self._stopped:
+                    return
+                self._places[places] = block
+                with self._changed:
+                    self._place_of[rows] = places
+                    self._changed.notify_all()
+        except BaseException as error:  # raised where trials are asked for
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _reserve(self, n: int) -> list[int]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or len(self._free) >= n)
+            places, self._free = self._free[:n], self._free[n:]
+            return places
 
 
 class HostLoader:
     """Batches that are copied together on the CPU, and sent to a GPU if the model is there.
 
     Two page-locked buffers are used in turn for a GPU: one is filled while the other one is still
-    being sent.
-
-    Parameters
-    ----------
-    trials, device, batch_size
-        As for :func:`load_trials`.
+    being sent. Parameters are those of :func:`load_trials`.
     """
 
     def __init__(self, trials: Trials, device: torch.device, batch_size: int) -> None:
         self._device = device
-        self._batches = _host_batches(trials, batch_size)
+        rows = trials.rows
+        self._batches = (
+            _HeldBatches(trials, rows)
+            if isinstance(rows, HeldRows)
+            else _StoredBatches(trials, rows, batch_size)
+        )
         self._targets = _Targets(trials, device)
         cuda = device.type == "cuda"
         shape = (batch_size, trials.n_times, trials.n_vertices)
@@ -160,14 +216,32 @@ class HostLoader:
             torch.empty(shape, dtype=_dtype(trials), pin_memory=cuda)
             for _ in range(2 if cuda else 1)
         ]
-        # The CPU copies at once.
+        # When the copy of each buffer to the GPU is done; on the CPU there is none to wait for.
         self._sent = [torch.Event(device) if cuda else None for _ in self._buffers]
-        self.shuffle = self._batches.shuffle
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Draw an order (N,) in which every trial comes once.
+
+        Any order is as likely as any other one, unless trials come from the store.
+        """
+        return self._batches.shuffle(generator)
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Loader.batches`."""
+        """Give one batch after the other.
+
+        Parameters
+        ----------
+        batches
+            Numbers (B,) of the trials of each batch, on the CPU; each trial at most once.
+
+        Yields
+        ------
+        tuple
+            fMRI (B, V, T) in the precision it is kept in, and targets (B, D). They hold until the
+            next batch is asked for, which may use their memory.
+        """
         if batches:
-            self._batches.expect(torch.cat(list(batches)))
+            self._batches.begin(torch.cat(list(batches)))
         for number, trials in enumerate(batches):
             turn = number % len(self._buffers)
             sent = self._sent[turn]
@@ -184,17 +258,13 @@ class HostLoader:
 class ResidentLoader:
     """Every row that some trial needs lies on the device, once: windows of neighbours overlap.
 
-    Rows that come from the store never are in host memory all at once.
-
-    Parameters
-    ----------
-    trials, device
-        As for :func:`load_trials`.
+    Rows that come from the store never are in host memory all at once. Parameters are those of
+    :func:`load_trials`.
     """
 
     def __init__(self, trials: Trials, device: torch.device) -> None:
         self._device, self._n_trials = device, trials.n_trials
-        used, places = np.unique(trial_rows(trials), return_inverse=True)
+        used, places = np.unique(trials.places(), return_inverse=True)
         shape, dtype = (len(used), trials.n_vertices), _dtype(trials)
         self._values = torch.empty(shape, dtype=dtype, device=device)
         buffer = torch.empty((min(_ROWS_AT_ONCE, len(used)), shape[1]), dtype=dtype)
@@ -206,12 +276,39 @@ class ResidentLoader:
         self._targets = _Targets(trials, device)
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
-        """See :meth:`Loader.shuffle`."""
+        """Draw an order (N,) in which every trial comes once."""
         return torch.randperm(self._n_trials, generator=generator)
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Loader.batches`."""
+        """See :meth:`HostLoader.batches`."""
         for trials in batches:
             numbers = trials.to(self._device)
             fmri = self._values[self._places[numbers]]
             yield fmri.transpose(1, 2), self._targets(numbers)
+
+
+Loader = HostLoader | ResidentLoader
+
+
+def load_trials(trials: Trials, device: torch.device, batch_size: int) -> Loader:
+    """Prepare to put batches of trials on a device.
+
+    Parameters
+    ----------
+    trials
+        Trials, in memory or in the store.
+    device
+        Where batches are wanted.
+    batch_size
+        Trials of the largest batch.
+    """
+    if device.type == "cuda" and _fits(trials, device):
+        return ResidentLoader(trials, device)
+    return HostLoader(trials, device, batch_size)
+
+
+def _fits(trials: Trials, device: torch.device) -> bool:
+    """Whether a GPU has room for all rows that some trial needs, and a model besides."""
+    free, _ = torch.cuda.mem_get_info(device)
+    n_bytes = len(np.unique(trials.places())) * trials.n_vertices * _dtype(trials).itemsize
+    return n_bytes <= RESIDENT_SHARE * free

@@ -1,15 +1,23 @@
-"""The contrastive loss that pulls an estimate towards the embedding of the image that was shown.
+"""The contrastive loss of a batch, and the process group that computes it; usually one process.
 
 Radford et al. (2021), as Défossez et al. (2023) use it for brain signals: the candidates of a
 trial are the targets of its batch, and the right one is its own. REFERENCE normalises the
 candidates only, has no temperature, and asks in one direction (brain -> image).
+
+Every process of a group holds the whole model and takes its share of each batch. The loss is one of
+the whole batch: the estimates and candidates of all are gathered, and each process computes the
+same loss and differentiates it by its own estimates only. Since estimates of different trials do
+not depend on each other, the gradient of the parameters is the sum of what each process finds. The
+same goes for any loss, whether its rows are independent or not.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import log
 from typing import Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 NormKind = Literal["x", "y", "xy"]
@@ -92,3 +100,110 @@ def clip_loss(
 def _unit_length(vectors: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / (length + _EPSILON)
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes that train one model together, as one of them sees it.
+
+    Attributes
+    ----------
+    rank
+        Number of this process, from 0.
+    size
+        Number of processes.
+    device
+        Where this process computes, and where its messages come from.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def current(cls, device: torch.device) -> "ProcessGroup":
+        """The default group of torch.distributed, or this process alone if there is none."""
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size(), device)
+        return cls(0, 1, device)
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Part of a batch (B, ...) that is this process's; may be empty."""
+        return torch.tensor_split(batch, self.size)[self.rank]
+
+    def gather(self, own: Tensor, n_rows: int) -> Tensor:
+        """Rows (B, ...) of a whole batch, of which each process has its share.
+
+        Gradients reach this process's own rows.
+        """
+        if self.size == 1:
+            return own
+        counts = [len(part) for part in torch.tensor_split(torch.empty(n_rows), self.size)]
+        # Parts differ by a row at most, but all_gather takes tensors of one shape.
+        padded = own.new_zeros((max(counts), *own.shape[1:]))
+        padded[: len(own)] = own.detach()
+        received = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(received, padded)
+        parts = [part[:count] for part, count in zip(received, counts, strict=True)]
+        parts[self.rank] = own
+        return torch.cat(parts)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients that all processes found, in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def agree(self, values: Sequence[float]) -> list[float]:
+        """Give every process the numbers that the first one has."""
+        if self.size == 1:
+            return list(values)
+        message = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.broadcast(message, src=0)
+        return message.tolist()
+
+
+class SharedDropout(nn.Module):
+    """Dropout that drops the same units of a trial however a batch is divided among processes.
+
+    Masks are drawn for the whole batch, by the same generator in every process, and each takes its
+    own rows. On the CPU they are those that one process draws.
+
+    Parameters
+    ----------
+    p
+        Share of units that are dropped.
+    group
+        The processes.
+    """
+
+    n_rows: int
+
+    def __init__(self, p: float, group: ProcessGroup) -> None:
+        super().__init__()
+        self.p, self.group = p, group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop units of (b, ...): this process's share of ``n_rows``."""
+        if not self.training or self.p == 0:
+            return x
+        keep = 1 - self.p
+        mask = torch.empty((self.n_rows, *x.shape[1:]), dtype=torch.bool, device=x.device)
+        return x * self.group.share(mask.bernoulli_(keep)) / keep
+
+
+def share_dropout(model: nn.Module, group: ProcessGroup) -> list[SharedDropout]:
+    """Replace every dropout layer of a model; their ``n_rows`` is to be set before each batch."""
+    shared = []
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Dropout):
+                dropout = SharedDropout(child.p, group).train(child.training)
+                setattr(module, name, dropout)
+                shared.append(dropout)
+    return shared

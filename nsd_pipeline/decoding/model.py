@@ -1,4 +1,4 @@
-"""The brain decoders: fMRI of one trial in, an estimate of the image's embedding out.
+"""The brain decoders: fMRI of trials in, estimates of the images' embeddings out.
 
 :class:`FmriMlp` is the reference's residual MLP (REFERENCE: hidden 128, two residual blocks, a
 linear map over time, one linear head), with the reference's parameter names, so that weights
@@ -9,16 +9,23 @@ are trained or stored.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.loader import load_trials
+from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.evaluation import retrieval_metrics as retrieval_metrics  # public beside predict
 
 INPUT_DROPOUT: Final = 0.5
 """After the projection of the vertices: half of the hidden units are dropped."""
 BLOCK_DROPOUT: Final = 0.15
 HEAD_DROPOUT: Final = 0.0
 """The reference's head has a dropout layer between its linear ones, and leaves it at zero."""
+_BATCH: Final = 64
 
 
 class FmriMlp(nn.Module):
@@ -40,9 +47,6 @@ class FmriMlp(nn.Module):
         Widths of the linear layers of the head; the last one is the width of the estimate. Empty
         for no head.
     """
-
-    n_vertices: int
-    n_times: int
 
     def __init__(
         self,
@@ -130,9 +134,6 @@ class FmriLinear(nn.Module):
         Time points of the input; 1 for betas.
     """
 
-    n_vertices: int
-    n_times: int
-
     def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
         super().__init__()
         self.n_vertices, self.n_times = n_vertices, n_repetition_times
@@ -212,20 +213,86 @@ def build_model(
     NsdError
         If the head would not end with the embedding's width.
     """
-    model = _build(config, n_vertices, n_times, n_outputs)
+    model: Decoder
+    if config.model == "FmriLinear":
+        model = FmriLinear(n_vertices, n_outputs, n_times)
+    else:
+        sizes = [n_outputs] if config.head_sizes is None else config.head_sizes
+        if sizes and sizes[-1] != n_outputs:
+            raise NsdError(
+                f"head_sizes ends with {sizes[-1]}, but image embeddings have {n_outputs} values.",
+                next_step=f"let head_sizes end with {n_outputs}, or set it to null.",
+            )
+        model = FmriMlp(n_vertices, n_outputs, config.hidden, config.n_blocks, n_times, sizes)
     if config.starts_as_mean(n_times):
         nn.init.constant_(model.out_time_agg.weight, 1 / n_times)
         nn.init.zeros_(model.out_time_agg.bias)
     return model
 
 
-def _build(config: TrainingConfig, n_vertices: int, n_times: int, n_outputs: int) -> Decoder:
-    if config.model == "FmriLinear":
-        return FmriLinear(n_vertices, n_outputs, n_times)
-    head_sizes = [n_outputs] if config.head_sizes is None else config.head_sizes
-    if head_sizes and head_sizes[-1] != n_outputs:
-        raise NsdError(
-            f"head_sizes ends with {head_sizes[-1]}, but image embeddings have {n_outputs} values.",
-            next_step=f"let head_sizes end with {n_outputs}, or set it to null.",
-        )
-    return FmriMlp(n_vertices, n_outputs, config.hidden, config.n_blocks, n_times, head_sizes)
+def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[np.float32]:
+    """Estimate the embedding of the image of every trial, on the device the model is on.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        N trials.
+    batch_size
+        Trials at once.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        Estimates (N, D).
+    """
+    device = next(model.parameters()).device
+    loader = load_trials(data, device, batch_size)
+    estimates = np.empty((data.n_trials, data.n_outputs), dtype=np.float32)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            batches = torch.split(torch.arange(data.n_trials), batch_size)
+            for trials, (x, _) in zip(batches, loader.batches(batches), strict=True):
+                estimates[trials[0] : trials[-1] + 1] = model(x.float()).cpu().numpy()
+    finally:
+        model.train(was_training)
+    return estimates
+
+
+def vertex_contributions(model: Decoder, data: Trials) -> NDArray[np.float32]:
+    """What each vertex adds to the score of the image that was seen, to first order.
+
+    The score is the one retrieval sorts by: the dot product of the estimate and the image's
+    embedding scaled to unit length. Its derivative by a vertex, times the vertex's response, is
+    averaged over trials: noise that the model has fitted adds as often as it takes away, so what
+    remains is where responses to new images are of use.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        N trials, for instance the test set.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
+    """
+    device = next(model.parameters()).device
+    loader = load_trials(data, device, _BATCH)
+    added = torch.zeros(data.n_vertices, dtype=torch.float64)
+    responds = torch.zeros(data.n_vertices, dtype=torch.bool)
+    for fmri, targets in loader.batches(torch.split(torch.arange(data.n_trials), _BATCH)):
+        values = fmri.to(torch.float32, copy=True).requires_grad_()
+        scores = (model(values) * torch.nn.functional.normalize(targets, dim=1)).sum()
+        (gradient,) = torch.autograd.grad(scores, values)
+        values = values.detach()
+        added += (gradient * values).sum(dim=(0, 2)).double().cpu()
+        responds |= (values != 0).any(dim=2).any(dim=0).cpu()
+    contributions: NDArray[np.float32] = (added / data.n_trials).float().numpy()
+    contributions[~responds.numpy()] = np.nan
+    return contributions

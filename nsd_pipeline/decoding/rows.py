@@ -4,25 +4,162 @@ Sessions are read once into one array in memory, session by session in place: th
 17 GB of betas or 59 GB of time series on fsaverage5, so a second copy is the difference between
 fitting and not. Windows of neighbouring trials overlap, so a window is only the number of its first
 row. What lies between windows is left out.
+
+Rows are kept in float32, or in half of it. bfloat16 has float32's range and 8 bits of precision,
+float16 has 11 bits up to 65,504; z-scored betas need no range.
+
+What decides how trials are shuffled decides the weights. So whether rows are in memory or in the
+store follows from the configuration and the data alone, never from what else the machine is doing.
 """
 
 import itertools
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.dtypes import NUMPY_DTYPES, DataDtype, as_tensor, fill_rounded
-from nsd_pipeline.decoding.memory import Memory
+from nsd_pipeline.decoding.config import DataDtype
+from nsd_pipeline.errors import NotEnoughDataError
 
 if TYPE_CHECKING:
     import torch
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+
+NUMPY_DTYPES: Final[dict[DataDtype, type[np.generic]]] = {
+    "float32": np.float32,
+    "bfloat16": np.uint16,
+    "float16": np.float16,
+}
+"""What rows are kept in, and the numpy type of that size that holds it: numpy has no bfloat16."""
+
+LEAST_BLOCKS: Final = 16
+"""Blocks of trials that are shuffled at least: fewer fill most of a batch with neighbours."""
+READ_AHEAD: Final = 4
+"""Blocks that are read before anything of them is needed."""
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+def as_tensor(values: NDArray[Any]) -> "torch.Tensor":
+    """Tensor over the same memory: float32, float16 or, for uint16, bfloat16."""
+    import torch
+
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if values.dtype == np.uint16 else tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory for the fMRI of one process.
+
+    Parameters
+    ----------
+    gb
+        GB for rows. More than that stays in the store, is read in every epoch and shuffled within
+        this memory. None: all of it is in memory, or it is an error.
+    dtype
+        What rows are kept in.
+    batch_size
+        Trials that are asked for together.
+    """
+
+    gb: float | None = None
+    dtype: DataDtype = "float32"
+    batch_size: int = 64
+
+    def holds(self, n_bytes: int) -> bool:
+        """Decide whether rows of this size are kept in memory.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If all rows are to be in memory, and less than that is free.
+        """
+        if self.gb is not None:
+            return n_bytes <= self.gb * 1e9
+        free = available_bytes()
+        if n_bytes > free:
+            raise NotEnoughDataError(
+                f"The fMRI takes {n_bytes / 1e9:.3g} GB, but {free / 1e9:.3g} GB of memory are"
+                " free.",
+                next_step="set memory_gb (4 will do): what does not fit into it stays in the store"
+                " and is read in every epoch, in an order of its own. data_dtype bfloat16 halves"
+                " what it takes.",
+            )
+        return True
+
+    def window(self, *, values: int, block_trials: int) -> int:
+        """Find how many trials can be shuffled within this memory.
+
+        Besides the window of the training trials there are the batches, the blocks that are read
+        ahead or being read, and as much again for the trials of the validation, which come in
+        order.
+
+        Parameters
+        ----------
+        values
+            Values T x V of a trial.
+        block_trials
+            Trials of the largest block that is read at once.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If the window would hold fewer than 16 blocks.
+        """
+        assert self.gb is not None  # noqa: S101  # else all rows are in memory
+        trial = values * np.dtype(NUMPY_DTYPES[self.dtype]).itemsize
+        reading = 3 * block_trials * values * 4
+        around = 2 * ((3 * self.batch_size + (READ_AHEAD + 1) * block_trials) * trial + reading)
+        window = int((self.gb * 1e9 - around) // trial)
+        if window < LEAST_BLOCKS * block_trials:
+            least = around + LEAST_BLOCKS * block_trials * trial
+            raise NotEnoughDataError(
+                f"{self.gb:.2f} GB of memory are too little to shuffle trials of {values} values"
+                " in.",
+                next_step=f"set memory_gb to {np.ceil(least / 1e8) / 10:.1f} or more.",
+            )
+        return window
+
+
+def available_bytes(cgroups: Path = _CGROUPS) -> int:
+    """Memory that is free on this machine, within the limits of this process and its container.
+
+    Parameters
+    ----------
+    cgroups
+        Where control groups (version 2) are mounted.
+    """
+    free = int(psutil.virtual_memory().available)
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY:
+        free = min(free, soft - int(psutil.Process().memory_info().data))
+    for group in _groups(cgroups):
+        try:
+            limit = (group / "memory.max").read_text().strip()
+            used = int((group / "memory.current").read_text())
+        except (OSError, ValueError):
+            continue
+        if limit != "max":
+            free = min(free, int(limit) - used)
+    return max(free, 0)
+
+
+def _groups(cgroups: Path) -> list[Path]:
+    """The control group of this process and those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    inner = cgroups / own.lstrip("/")
+    return [group for group in (inner, *inner.parents) if group.is_relative_to(cgroups)]
 
 
 class ReadsRows(Protocol):
@@ -34,29 +171,6 @@ class ReadsRows(Protocol):
 
     def read(self, rows: Integers, *, out: Floats) -> object:
         """Fill ``out`` (n, V) with rows (n,) of the session, given in ascending order."""
-        ...
-
-
-class Rows(Protocol):
-    """The fMRI (R, V) of a cohort, in the precision it is kept in."""
-
-    @property
-    def n_rows(self) -> int:
-        """Number R of rows."""
-        ...
-
-    @property
-    def n_vertices(self) -> int:
-        """Vertices V."""
-        ...
-
-    @property
-    def dtype(self) -> DataDtype:
-        """What rows are kept in."""
-        ...
-
-    def copy(self, rows: Integers, out: "torch.Tensor") -> None:
-        """Copy rows (n,) to ``out`` (n, V) on the CPU, which has their dtype."""
         ...
 
 
@@ -148,7 +262,10 @@ class StoredRows:
 
 
 def _copy_rows(session: ReadsRows, rows: Integers, out: "torch.Tensor") -> None:
-    """Copy rows (n,) of one session, in any order and any number of times, to ``out`` (n, V)."""
+    """Copy rows (n,) of one session, in any order and any number of times, to ``out`` (n, V).
+
+    They are rounded to the nearest value that ``out`` can hold.
+    """
     import torch
 
     ascending = bool((np.diff(rows) > 0).all())
@@ -158,6 +275,9 @@ def _copy_rows(session: ReadsRows, rows: Integers, out: "torch.Tensor") -> None:
     wanted, places = np.unique(rows, return_inverse=True)
     exact = np.empty((len(wanted), out.shape[1]), np.float32)
     session.read(wanted, out=exact)
+    if ascending:
+        out.copy_(torch.from_numpy(exact))
+        return
     kept = torch.from_numpy(exact).to(out.dtype)
     torch.index_select(kept, 0, torch.from_numpy(places), out=out)
 
@@ -212,14 +332,10 @@ def _in_memory(
     first, start = [], 0
     for (reader, begin), rows in zip(sessions, wanted, strict=True):
         part = values[start : start + len(rows)]
-        fill_rounded(part, partial(_read, reader, rows))
+        _copy_rows(reader, rows, as_tensor(part))
         first.append(start + np.searchsorted(rows, begin))
         start += len(rows)
     return HeldRows(values), np.concatenate(first)
-
-
-def _read(reader: ReadsRows, rows: Integers, out: Floats) -> None:
-    reader.read(rows, out=out)
 
 
 def samples_of(first_row: Integers, n_times: int) -> Integers:

@@ -10,9 +10,10 @@ momentum between 0.85 and 0.95, which is PyTorch's default and therefore the ref
 Seeds are the reference's: the same seed gives its initial weights, its dropout and its order of
 trials.
 
-Several processes can train one model (see ``team``): started with a group of torch.distributed,
-each calls :func:`train` with the same arguments and gets the same result. Batches are the same as
-those of one process, and so are losses, dropout on the CPU, and updates, to rounding.
+Several processes can train one model (``loss.ProcessGroup``): started with a group of
+torch.distributed, each calls :func:`train` with the same arguments and gets the same result.
+Batches are the same as those of one process, and so are losses, dropout on the CPU, and updates, to
+rounding.
 
 It differs from the reference in speed only: no data loader (batches are rows of one array), and
 AdamW's fused kernel, whose results agree with the plain one to rounding.
@@ -20,26 +21,22 @@ AdamW's fused kernel, whose results agree with the plain one to rounding.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nsd_pipeline.decoding.checkpoint import Checkpoint, Notes, Tensors
-from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
 from nsd_pipeline.decoding.loader import Loader, load_trials
-from nsd_pipeline.decoding.loss import clip_loss
+from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
-from nsd_pipeline.decoding.team import Team, share_dropout
+from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics
-
-OnEpoch = Callable[[Mapping[str, float]], object]
-"""Called with an epoch's row of the history."""
 
 _CLIP_EPSILON = 1e-6
 """What clip_grads_with_norm_ adds to the norm before it divides by it."""
@@ -111,20 +108,20 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        run = _Run(config, train, validation, device)
+        training = _Training(config, train, validation, device)
         # Again, as the reference does: dropout then does not depend on what the model drew.
         torch.manual_seed(config.seed)
         if checkpoint is not None:
             if saved := checkpoint.read(config, device):
-                run.restore(*saved)
-            run.require_same_start()
-        while not run.finished:
-            row = run.epoch()
-            if checkpoint is not None and run.team.rank == 0:
-                checkpoint.write(config, device, *run.state())
-            if on_epoch is not None and run.team.rank == 0:
+                training.restore(*saved)
+            training.require_same_start()
+        while not training.finished:
+            row = training.epoch()
+            if checkpoint is not None and training.group.rank == 0:
+                checkpoint.write(config, device, *training.state())
+            if on_epoch is not None and training.group.rank == 0:
                 on_epoch(row)
-    return run.result()
+    return training.result()
 
 
 def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -> None:
@@ -134,18 +131,18 @@ def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -
         raise NotEnoughDataError(
             f"{train.n_trials} trials to train on and {validation.n_trials} to validate on are too "
             "few: a trial is told from the others of its batch.",
-            next_step="materialize more sessions of this cohort.",
+            next_step="prepare more sessions of this cohort.",
         )
 
 
-class _Run:
+class _Training:
     """A training between two epochs."""
 
     def __init__(
         self, config: TrainingConfig, train: Trials, validation: Trials, device: torch.device
     ) -> None:
         self.config, self.device = config, device
-        self.team = Team.here(device)
+        self.group = ProcessGroup.current(device)
         self.n_train, self.n_validation = train.n_trials, validation.n_trials
         self.load_train = load_trials(train, device, config.batch_size)
         self.load_validation = load_trials(validation, device, config.batch_size)
@@ -155,7 +152,7 @@ class _Run:
             n_times=train.n_times,
             n_outputs=train.n_outputs,
         ).to(device)
-        self.dropouts = share_dropout(self.model, self.team) if self.team.size > 1 else []
+        self.dropouts = share_dropout(self.model, self.group) if self.group.size > 1 else []
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -171,11 +168,8 @@ class _Run:
     @property
     def finished(self) -> bool:
         """Whether all epochs are over, or too many of them since the best one."""
-        return len(self.history) == self.config.n_epochs or self._out_of_patience
-
-    @property
-    def _out_of_patience(self) -> bool:
-        return len(self.history) - 1 - self.best_epoch >= self.config.patience
+        since_best = len(self.history) - 1 - self.best_epoch
+        return len(self.history) == self.config.n_epochs or since_best >= self.config.patience
 
     def epoch(self) -> dict[str, float]:
         """Learn from every trial once, validate, and remember the weights if they are the best."""
@@ -189,8 +183,8 @@ class _Run:
             **self._validate(),
             "seconds": time.perf_counter() - start,
         }
-        # Unlike machines may round differently, but must take the same decisions.
-        row = dict(zip(found, self.team.agree(list(found.values())), strict=True))
+        # Machines of different kinds may round differently, but must take the same decisions.
+        row = dict(zip(found, self.group.agree(list(found.values())), strict=True))
         row |= {name: int(row[name]) for name in ("epoch", "step")}
         score = row[self.config.monitor]
         if score > self.best_score:
@@ -208,7 +202,7 @@ class _Run:
             loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.team.sum_gradients(self.parameters)
+            self.group.sum_gradients(self.parameters)
             self._clip_gradients()
             self.optimizer.step()
             learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -239,7 +233,7 @@ class _Run:
     def _batches(self, loader: Loader, order: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials in each batch of all processes; fMRI and candidates of this process's share."""
         whole = torch.split(order, self.config.batch_size)
-        shares = [self.team.share(trials) for trials in whole]
+        shares = [self.group.share(trials) for trials in whole]
         for trials, (x, candidate) in zip(whole, loader.batches(shares), strict=True):
             yield len(trials), x, candidate
 
@@ -252,7 +246,7 @@ class _Run:
         rounded = precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
             estimate = self.model(x if rounded else x.float()).float()
-        return self.team.gather(estimate, n_trials), self.team.gather(candidate, n_trials)
+        return self.group.gather(estimate, n_trials), self.group.gather(candidate, n_trials)
 
     def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
         kind = self.config.norm_kind
@@ -263,17 +257,17 @@ class _Run:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         limit = self.config.gradient_clip_norm
-        # Scaling by 1 changes nothing but takes a pass over all gradients. To know that it would be
-        # by 1 is free on the CPU only: elsewhere it would wait for the device.
+        # Scaling by 1 changes nothing, but takes a pass over all gradients. On the CPU we leave it
+        # out; on a GPU, finding out that the factor is 1 would mean waiting for the GPU.
         if self.device.type != "cpu" or norm + _CLIP_EPSILON > limit:
             nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
 
     def require_same_start(self) -> None:
         """Complain about processes that went on from different checkpoints."""
         start = [float(len(self.history)), self.best_score if self.history else 0.0]
-        if self.team.agree(start) != start:
+        if self.group.agree(start) != start:
             raise NsdError(
-                f"Process {self.team.rank} did not find the checkpoint that the first one goes on"
+                f"Process {self.group.rank} did not find the checkpoint that the first one goes on"
                 " from.",
                 next_step="put the artifacts on a disk that all machines of the training share.",
             )
@@ -289,7 +283,7 @@ class _Run:
                 for index, values in optimizer["state"].items()
                 for name, value in values.items()
             },
-            "random/order": self.order.state(),
+            "random/order": self.order.generator.get_state(),
             "random/cpu": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -304,17 +298,18 @@ class _Run:
         return tensors, notes
 
     def restore(self, tensors: Tensors, notes: Notes) -> None:
-        """Stand where the run stood whose :meth:`state` this is."""
+        """Go on from a :meth:`state`."""
         self.model.load_state_dict(_below("model", tensors))
         self.best = {k: v.to(self.device) for k, v in _below("best", tensors).items()}
         moments: dict[int, Tensors] = {}
         for name, value in _below("optimizer", tensors).items():
             index, moment = name.split("/")
             moments.setdefault(int(index), {})[moment] = value
+        # JSON has no tuples.
         groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(notes["scheduler"])
-        self.order.restore(tensors["random/order"])
+        self.order.generator.set_state(tensors["random/order"])
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
@@ -322,7 +317,7 @@ class _Run:
         self.best_epoch, self.best_score = notes["best_epoch"], notes["best_score"]
 
     def result(self) -> TrainingResult:
-        """Give out the model at its best."""
+        """The model at its best, and its history."""
         self.model.load_state_dict(self.best)
         return TrainingResult(
             model=self.model.eval(),

@@ -1,30 +1,41 @@
 """The trials a model learns from: where their fMRI lies, and which image each of them showed.
 
 A trial is some rows of fMRI that follow each other: one row of betas, or the samples of a window of
-time series. Rows are in memory or stay in the store (see ``rows``); splits are some of the trials
-over the same rows. Targets are one row an image, not one a trial.
+time series, which is known by its first one. Rows are in memory or stay in the store (see
+``rows``); splits are some of the trials over the same rows. Targets are one row an image, not one a
+trial.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.decoding.memory import Memory
-from nsd_pipeline.decoding.rows import Floats, Integers, ReadsRows, Rows, hold_rows, samples_of
-from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
+from nsd_pipeline.decoding.rows import (
+    Floats,
+    HeldRows,
+    Integers,
+    Memory,
+    ReadsRows,
+    StoredRows,
+    hold_rows,
+    samples_of,
+)
+from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError, NsdError
+from nsd_pipeline.events import window
 from nsd_pipeline.nsd.layout import session_key
+from nsd_pipeline.surface.session_files import SeriesLayout
 
 SessionKey = tuple[str, int]
 """A subject and the number of one of its sessions."""
 
 _SPLIT_ADVICE: Final = {
-    "train": "materialize a session that has trials outside the shared images.",
-    "val": "materialize another session, so that validation gets runs of its own.",
-    "test": "materialize a session that showed shared images.",
+    "train": "prepare a session that has trials outside the shared images.",
+    "val": "prepare another session, so that validation gets runs of its own.",
+    "test": "prepare a session that showed shared images.",
 }
 
 
@@ -49,7 +60,7 @@ class Trials:
         ``split``.
     """
 
-    rows: Rows
+    rows: HeldRows | StoredRows
     first_row: Integers
     n_times: int
     targets: Floats
@@ -81,6 +92,10 @@ class Trials:
     def n_outputs(self) -> int:
         """Width D of the targets."""
         return int(self.targets.shape[1])
+
+    def places(self) -> Integers:
+        """Rows (N, T) of every trial."""
+        return samples_of(self.first_row, self.n_times)
 
     def y_true(self) -> Floats:
         """Target (N, D) of each trial."""
@@ -182,7 +197,7 @@ def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
     """
     if table.empty:
         raise NotEnoughDataError(
-            "There are no trials to learn from.", next_step="materialize a session of this cohort."
+            "There are no trials to learn from.", next_step="prepare a session of this cohort."
         )
     sessions = {
         cast("SessionKey", key): group.sort_values("trial", kind="stable")
@@ -195,7 +210,7 @@ def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
         if len(twice):
             raise MappingError(
                 f"The events of {session_key(*key)} list trial {twice[0]} twice.",
-                next_step="materialize events and fsaverage_events of the session again.",
+                next_step="make events and fsaverage_events of the session again.",
             )
     return sessions
 
@@ -217,11 +232,95 @@ def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
         raise ArtifactError(
             f"{len(missing)} images have no embedding, among them "
             f"{', '.join(map(str, missing[:5]))}.",
-            next_step="materialize stimulus_embeddings of the cohort's stimulus sets.",
+            next_step="make stimulus_embeddings of the cohort's stimulus sets.",
         )
     return rows
 
 
-def trial_rows(trials: Trials) -> Integers:
-    """Rows (N, T) of every trial."""
-    return samples_of(trials.first_row, trials.n_times)
+class Windows(NamedTuple):
+    """Where the windows of trials lie.
+
+    Attributes
+    ----------
+    trials
+        The trials whose window is complete, with the column ``sample``: its first sample, counted
+        from the start of the session's time series.
+    n_times
+        Samples of a window.
+    n_dropped
+        Trials whose window goes beyond their run.
+    """
+
+    trials: pd.DataFrame
+    n_times: int
+    n_dropped: int
+
+
+def place_windows(
+    trials: pd.DataFrame,
+    layouts: Mapping[SessionKey, SeriesLayout],
+    *,
+    start: float,
+    duration: float,
+) -> Windows:
+    """Find the samples that follow every image, and drop trials that their run is too short for.
+
+    Parameters
+    ----------
+    trials
+        The ``Image`` events: ``subject``, ``session``, ``run``, ``trial`` and ``start``, the onset
+        in seconds after the run's first sample.
+    layouts
+        Layout of the time series of every subject and session.
+    start, duration
+        Seconds from the onset to the window, and its length: see :func:`nsd_pipeline.events.window`
+        for how they are rounded to samples.
+
+    Raises
+    ------
+    NsdError
+        If sessions differ in repetition time, so that their windows would differ in length.
+    MappingError
+        If a trial is of a run that the session's time series lack.
+    NotEnoughDataError
+        If no window is complete.
+    """
+    _check_same_tr(layouts)
+    kept, n_times = [], 0
+    for key, group in by_session(trials).items():
+        layout = layouts[key]
+        runs = group["run"].to_numpy(np.int64)
+        if missing := sorted(set(runs.tolist()) - set(layout.runs)):
+            raise MappingError(
+                f"The time series of {session_key(*key)} lack run {missing[0]}, in which the events"
+                " list trials.",
+                next_step="make fsaverage5_series of the session again.",
+            )
+        run_first, run_samples = np.array([layout.runs[run] for run in runs.tolist()]).T
+        first, n_times = window(
+            group["start"].to_numpy(np.float64), layout.tr, start=start, duration=duration
+        )
+        complete = (first >= 0) & (first + n_times <= run_samples)
+        kept.append(group.assign(sample=run_first + first)[complete])
+    complete_trials = pd.concat(kept, ignore_index=True)
+    if complete_trials.empty:
+        raise NotEnoughDataError(
+            f"None of {len(trials)} trials has a window of {duration} s from {start} s after its"
+            " onset within its run.",
+            next_step="choose a shorter window, or check the onsets of the events.",
+        )
+    return Windows(complete_trials, n_times, len(trials) - len(complete_trials))
+
+
+def _check_same_tr(layouts: Mapping[SessionKey, SeriesLayout]) -> None:
+    by_tr: dict[float, SessionKey] = {}
+    for key, layout in layouts.items():
+        by_tr.setdefault(round(layout.tr, 4), key)
+    if len(by_tr) > 1:
+        examples = ", ".join(f"{session_key(*key)} has {tr} s" for tr, key in by_tr.items())
+        raise NsdError(
+            f"The sessions differ in repetition time, so their windows would differ in length: "
+            f"{examples}.",
+            next_step="make bold, bold_events and fsaverage5_series of all sessions from one"
+            " source and space.",
+        )

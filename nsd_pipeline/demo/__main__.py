@@ -5,11 +5,10 @@ from pathlib import Path
 import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
-from nsd_pipeline.demo.bold import DERIVATIVES, RAW
-from nsd_pipeline.demo.settings import DEFAULT_SPACES, SIGNALS, Signal
+from nsd_pipeline.demo.demo_settings import DEFAULT_SPACES, SIGNALS, Signal
+from nsd_pipeline.demo.made_series import DERIVATIVES, RAW
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd.layout import SPACES, Space
-from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
+from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES, FunctionalSpace, Space
 
 _NONE = "none"
 

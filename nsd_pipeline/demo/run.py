@@ -15,21 +15,26 @@ import dagster as dg
 import pandas as pd
 
 from nsd_pipeline import partitions
-from nsd_pipeline.assets import keys
-from nsd_pipeline.assets.bold import BoldConfig, has_bold
-from nsd_pipeline.assets.decoding import METRICS_FILE
-from nsd_pipeline.assets.presets import PRESETS, PresetName
-from nsd_pipeline.assets.report import PAGE_FILE, comparable_settings
-from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.checks import AtChance
+from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
+from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
 from nsd_pipeline.report import as_read, differing_settings, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.stages import DESIGN, Stage, decode, embed, run_stage
+from nsd_pipeline.steps.decoding import (
+    FMRI_STEPS,
+    METRICS_FILE,
+    FmriMlp,
+    FmriMlpConfig,
+    RetrievalMetrics,
+)
+from nsd_pipeline.steps.report import PAGE_FILE, Report, comparable_settings
+from nsd_pipeline.steps.series_files import BoldConfig
+from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -52,7 +57,7 @@ def settings_of(preset: PresetName) -> dict[str, dict[str, Any]]:
 @click.command()
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=click.Choice(list(FMRI_STEPS)),
     default="betas",
     show_default=True,
     help="The task: betas, or the reference's windows of time series.",
@@ -64,12 +69,13 @@ def main(preset: PresetName) -> None:
     sessions = [key for key in partitions.SESSIONS if _is_there(source, key, preset)]
     if not sessions:
         raise click.ClickException(
-            f"{source.url} has no session of {PRESETS[preset].what} that could be used."
+            f"{source.url} has no session of {FMRI_STEPS[preset][2]} that could be used."
         )
     subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    planned: list[Stage | Backfill] = [
+    steps = SERIES_STEPS if preset == "neuralbench" else BETAS_STEPS
+    planned: list[PlannedRun | Backfill] = [
         DESIGN,
-        Backfill(PRESETS[preset].session_assets, tuple(sessions)),
+        Backfill(tuple(step.name for step in steps), tuple(sessions)),
         *embed(subjects),
         *decode((*subjects, partitions.ALL)),
     ]
@@ -96,20 +102,20 @@ def main(preset: PresetName) -> None:
 
 
 def _run(
-    instance: dg.DagsterInstance, stage: Stage | Backfill, settings: dict[str, dict[str, Any]]
+    instance: dg.DagsterInstance, stage: PlannedRun | Backfill, settings: dict[str, dict[str, Any]]
 ) -> Iterable[str]:
     """Run one stage; what there is to say of its artifacts."""
     if isinstance(stage, Backfill):
         with runs_here(instance) as here:
             return run_backfill(here, stage, config=settings)
-    outcome = run_stage(defs.get_repository_def(), instance, stage, config=settings)
+    outcome = execute(defs.get_repository_def(), instance, stage, config=settings)
     return dict.fromkeys(outcome.values())
 
 
 def _is_there(source: Source, session: str, preset: PresetName) -> bool:
     """Whether a session can be prepared for a preset."""
     if preset == "neuralbench":
-        return has_bold(BoldConfig(), source, session)
+        return BoldConfig().has_session(source, session)
     first, *_ = betas_keys(*parse_session_key(session), "fsaverage")
     return first in source.list(first)
 
@@ -123,7 +129,7 @@ def _print_results(store: Store) -> None:
     measured = {
         cohort: pd.read_parquet(store.folder(key) / METRICS_FILE).set_index("metric").to_dict()
         for cohort in partitions.COHORTS
-        if store.manifest(key := keys.retrieval_metrics(cohort))
+        if store.manifest(key := RetrievalMetrics.key(cohort))
     }
     rows = [
         {
@@ -136,7 +142,7 @@ def _print_results(store: Store) -> None:
         for name in _SHOWN
     ]
     click.echo(f"\n{to_markdown(pd.DataFrame(rows))}\n")
-    models = [store.manifest(keys.fmri_mlp(cohort)) for cohort in measured]
+    models = [store.manifest(FmriMlp.key(cohort)) for cohort in measured]
     if different := differing_settings(
         {str(model.partition): comparable_settings(model) for model in models if model}
     ):
@@ -144,7 +150,7 @@ def _print_results(store: Store) -> None:
         click.echo(
             f"{to_markdown(pd.DataFrame(different).T.rename_axis('setting').reset_index())}\n"
         )
-    page = store.folder(keys.DECODING_REPORT) / PAGE_FILE
+    page = store.folder(Report.key()) / PAGE_FILE
     click.echo(f"Figures and how the numbers came about:  {page}")
     click.echo("The same in the web UI:                  make ui")
 

@@ -5,11 +5,15 @@ the bucket; for time series, one per run and space), an ``Image`` row says when 
 shown. Nothing here reads the bucket.
 """
 
-from nsd_pipeline.events.bold import build_bold_events
-from nsd_pipeline.events.build import build_events
-from nsd_pipeline.events.query import DEFAULT_QUERY, filter_events
-from nsd_pipeline.events.recordings import sole_recording, sole_recordings
-from nsd_pipeline.events.split import assign_validation, check_split
+from nsd_pipeline.events.build import build_bold_events, build_events
+from nsd_pipeline.events.selection import (
+    DEFAULT_QUERY,
+    assign_validation,
+    check_split,
+    filter_events,
+    sole_recording,
+    sole_recordings,
+)
 from nsd_pipeline.events.table import EVENT_COLUMNS, EventColumn, read_events, write_events
 from nsd_pipeline.events.windows import window
 

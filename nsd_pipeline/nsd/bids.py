@@ -24,9 +24,9 @@ from nsd_pipeline.nsd.bids_names import (
     recordings,
     stem,
 )
-from nsd_pipeline.nsd.bold import BoldRun, Onsets, agree_on_tr
 from nsd_pipeline.nsd.layout import N_IMAGES, session_key, subject_number
-from nsd_pipeline.nsd.local_files import read_table, read_text
+from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, agree_on_tr
+from nsd_pipeline.nsd.text_tables import read_table, read_text
 
 
 def find_runs(
@@ -59,7 +59,8 @@ def find_runs(
         If a hemisphere is missing, two files claim to be the same, or sidecars disagree about the
         repetition time.
     """
-    derivatives, raw = derivatives.expanduser(), raw.expanduser()
+    # Absolute: the list of runs is read from other folders.
+    derivatives, raw = (folder.expanduser().absolute() for folder in (derivatives, raw))
     func = _session_folder([derivatives, derivatives / "BOLD"], subject, session)
     raw_func = _session_folder([raw], subject, session)
     files, raw_files = named_files(func), named_files(raw_func)
@@ -87,11 +88,11 @@ def find_runs(
                 run=run,
                 space=space,
                 kind="surface" if surface else "mni" if space.startswith("MNI") else "other",
-                files=tuple(str(each.path.absolute()) for each in of_run),
-                onsets=str(events.path.absolute()),
+                files=tuple(str(each.path) for each in of_run),
+                onsets=str(events.path),
                 onsets_kind="events",
-                mask=str(mask.absolute()) if mask else None,
-                confounds=str(confounds.path.absolute()) if confounds else None,
+                mask=str(mask) if mask else None,
+                confounds=str(confounds.path) if confounds else None,
                 tr=_sidecar_tr([each.path for each in of_run], events.path, raw),
             )
         )
@@ -108,7 +109,7 @@ def _no_recording(
     return SourceError(
         f"{func} lacks a recording of run {', '.join(map(str, missing))} of {session} (of"
         f" {n_runs} runs). Looked for {names_of_run(first)}.{there}",
-        next_step=f"preprocess the missing runs of task {TASK}, then materialize bold again; or"
+        next_step=f"preprocess the missing runs of task {TASK}, then make bold again; or"
         f" leave them out of the session: `leave_out`: [{left_out}] in the configuration of bold.",
     )
 

@@ -1,54 +1,141 @@
-"""What an HDF5 file of NSD's may be made of: nothing that lies in another file.
+"""What NSD's HDF5 files may be made of, their index read from a bucket, and parts of them kept.
 
 HDF5 can place a dataset in any other file of the machine, by a link, by external storage or by a
 virtual dataset. NSD's files do not, so one that does is not NSD's, and would read what somebody
 else chose.
+
+The index of chunks is a tree of small nodes that lie between the chunks, so HDF5 reads thousands of
+them one after the other, and each would cost the time of a request. But a node above the leaves
+names all of its children: when such a node passes by, they are fetched together, before HDF5 asks
+for them. That is a guess at what comes next and nothing more: HDF5 alone reads meaning into the
+bytes, and what was not guessed is fetched when it is asked for.
 """
 
-from typing import TYPE_CHECKING, Any
+import io
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.storage.range_file import RangeFile
+from nsd_pipeline.storage.source import ObjectInfo, Source
 
 if TYPE_CHECKING:
     import h5py
-
-_NEXT_STEP = "use NSD's own file: download it again, or point the mirror to a whole copy."
+    from _typeshed import WriteableBuffer
 
 
 def own_member(file: "h5py.File", member: str, *, name: str) -> Any:
-    """Get a member of a file, if all of it lies in that file.
-
-    Parameters
-    ----------
-    file
-        The file.
-    member
-        Name of a member of its root.
-    name
-        What to call the file in an error.
-
-    Returns
-    -------
-    object
-        A dataset or a group; None if there is no such member.
+    """Dataset or group at the root of a file, None if there is none.
 
     Raises
     ------
     InvalidFileError
-        If the member, or its data, lies in another file.
+        If it, or its data, lies in another file. The error calls the file `name`.
     """
     import h5py
 
+    problem = found = None
+    # Not opened before it is known to be no link: that would open the other file.
     if isinstance(file.get(member, getlink=True), h5py.ExternalLink):
-        raise _elsewhere(name, member, "is a link to another file")
-    found = file.get(member)
-    if isinstance(found, h5py.Dataset):
+        problem = "is a link to another file"
+    elif isinstance(found := file.get(member), h5py.Dataset):
         if found.external:
-            raise _elsewhere(name, member, "has its data in another file (external storage)")
-        if found.is_virtual:
-            raise _elsewhere(name, member, "is put together from other datasets (virtual)")
+            problem = "has its data in another file (external storage)"
+        elif found.is_virtual:
+            problem = "is put together from other datasets (virtual)"
+    if problem:
+        raise InvalidFileError(
+            f"{name}: {member} {problem}.",
+            next_step="use NSD's own file: download it again, or point the mirror to a whole copy.",
+        )
     return found
 
 
-def _elsewhere(name: str, member: str, problem: str) -> InvalidFileError:
-    return InvalidFileError(f"{name}: {member} {problem}.", next_step=_NEXT_STEP)
+# A node of HDF5's version 1 B-tree (HDF5 File Format Specification, III.A.1).
+_SIGNATURE: Final = b"TREE"
+_CHUNKS: Final = 1
+_HEADER: Final = struct.Struct("<4sBBHQQ")
+_ADDRESS: Final = struct.Struct("<Q")
+
+
+class IndexFile(RangeFile):
+    """A remote file, read by exact ranges instead of blocks, with the nodes of its index ahead.
+
+    Parameters
+    ----------
+    source, info
+        The version of the object that every read is bound to.
+    n_axes
+        Axes of the dataset, which give the size of a key of the tree.
+
+    Attributes
+    ----------
+    n_bytes, n_requests
+        What has been fetched.
+    """
+
+    def __init__(self, source: Source, info: ObjectInfo, n_axes: int) -> None:
+        super().__init__(source, info)
+        self.n_bytes = 0
+        self.n_requests = 0
+        self._key_bytes = 8 + 8 * (n_axes + 1)
+        self._fetched: dict[tuple[int, int], bytes] = {}
+        self._pool = ThreadPoolExecutor(source.max_concurrency)
+
+    def close(self) -> None:
+        """Let go of the threads that fetch ahead."""
+        self._pool.shutdown(cancel_futures=True)
+        super().close()
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer as far as the object reaches; return the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        length = max(0, min(len(view), self._info.n_bytes - self._position))
+        wanted = (self._position, length)
+        if wanted not in self._fetched:
+            self._fetched[wanted] = self._read(wanted)
+            self._count([wanted])
+        data = self._fetched.pop(wanted)
+        ahead = [child for child in self._children(data) if child not in self._fetched]
+        self._count(ahead)
+        for child, node in zip(ahead, self._pool.map(self._read, ahead), strict=True):
+            self._fetched[child] = node
+        view[:length] = data
+        self._position += length
+        return length
+
+    def _count(self, parts: list[tuple[int, int]]) -> None:
+        self.n_requests += len(parts)
+        self.n_bytes += sum(length for _, length in parts)
+
+    def _read(self, part: tuple[int, int]) -> bytes:
+        offset, length = part
+        return self._source.read(self._info.key, offset, length, etag=self._info.etag)
+
+    def _children(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where the nodes below one of the tree's upper nodes lie; nothing for other bytes."""
+        if len(data) < _HEADER.size or not data.startswith(_SIGNATURE):
+            return
+        _, kind, level, n_children, _, _ = _HEADER.unpack_from(data)
+        if kind != _CHUNKS or level == 0:
+            return
+        step = self._key_bytes + _ADDRESS.size
+        first = _HEADER.size + self._key_bytes
+        for place in range(first, min(first + n_children * step, len(data) - 7), step):
+            (address,) = _ADDRESS.unpack_from(data, place)
+            if address + len(data) <= self._info.n_bytes:
+                yield address, len(data)
+
+
+def npy_header(shape: tuple[int, ...], dtype: DTypeLike) -> bytes:
+    """Start of an ``.npy`` file in C order, for `fetch` to write before the values that it gets."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()

@@ -12,8 +12,18 @@ from nsd_pipeline.errors import NsdError
 Hemisphere = Literal["lh", "rh"]
 Space = Literal["fsaverage", "nativesurface", "func1pt8mm", "func1mm", "MNI"]
 
+FunctionalSpace = Literal["func1mm", "func1pt8mm"]
+FileFormat = Literal["mgh", "hdf5", "nii.gz"]
+
 HEMISPHERES: Final[tuple[Hemisphere, ...]] = get_args(Hemisphere)
 SPACES: Final[tuple[Space, ...]] = get_args(Space)
+"""Spaces in which NSD has single-trial betas."""
+FUNCTIONAL_SPACES: Final[tuple[FunctionalSpace, ...]] = get_args(FunctionalSpace)
+"""A subject's own volumes."""
+OPERATOR_SPACES: Final[tuple[Space, ...]] = (*FUNCTIONAL_SPACES, "nativesurface")
+"""Spaces with transforms of their own for every subject; MNI goes by fsaverage's surfaces."""
+PERCENT_SCALE: Final = 300
+"""Betas in spaces other than fsaverage are int16: percent signal change times this."""
 
 N_SESSIONS: Final[dict[str, int]] = {
     "subj01": 40,
@@ -91,17 +101,102 @@ def betas_folder(subject: str, space: Space) -> str:
 
 
 def betas_keys(subject: str, session: int, space: Space) -> tuple[str, ...]:
-    """Keys of one session's betas in a space, as the bucket names them.
+    """Keys of one session's betas in a space: one for each hemisphere, left first, or one volume.
 
-    Surfaces have one file per hemisphere, left first. Volumes have one NIfTI file (the HDF5 twin
-    that ``func1pt8mm`` and ``func1mm`` have beside it holds the same numbers).
+    Of functional volumes, which NSD has in two formats, this is the NIfTI file.
     """
-    folder = betas_folder(subject, space)
-    name = f"betas_session{session:02d}"
+    return next(iter(betas_files(subject, session, space).values()))
+
+
+def betas_files(subject: str, session: int, space: Space) -> dict[FileFormat, tuple[str, ...]]:
+    """Keys of one session's betas in a space, by file format, the one to prefer first.
+
+    The two formats of a functional volume hold the same numbers. Of HDF5, single voxels can be
+    read, but its index and the voxels that fsaverage5 looks at are more bytes, in many more
+    requests, than all of the compressed volumes.
+    """
+    folder, name = betas_folder(subject, space), f"betas_session{session:02d}"
     match space:
         case "fsaverage":
-            return tuple(f"{folder}/{hemi}.{name}.mgh" for hemi in HEMISPHERES)
+            return {"mgh": tuple(f"{folder}/{side}.{name}.mgh" for side in HEMISPHERES)}
         case "nativesurface":
-            return tuple(f"{folder}/{hemi}.{name}.hdf5" for hemi in HEMISPHERES)
+            return {"hdf5": tuple(f"{folder}/{side}.{name}.hdf5" for side in HEMISPHERES)}
+        case "MNI":
+            return {"nii.gz": (f"{folder}/{name}.nii.gz",)}
         case _:
-            return (f"{folder}/{name}.nii.gz",)
+            return {"nii.gz": (f"{folder}/{name}.nii.gz",), "hdf5": (f"{folder}/{name}.hdf5",)}
+
+
+def valid_prefix(subject: str, space: Space) -> str:
+    """How the keys of a subject's masks start: one a session, 1 where a voxel has data.
+
+    Native surfaces have none: what is 0 in all of a session's trials has no data there.
+    """
+    folder = betas_folder(subject, space) if space == "MNI" else f"nsddata/ppdata/{subject}/{space}"
+    return f"{folder}/valid_session"
+
+
+def valid_key(subject: str, session: int, space: Space) -> str:
+    """Key of the mask of voxels that have data in a session."""
+    return f"{valid_prefix(subject, space)}{session:02d}.nii.gz"
+
+
+def layer_keys(subject: str, space: FunctionalSpace, hemisphere: Hemisphere) -> tuple[str, ...]:
+    """Keys of the files that say where a subject's vertices lie in a volume.
+
+    One for each of the three depths of the cortex that NSD's authors average.
+    """
+    # Folders say func1mm where the names of transforms say func1pt0.
+    name = "func1pt0" if space == "func1mm" else "func1pt8"
+    return tuple(
+        _transform_key(subject, hemisphere, f"{name}-to-layerB{depth}") for depth in (1, 2, 3)
+    )
+
+
+def white_to_fsaverage_key(subject: str, hemisphere: Hemisphere) -> str:
+    """Key of the file that names the subject's vertex nearest to each fsaverage vertex."""
+    return _transform_key(subject, hemisphere, "white-to-fsaverage")
+
+
+def fsaverage_to_white_key(subject: str, hemisphere: Hemisphere) -> str:
+    """Key of the file with the fsaverage vertex nearest to each vertex of the subject."""
+    return _transform_key(subject, hemisphere, "fsaverage-to-white")
+
+
+def _transform_key(subject: str, hemisphere: Hemisphere, name: str) -> str:
+    return f"nsddata/ppdata/{subject}/transforms/{hemisphere}.{name}.mgz"
+
+
+def transform_keys(subject: str, space: Space) -> tuple[str, ...]:
+    """Keys of the files that lead from a space to fsaverage.
+
+    Raises
+    ------
+    NsdError
+        If NSD's transforms do not lead from that space to fsaverage.
+    """
+    keys: list[str] = []
+    for hemisphere in HEMISPHERES:
+        if space == "nativesurface":
+            keys.append(fsaverage_to_white_key(subject, hemisphere))
+        else:
+            keys += layer_keys(subject, functional_space(space), hemisphere)
+        keys.append(white_to_fsaverage_key(subject, hemisphere))
+    return tuple(keys)
+
+
+def functional_space(space: str) -> FunctionalSpace:
+    """The space itself, if it is one of the functional ones.
+
+    Raises
+    ------
+    NsdError
+        If it is not.
+    """
+    for known in FUNCTIONAL_SPACES:
+        if space == known:
+            return known
+    raise NsdError(
+        f"NSD has no transforms from {space!r} to a subject's cortex.",
+        next_step=f"choose one of {', '.join(FUNCTIONAL_SPACES)} and nativesurface.",
+    )

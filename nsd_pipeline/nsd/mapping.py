@@ -1,28 +1,156 @@
-"""Whether NSD's three sources agree on which image a trial showed.
+"""Whether NSD's three sources agree on which image a trial showed, and the readers of two of them.
 
 The experiment design, the table of images and the subject's responses each say it, independently.
-A pipeline that pairs betas with images stands or falls with it, so a session is only used when all
-three say the same.
+Betas are paired with images by it, so a session is only used when all three say the same.
+
+The table of images (``nsd_stim_info_merged.csv``) has a row for each of the 73,000 images: its
+photo in COCO, and the trials in which each subject was to see it. It also lists trials of sessions
+that subjects 3, 4, 6 and 8 never came to.
+
+The responses (``responses.tsv``) have a row for each trial of a subject, in chronological order,
+with ids that count from 1. Answers may be missing: a button was not pressed, or a run's record was
+lost (MISSINGDATA; subj06 session 19 run 10, subj04 session 23 run 3). Betas and image ids hold
+there too, so no row is ever dropped.
 """
 
+import math
+import os
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
-from nsd_pipeline.nsd.design import ExperimentDesign
+from nsd_pipeline.nsd.design import N_SUBJECT_IMAGES, STIMPATTERN_SHAPE, ExperimentDesign
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
+    N_IMAGES,
     STIM_INFO_KEY,
+    SUBJECTS,
     responses_key,
     session_key,
     subject_number,
 )
-from nsd_pipeline.nsd.stim_info import N_REPETITIONS, repetition_column
+from nsd_pipeline.nsd.text_tables import NsdTable
+
+N_REPETITIONS: Final = 3
+"""How often a subject sees an image, at most."""
+
+_MAX_SESSION, _MAX_RUN, _MAX_TRIAL = STIMPATTERN_SHAPE
+
+IDENTIFYING_COLUMNS: Final = {
+    "SUBJECT": len(SUBJECTS),
+    "SESSION": _MAX_SESSION,
+    "RUN": _MAX_RUN,
+    "TRIAL": _MAX_TRIAL,
+    "73KID": N_IMAGES,
+    "10KID": N_SUBJECT_IMAGES,
+}
+"""Columns of responses that say which trial a row is; they count from 1 to the number here."""
+BEHAVIOUR_COLUMNS: Final = (
+    "TIME",
+    "ISOLD",
+    "ISCORRECT",
+    "RT",
+    "CHANGEMIND",
+    "MEMORYRECENT",
+    "MEMORYFIRST",
+    "ISOLDCURRENT",
+    "ISCORRECTCURRENT",
+    "TOTAL1",
+    "TOTAL2",
+    "BUTTON",
+    "MISSINGDATA",
+)
+"""Columns that may be empty: when the trial was (in days), and what the subject did."""
 
 _N_EXAMPLES: Final = 3
+
+
+def repetition_column(subject: str, repetition: int) -> str:
+    """Column with the 1-based trial (0: never) in which a subject saw an image again.
+
+    `repetition` is how often the subject saw the image before: 0, 1 or 2.
+    """
+    return f"subject{subject_number(subject)}_rep{repetition}"
+
+
+def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read and validate ``nsd_stim_info_merged.csv``.
+
+    Returns
+    -------
+    DataFrame
+        73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
+        ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and
+        ``subject1_rep0`` to ``subject8_rep2`` as whole numbers.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is not a comma-separated table.
+    MappingError
+        If a column is missing, a value is out of range, or there is not one row for each image.
+    """
+    repetitions = [repetition_column(s, r) for s in SUBJECTS for r in range(N_REPETITIONS)]
+    table = NsdTable.read(
+        path,
+        ",",
+        ["nsdId", "cocoId", "cocoSplit", "shared1000", *repetitions],
+        optional=["cropBox"],
+        next_step=f"fetch it again from NSD's bucket ({STIM_INFO_KEY}).",
+    )
+    if (n_rows := len(table.frame)) != N_IMAGES:
+        raise table.wrong(f" has {n_rows} rows, not one for each of {N_IMAGES} images")
+    limits = {
+        "nsdId": N_IMAGES - 1,
+        "cocoId": np.iinfo(np.int32).max,
+        **dict.fromkeys(repetitions, math.prod(STIMPATTERN_SHAPE)),
+    }
+    info = table.frame.assign(
+        shared1000=table.flags("shared1000"),
+        **{column: table.whole_numbers(column, 0, high) for column, high in limits.items()},
+    ).sort_values("nsdId", ignore_index=True)
+    repeated = info["nsdId"][info["nsdId"].duplicated()]
+    if len(repeated):
+        raise table.wrong(
+            f": {len(repeated)} rows repeat the nsdId of another row; the first is nsdId"
+            f" {repeated.iloc[0]}"
+        )
+    return info
+
+
+def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read and validate a subject's ``responses.tsv``.
+
+    Returns
+    -------
+    DataFrame
+        All rows, in the file's order, with NSD's column names: `IDENTIFYING_COLUMNS` as int64,
+        `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer.
+
+    Raises
+    ------
+    InvalidFileError
+        If it is not a tab-separated table.
+    MappingError
+        If a column is missing, a value is out of range or no number, or the rows are of more than
+        one subject.
+    """
+    table = NsdTable.read(
+        path,
+        "\t",
+        [*IDENTIFYING_COLUMNS, *BEHAVIOUR_COLUMNS],
+        next_step=f"fetch it again from NSD's bucket ({responses_key('<subject>')}).",
+    )
+    responses = table.frame.assign(
+        **{name: table.whole_numbers(name, 1, high) for name, high in IDENTIFYING_COLUMNS.items()},
+        **{name: table.numbers(name) for name in BEHAVIOUR_COLUMNS},
+    )
+    if (n_subjects := responses["SUBJECT"].nunique()) != 1:
+        raise table.wrong(f" must have the rows of one subject, but has those of {n_subjects}")
+    return responses
 
 
 def check_mapping(
@@ -62,10 +190,8 @@ def _check_responses(
     trials: pd.DataFrame, responses: pd.DataFrame, subject: str, session: int
 ) -> None:
     """Check that responses have the session's trials, all and in order, with the same images."""
-    of_session = (responses["SUBJECT"] == subject_number(subject)) & (
-        responses["SESSION"] == session
-    )
-    rows = responses[of_session]
+    of_subject = responses["SUBJECT"] == subject_number(subject)
+    rows = responses[of_subject & (responses["SESSION"] == session)]
     if len(rows) != len(trials):
         raise _disagreement(
             f"{responses_key(subject)} has {len(rows)} trials of {session_key(subject, session)}, "
@@ -79,7 +205,7 @@ def _check_responses(
     }
     for column, values in expected.items():
         _compare_trials(
-            f"{column} of {responses_key(subject)}", rows[column], EXPDESIGN_KEY, values, trials
+            f"{column} of {responses_key(subject)}", rows[column].to_numpy(), values, trials
         )
 
 
@@ -103,7 +229,6 @@ def _check_repetitions(
     _compare_trials(
         f"{columns[0]} to {columns[-1]} of {STIM_INFO_KEY}",
         listed[trials["image_id"], trials["repetition"]],
-        EXPDESIGN_KEY,
         design.first_trial(session) + trials["trial"] + 1,
         trials,
     )
@@ -122,24 +247,21 @@ def _check_shared(design: ExperimentDesign, stimulus_info: pd.DataFrame) -> None
 
 
 def _compare_trials(
-    found_name: str,
-    found: ArrayLike,
-    expected_name: str,
-    expected: ArrayLike,
-    trials: pd.DataFrame,
+    name: str, found: NDArray[np.int64], designed: pd.Series, trials: pd.DataFrame
 ) -> None:
-    found, expected = np.asarray(found), np.asarray(expected)
+    """Check that one of the other sources says of each trial what the design says."""
+    expected = designed.to_numpy()
     differ = np.flatnonzero(found != expected)
     if differ.size:
         examples = "; ".join(
-            f"trial {trials['trial'].iloc[i]} (run {trials['run'].iloc[i]}) has {found[i]}, not "
-            f"{expected[i]}"
+            f"trial {trials['trial'].iloc[i]} (run {trials['run'].iloc[i]}) has {found[i]}, not"
+            f" {expected[i]}"
             for i in differ[:_N_EXAMPLES]
         )
         raise _disagreement(
-            f"{found_name} disagrees with {expected_name} in {differ.size} of {len(trials)} trials "
-            f"of {session_key(trials['subject'].iloc[0], trials['session'].iloc[0])}: "
-            f"{examples}{_and_more(differ)}."
+            f"{name} disagrees with {EXPDESIGN_KEY} in {differ.size} of {len(trials)} trials"
+            f" of {session_key(trials['subject'].iloc[0], trials['session'].iloc[0])}:"
+            f" {examples}{_and_more(differ)}."
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64
@@ -75,14 +75,9 @@ class MghHeader:
 
 
 def parse_header(raw: bytes, *, name: str) -> MghHeader:
-    """Read an MGH header and check that the file is of the kind NSD publishes.
+    """Read an MGH header, a file's first 284 bytes, and check that it is of NSD's kind.
 
-    Parameters
-    ----------
-    raw
-        The file's first 284 bytes.
-    name
-        What to call the file in an error.
+    Here and below, `name` is what an error calls the file.
 
     Raises
     ------
@@ -90,58 +85,40 @@ def parse_header(raw: bytes, *, name: str) -> MghHeader:
         If the header is cut short, little-endian, compressed, of another version or value type, or
         has dimensions other than (V, 1, 1, T).
     """
-    if len(raw) < HEADER_BYTES and not raw.startswith(_GZIP_MAGIC):
-        raise InvalidFileError(
-            f"{name} is truncated: it has {len(raw)} of the {HEADER_BYTES} bytes of an MGH header.",
-            next_step=_FETCH_AGAIN,
-        )
     if raw.startswith(_GZIP_MAGIC):
         raise InvalidFileError(
             f"{name} is gzip-compressed (MGZ), so frames cannot be read from it one by one.",
             next_step="use the uncompressed .mgh file of NSD's bucket.",
         )
+    if len(raw) < HEADER_BYTES:
+        raise InvalidFileError(
+            f"{name} is truncated: it has {len(raw)} of the {HEADER_BYTES} bytes of an MGH header.",
+            next_step=_FETCH_AGAIN,
+        )
     version, width, height, depth, n_frames, value_type = _FIXED_FIELDS.unpack_from(raw)
-    if version != _VERSION:
-        if raw.startswith(struct.pack("<i", _VERSION)):
-            raise InvalidFileError(
-                f"{name} is a little-endian MGH file; the format is big-endian.",
-                next_step=_NOT_NSD,
-            )
-        raise InvalidFileError(
-            f"{name} is not an MGH file of version 1: it starts with {raw[:4].hex(' ')}.",
-            next_step=_NOT_NSD,
-        )
-    if value_type != _FLOAT32:
+    if raw.startswith(struct.pack("<i", _VERSION)):
+        problem = "is a little-endian MGH file; the format is big-endian"
+    elif version != _VERSION:
+        problem = f"is not an MGH file of version 1: it starts with {raw[:4].hex(' ')}"
+    elif value_type != _FLOAT32:
         found = _TYPE_NAMES.get(value_type, "unknown")
-        raise InvalidFileError(
-            f"{name} holds values of type {value_type} ({found}), not 3 (float32).",
-            next_step=_NOT_NSD,
-        )
-    if width < 1 or height != 1 or depth != 1 or n_frames < 1:
-        raise InvalidFileError(
-            f"{name} has dimensions ({width}, {height}, {depth}, {n_frames}), not (vertices, 1, 1, "
-            "frames).",
-            next_step=_NOT_NSD,
-        )
-    return MghHeader(n_vertices=width, n_frames=n_frames)
+        problem = f"holds values of type {value_type} ({found}), not 3 (float32)"
+    elif width < 1 or height != 1 or depth != 1 or n_frames < 1:
+        dimensions = (width, height, depth, n_frames)
+        problem = f"has dimensions {dimensions}, not (vertices, 1, 1, frames)"
+    else:
+        return MghHeader(n_vertices=width, n_frames=n_frames)
+    raise InvalidFileError(f"{name} {problem}.", next_step=_NOT_NSD)
 
 
 def check_size(header: MghHeader, n_bytes: int, *, name: str) -> None:
     """Check that a file is as long as its header says.
 
-    Parameters
-    ----------
-    header
-        The file's header.
-    n_bytes
-        The file's length. Up to 64 bytes may follow the data: a footer nothing here needs.
-    name
-        What to call the file in an error.
-
     Raises
     ------
     InvalidFileError
-        If the file is truncated, or longer than any footer explains.
+        If `n_bytes`, the file's length, is too short for the data, or longer than any footer of
+        `MAX_FOOTER_BYTES` explains.
     """
     size = f"{header.n_vertices} vertices and {header.n_frames} frames"
     if n_bytes < header.data_end:
@@ -186,20 +163,14 @@ def check_frames(header: MghHeader, n_frames: int, *, name: str) -> None:
         raise InvalidFileError(
             f"{name} has {header.n_frames} frames, but the experiment design has {n_frames} trials "
             "in this session.",
-            next_step="check that the file and nsd_expdesign.mat belong to the same dataset and "
-            "that the file is the one of this session; fetch both again if in doubt.",
+            next_step="check that the file and nsd_expdesign.mat are of the same release and that"
+            " the file is the one of this session; if one was replaced, make experiment_design"
+            " again.",
         )
 
 
 def frame_ranges(header: MghHeader, n_vertices: int) -> list[tuple[int, int]]:
-    """Where the first vertices of every frame lie.
-
-    Parameters
-    ----------
-    header
-        Header of the whole file.
-    n_vertices
-        How many vertices of each frame are wanted, counted from the first.
+    """Where the first `n_vertices` of every frame of a whole file lie.
 
     Returns
     -------
@@ -233,7 +204,7 @@ def read_vertices(
 ) -> NDArray[np.float32]:
     """Read the first vertices of every frame, and nothing else of the file.
 
-    Works alike on a whole fsaverage file and on one that was cut to those vertices. One positioned
+    Works alike on a whole fsaverage file and on one that has these vertices only. One positioned
     read a frame goes straight into the result, which is all the memory this takes.
 
     Parameters
@@ -282,19 +253,12 @@ def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
 
     NSD has none: single values are 0 at most by chance, and what is missing is NaN.
 
-    Parameters
-    ----------
-    values
-        Values of shape (T, V).
-    name
-        What to call their file in an error.
-
     Raises
     ------
     InvalidFileError
-        If there is one. Tells the first.
+        If there is one among the values, of shape (T, V). The first is named.
     """
-    # Row by row: most are settled without making a second array of them.
+    # The first 64 values settle nearly every frame; reading all of a mapped file takes long.
     empty = [frame for frame, row in enumerate(values) if not (row[:64].any() or row.any())]
     if empty:
         raise InvalidFileError(

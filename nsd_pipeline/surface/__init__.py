@@ -3,21 +3,26 @@
 Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left hemisphere first.
 """
 
-from nsd_pipeline.surface.cleaning import clean
-from nsd_pipeline.surface.decimate import downsample
+from nsd_pipeline.surface.cleaned_runs import clean
 from nsd_pipeline.surface.interpolation import interpolate
+from nsd_pipeline.surface.meshes import downsample, read_roi
 from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
-from nsd_pipeline.surface.other_spaces import (
+from nsd_pipeline.surface.projected_betas import (
     betas_from_nifti,
     betas_from_vertices,
     betas_from_voxels,
 )
 from nsd_pipeline.surface.projection import grid_operator, project_volume
-from nsd_pipeline.surface.roi import read_roi
-from nsd_pipeline.surface.series import SeriesLayout, series_layout, write_series
-from nsd_pipeline.surface.session import CHUNK_TRIALS, write_session
+from nsd_pipeline.surface.session_files import (
+    CHUNK_TRIALS,
+    SeriesLayout,
+    SessionStatistics,
+    series_layout,
+    summarise,
+    write_series,
+    write_session,
+)
 from nsd_pipeline.surface.session_rows import SessionRows, read_roi_vertices, read_session
-from nsd_pipeline.surface.statistics import SessionStatistics, summarise
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [

@@ -1,13 +1,21 @@
-"""Values of a volume between its voxels, by the rules of NSD's authors."""
+"""Values of a volume between its voxels, by the rules of NSD's authors.
 
-from typing import Any, Final
+These are the rules of ``ba_interp3`` and the wrapper around it, with which NSD's authors made
+their surface data: coordinates are 1-based, a point is inside from the centre of the first voxel
+to the centre of the last, and neighbours beyond the volume are the voxel at its border. A
+neighbour of weight zero still counts as needed: if it is NaN, so is the result.
+"""
+
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.surface.sampling import Method, is_inside, neighbours
-from nsd_pipeline.surface.voxels import compact, gather
+Method = Literal["cubic", "linear", "nearest"]
 
+METHODS: Final[tuple[Method, ...]] = ("cubic", "linear", "nearest")
+
+_KEYS_A: Final = -0.5
 # Points and volumes that are worked on at once: 60 MB for cubic interpolation.
 _BLOCK_POINTS: Final = 2**14
 _BLOCK_VOLUMES: Final = 128
@@ -73,3 +81,174 @@ def interpolate(
             some = slice(first, first + _BLOCK_VOLUMES)
             values[points, some] = operator @ gather(volumes[..., some], touched, np.float64)
     return values if volume.ndim == 4 else values[:, 0]
+
+
+def is_inside(coordinates: NDArray[np.floating[Any]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether points lie in a volume.
+
+    Parameters
+    ----------
+    coordinates : array of shape (n, 3)
+        1-based voxel coordinates. NaN, and the 9999 with which NSD marks "no value", are outside.
+    shape
+        Voxels along each of three axes.
+
+    Returns
+    -------
+    array of shape (n,), bool
+    """
+    inside: NDArray[np.bool_] = np.logical_and.reduce(
+        (coordinates >= 1) & (coordinates <= np.asarray(shape)), axis=1
+    )
+    return inside
+
+
+def neighbours(
+    coordinates: NDArray[np.floating[Any]], shape: tuple[int, ...], method: Method
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Voxels that points are interpolated from, and their weights.
+
+    Parameters
+    ----------
+    coordinates : array of shape (n, 3)
+        1-based voxel coordinates of points inside the volume.
+    shape
+        Voxels along each of three axes.
+    method
+        ``nearest`` takes 1 voxel (halves round up), ``linear`` 2 x 2 x 2, and ``cubic`` 4 x 4 x 4
+        with the kernel of Keys (1981) for a = -0.5, also known as Catmull-Rom.
+
+    Returns
+    -------
+    voxels : array of shape (n, k), int
+        Indices into the volume in C order. At a border, a voxel can occur more than once.
+    weights : array of shape (n, k), float64
+        They sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    """
+    points = np.asarray(coordinates, np.float64) - 1
+    match method:
+        case "nearest":
+            base = np.floor(points + 0.5)
+            offsets = np.array([0])
+            weights = np.ones((*points.shape, 1))
+        case "linear":
+            base = np.floor(points)
+            offsets = np.array([0, 1])
+            weights = linear_weights(points - base)
+        case "cubic":
+            base = np.floor(points)
+            offsets = np.array([-1, 0, 1, 2])
+            weights = _cubic_weights(points - base)
+        case _:
+            raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    positions = base.astype(np.int64)[:, :, None] + offsets
+    positions = np.clip(positions, 0, np.asarray(shape)[:, None] - 1)
+    return combine_axes(positions, weights, shape)
+
+
+def linear_weights(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of a voxel and the next one, for a point that far between them; (..., 2)."""
+    return np.stack([1 - fraction, fraction], axis=-1)
+
+
+def combine_axes(
+    positions: NDArray[np.int64], weights: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Every combination of positions along three axes, as voxels and products of weights.
+
+    Parameters
+    ----------
+    positions, weights : arrays of shape (n, 3, k)
+        0-based positions along each axis and their weights.
+    shape
+        Voxels along each of three axes.
+
+    Returns
+    -------
+    voxels, weights : arrays of shape (n, k ** 3)
+        Indices into the volume in C order, and weights.
+    """
+    n_points, _, n_along = positions.shape
+    _, n_y, n_z = shape
+    x, y, z = np.moveaxis(positions, 1, 0)
+    rows = ((x * n_y)[:, :, None] + y[:, None, :]) * n_z
+    voxels = rows[:, :, :, None] + z[:, None, None, :]
+    a, b, c = np.moveaxis(weights, 1, 0)
+    products = (a[:, :, None] * b[:, None, :])[:, :, :, None] * c[:, None, None, :]
+    return voxels.reshape(n_points, n_along**3), products.reshape(n_points, n_along**3)
+
+
+def _cubic_weights(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys's kernel at the distances of the four voxels around a point; (..., 4)."""
+
+    def near(d: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ((_KEYS_A + 2) * d - (_KEYS_A + 3)) * d * d + 1
+
+    def far(d: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _KEYS_A * (((d - 5) * d + 8) * d - 4)
+
+    return np.stack(
+        [far(1 + fraction), near(fraction), near(1 - fraction), far(2 - fraction)], axis=-1
+    )
+
+
+def compact(
+    voxels: NDArray[np.int64], n_voxels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """List the voxels that occur, and express each one as its place in the list.
+
+    Parameters
+    ----------
+    voxels : array of any shape, int
+        Indices into a volume.
+    n_voxels
+        Voxels of the volume.
+
+    Returns
+    -------
+    touched : array of shape (n,), int
+        Each voxel that occurs, once, in increasing order.
+    numbers : array of the shape of ``voxels``, int32
+        ``touched[numbers]`` is ``voxels``.
+    """
+    occurs = np.zeros(n_voxels, np.bool_)
+    occurs[voxels] = True
+    number = np.cumsum(occurs, dtype=np.int32) - 1
+    return np.flatnonzero(occurs), number[voxels]
+
+
+def gather(
+    volumes: NDArray[Any], voxels: NDArray[np.int64], dtype: type[np.floating[Any]]
+) -> NDArray[Any]:
+    """Values of some voxels in each volume.
+
+    Parameters
+    ----------
+    volumes : array of shape (X, Y, Z, T)
+        In any memory layout: nibabel reads files in Fortran order.
+    voxels : array of shape (n,), int
+        Indices into a volume in C order.
+    dtype
+        Of the result.
+
+    Returns
+    -------
+    array of shape (n, T)
+    """
+    places = np.unravel_index(voxels, volumes.shape[:3])
+    if not volumes.flags.f_contiguous:
+        taken: NDArray[Any] = volumes[places]
+        return taken.astype(dtype, copy=False)
+    # Volume by volume and upwards, as they lie in memory: in C order nearly every value would have
+    # to be fetched by itself.
+    by_volume = volumes.reshape(-1, volumes.shape[3], order="F").T
+    positions = np.ravel_multi_index(places, volumes.shape[:3], order="F")
+    upwards = np.argsort(positions)
+    values = np.empty((len(voxels), volumes.shape[3]), dtype)
+    values[upwards] = by_volume.take(positions[upwards], axis=1).T
+    return values

@@ -8,9 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, NsdError
-from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, Space
-from nsd_pipeline.nsd.spaces import FUNCTIONAL_SPACES, FunctionalSpace
-from nsd_pipeline.surface.sampling import Method
+from nsd_pipeline.nsd.layout import (
+    FSAVERAGE_VERTICES,
+    FUNCTIONAL_SPACES,
+    HEMISPHERES,
+    FunctionalSpace,
+    Hemisphere,
+    Space,
+)
+from nsd_pipeline.surface.interpolation import Method
 
 if TYPE_CHECKING:
     from nsd_pipeline.surface.volume_operator import FsaverageOperator

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nsd_pipeline.surface.interpolation import combine_axes, compact, gather, linear_weights
 from nsd_pipeline.surface.meshes import Mesh, mesh_vertices
-from nsd_pipeline.surface.sampling import combine_axes, linear_weights
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
-from nsd_pipeline.surface.voxels import compact, gather
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.surface.sampling import Method, is_inside, neighbours
-from nsd_pipeline.surface.voxels import compact
+from nsd_pipeline.surface.interpolation import Method, compact, is_inside, neighbours
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

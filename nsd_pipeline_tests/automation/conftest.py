@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from nsd_pipeline import stages
+from nsd_pipeline import planned_runs
 from nsd_pipeline.definitions import build_defs
 from nsd_pipeline_tests.automation.webserver import Webserver, dagster_dev
 from nsd_pipeline_tests.pipeline import SmallNsd
@@ -23,13 +23,13 @@ def webserver(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> 
         "fmri_mlp": {"n_epochs": 2, "hidden": 8},
     }
     with dg.DagsterInstance.local_temp(str(folder / "home")) as instance:
-        for stage in (
-            stages.DESIGN,
-            *stages.prepare([f"{SUBJECT}_ses01"], at_most=1),
-            *stages.embed((SUBJECT,)),
-            *stages.decode((SUBJECT,)),
+        for planned in (
+            planned_runs.DESIGN,
+            *planned_runs.prepare([f"{SUBJECT}_ses01"], at_most=1),
+            *planned_runs.embed((SUBJECT,)),
+            *planned_runs.decode((SUBJECT,)),
         ):
-            stages.run_stage(repository, instance, stage, config=config)
+            planned_runs.execute(repository, instance, planned, config=config)
     environment = {
         "NSD_SOURCE": str(small_nsd.folder),
         "NSD_STORAGE": artifacts,

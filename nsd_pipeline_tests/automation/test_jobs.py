@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
-from nsd_pipeline.assets import keys
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.jobs import STARTED_BY_TAG
 from nsd_pipeline.nsd.layout import betas_keys
-from nsd_pipeline.stages import Stage
+from nsd_pipeline.planned_runs import PlannedRun
+from nsd_pipeline.steps.decoding import FmriMlp
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline_tests.pipeline import SmallNsd
 
@@ -54,7 +54,7 @@ def test_a_subject_to_the_end_without_a_session_that_fails(
             job,
             instance,
             run_config={
-                "ops": {"every_stage": {"config": settings}},
+                "ops": {"every_run": {"config": settings}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
             tags={"dagster/partition": SUBJECT},
@@ -62,10 +62,10 @@ def test_a_subject_to_the_end_without_a_session_that_fails(
 
     first = run()
     assert not first.success
-    failure = first.failure_data_for_node("every_stage")
+    failure = first.failure_data_for_node("every_run")
     assert failure is not None
     assert f"{SUBJECT}_ses02: " in str(failure.user_failure_data.description)
-    model = store.manifest(keys.fmri_mlp(SUBJECT))
+    model = store.manifest(FmriMlp.key(SUBJECT))
     assert model is not None
     assert model.metadata["sessions"] == [f"{SUBJECT}_ses01"]
     stages = instance.get_runs(dg.RunsFilter(tags={STARTED_BY_TAG: first.run_id}))
@@ -74,7 +74,7 @@ def test_a_subject_to_the_end_without_a_session_that_fails(
 
     damaged.write_bytes(whole)
     assert run().success
-    model = store.manifest(keys.fmri_mlp(SUBJECT))
+    model = store.manifest(FmriMlp.key(SUBJECT))
     assert model is not None
     assert model.metadata["sessions"] == [f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"]
 
@@ -85,16 +85,16 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The stages themselves are tested elsewhere; a model at chance needs more data than here."""
+    """The runs themselves are tested elsewhere; a model at chance needs more data than here."""
     done: list[tuple[str, ...]] = []
 
-    def run_stage(_: object, __: object, stage: Stage, **___: object) -> dict[str, str]:
-        done.append(stage.assets)
-        if "fmri_mlp" in stage.assets:
+    def execute(_: object, __: object, planned: PlannedRun, **___: object) -> dict[str, str]:
+        done.append(planned.assets)
+        if "fmri_mlp" in planned.assets:
             raise AtChance("The model of subj01 is no better than guessing.", allow_retries=False)
         return {}
 
-    monkeypatch.setattr("nsd_pipeline.jobs.stages.run_stage", run_stage)
+    monkeypatch.setattr("nsd_pipeline.jobs.planned_runs.execute", execute)
     monkeypatch.setattr("nsd_pipeline.jobs._sessions_to_do", lambda *_: [])
     monkeypatch.setenv("NSD_SOURCE", str(small_nsd.folder))
     monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
@@ -102,6 +102,6 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
     job = ReconstructableRepository.for_file(code, "defs").get_reconstructable_job("subject")
     result = dg.execute_job(job, instance, tags={"dagster/partition": SUBJECT})
     assert done[-2:] == [("fmri_mlp", "retrieval_metrics"), ("decoding_report",)]
-    failure = result.failure_data_for_node("every_stage")
+    failure = result.failure_data_for_node("every_run")
     assert failure is not None
     assert failure.user_failure_data.description.endswith("no better than guessing.")

@@ -13,9 +13,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from nsd_pipeline import stages
+from nsd_pipeline import planned_runs
 from nsd_pipeline.definitions import build_defs
-from nsd_pipeline.launchers.shell import HOST_TAG
+from nsd_pipeline.launchers.run_processes import HOST_TAG
 from nsd_pipeline_tests.pipeline import SmallNsd
 
 SESSION_1, SESSION_2 = "subj01_ses01", "subj01_ses02"
@@ -33,7 +33,7 @@ def test_a_schedule_takes_a_session_back_from_a_shell_that_was_killed(
         dg.DagsterInstance.from_config(str(home)) as instance,
         socket.create_server(("127.0.0.1", 0)) as bucket,
     ):
-        stages.run_stage(defs.get_repository_def(), instance, stages.DESIGN)
+        planned_runs.execute(defs.get_repository_def(), instance, planned_runs.DESIGN)
         tick = ticks(defs, instance)
         assert tick() == [SESSION_1, SESSION_2]
         child = materialize_from(bucket, home, artifacts, tmp_path / "shell.log")

@@ -17,10 +17,10 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from nsd_pipeline import partitions
-from nsd_pipeline.assets.backlog import ranges
 from nsd_pipeline.definitions import build_defs
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.partitions import ranges
 from nsd_pipeline.schedules import BackfillSettings, sessions_of
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, Trials, assemble_trials, memory
+from nsd_pipeline.decoding import HeldRows, Memory, StoredRows, Trials, assemble_trials
+from nsd_pipeline.decoding import rows as rows_module
 from nsd_pipeline.decoding.loader import HostLoader, ResidentLoader, load_trials
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session
@@ -107,7 +108,7 @@ def test_where_rows_are_kept_follows_from_the_settings_alone(monkeypatch):
         return assemble_trials(trials, sessions, IMAGE_IDS, EMBEDDINGS, memory=kept).rows
 
     for free in (10**12, 17e6):
-        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
+        monkeypatch.setattr(rows_module, "available_bytes", lambda free=free: free)
         assert isinstance(rows(), HeldRows)
         assert isinstance(rows(gb=0.016), HeldRows)
         assert isinstance(rows(gb=0.008, dtype="bfloat16"), HeldRows)
@@ -116,7 +117,17 @@ def test_where_rows_are_kept_follows_from_the_settings_alone(monkeypatch):
         assert stored.window == Memory(gb=0.0159, batch_size=2).window(
             values=20_000, block_trials=1
         )
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(rows_module, "available_bytes", lambda: 1_000_000)
     assert isinstance(rows(gb=0.016), HeldRows)  # whoever says so is believed
     with pytest.raises(NotEnoughDataError, match=r"0\.016 GB, but 0\.001 GB.*\n.*set memory_gb"):
         rows()
+
+
+def test_a_container_limits_the_memory(tmp_path):
+    free = rows_module.available_bytes(tmp_path)
+    assert free > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert rows_module.available_bytes(tmp_path) > 0.5 * free
+    (tmp_path / "memory.max").write_text("1500\n")
+    assert rows_module.available_bytes(tmp_path) == 500

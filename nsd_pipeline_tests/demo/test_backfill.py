@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
 
-from nsd_pipeline.assets.backlog import SESSION_ASSETS
 from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.steps.sessions import BETAS_STEPS
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
 SESSIONS = ("subj01_ses01", "subj01_ses02")
@@ -25,7 +25,7 @@ def test_a_backfill_is_recorded_fails_plainly_and_redoes_nothing(
         f"defs = build_defs({str(source)!r}, {str(artifacts)!r})\n"
     )
     definitions = {"python_file": str(location)}
-    backfill = Backfill(SESSION_ASSETS, SESSIONS)
+    backfill = Backfill(tuple(step.name for step in BETAS_STEPS), SESSIONS)
     assert backfill.title.endswith("[backfill: 2 sessions of subj01]")
     damaged = source / layout.betas_keys("subj01", 2, "fsaverage")[1]
     whole = damaged.read_bytes()

@@ -14,13 +14,11 @@ from scipy.io import loadmat
 from nsd_pipeline.demo import DemoDataset, generate
 from nsd_pipeline.demo.__main__ import main
 from nsd_pipeline.demo.brain import Brain, response_profile
-from nsd_pipeline.demo.scenes import render
+from nsd_pipeline.demo.pictures import render
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.mapping import check_mapping
-from nsd_pipeline.nsd.responses import read_responses
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
 
 SIZE = {"subjects": 2, "sessions": 2, "trials_per_run": 2}
 TRIALS = 18  # of a session: odd runs have two, even runs one

@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from nsd_pipeline.assets.settings import FmriMlpConfig
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.demo import generate, run, write_tiny_encoder
+from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline_tests.pipeline import Pipeline
 
 SESSIONS = ("subj01_ses01", "subj01_ses03")

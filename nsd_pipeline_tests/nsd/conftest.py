@@ -12,8 +12,7 @@ import pytest
 import scipy.io
 
 from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design
-from nsd_pipeline.nsd.responses import BEHAVIOUR_COLUMNS, read_responses
-from nsd_pipeline.nsd.stim_info import read_stimulus_info
+from nsd_pipeline.nsd.mapping import BEHAVIOUR_COLUMNS, read_responses, read_stimulus_info
 
 
 def make_arrays(seed: int = 33) -> dict[str, np.ndarray]:

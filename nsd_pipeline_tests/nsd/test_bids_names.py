@@ -7,7 +7,7 @@ import pytest
 
 from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.bids import find_runs
-from nsd_pipeline.nsd.bold import BoldRun
+from nsd_pipeline.nsd.series_runs import BoldRun
 
 FUNC = "sub-01/ses-nsd01/func"
 STEM = "sub-01_ses-nsd01_task-nsdcore"

@@ -1,9 +1,118 @@
+"""NSD's tables as they are and as they must not be, and whether they agree with the design."""
+
 import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from nsd_pipeline.errors import MappingError
-from nsd_pipeline.nsd.mapping import check_mapping
+from nsd_pipeline.errors import InvalidFileError, MappingError
+from nsd_pipeline.nsd.mapping import (
+    BEHAVIOUR_COLUMNS,
+    IDENTIFYING_COLUMNS,
+    check_mapping,
+    read_responses,
+    read_stimulus_info,
+)
+
+
+def test_stimulus_info_is_read(arrays, stimulus_info):
+    assert stimulus_info["nsdId"].tolist() == list(range(73_000))
+    assert stimulus_info["shared1000"].dtype == bool
+    np.testing.assert_array_equal(
+        np.flatnonzero(stimulus_info["shared1000"]) + 1, arrays["sharedix"][0]
+    )
+    assert len(stimulus_info.columns) == 5 + 24
+
+
+@pytest.fixture
+def edit_stim_info(tmp_path, stim_info_path):
+    def edit(change):
+        table = pd.read_csv(stim_info_path, dtype=object)
+        table = change(table)
+        table.to_csv(tmp_path / "info.csv", index=False)
+        return tmp_path / "info.csv"
+
+    return edit
+
+
+def test_rows_may_be_in_any_order_and_cropbox_missing(edit_stim_info, stimulus_info):
+    path = edit_stim_info(lambda t: t.drop(columns="cropBox").iloc[::-1])
+    pd.testing.assert_frame_equal(read_stimulus_info(path), stimulus_info.drop(columns="cropBox"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda t: t.drop(columns=["subject3_rep2", "nsdId"]),
+            "lacks 2 columns: nsdId, subject3_rep2",
+        ),
+        (lambda t: t.iloc[:-1], "has 72999 rows"),
+        (lambda t: t.assign(nsdId=t["nsdId"].replace("7", "8")), "the first is nsdId 8"),
+        (lambda t: t.assign(nsdId=t["nsdId"].replace("7", "73000")), "line 9, has '73000'"),
+        (lambda t: t.assign(subject1_rep0=t["subject1_rep0"].where(t.index != 2)), "line 4, is em"),
+        (lambda t: t.assign(shared1000="maybe"), "shared1000 must hold True or False, but 73000"),
+    ],
+)
+def test_wrong_stimulus_info_is_named(edit_stim_info, change, problem):
+    path = edit_stim_info(change)
+    with pytest.raises(MappingError, match=problem) as caught:
+        read_stimulus_info(path)
+    assert "info.csv" in caught.value.problem
+
+
+def test_responses_keep_every_row(responses):
+    assert len(responses) == 32 * 750
+    assert list(responses) == [*IDENTIFYING_COLUMNS, *BEHAVIOUR_COLUMNS]
+    assert responses["73KID"].dtype == np.int64
+    assert responses["RT"].isna().mean() == 0.25
+
+
+HEADER = "\t".join([*IDENTIFYING_COLUMNS, *BEHAVIOUR_COLUMNS])
+
+
+def _row(ids="1 1 1 1 73000 10000", answers=("",) * 13):
+    return "\t".join([*ids.split(), *answers])
+
+
+def test_rows_without_any_answer_are_rows(tmp_path):
+    path = tmp_path / "responses.tsv"
+    path.write_text("\n".join([HEADER, _row(), _row("1 1 1 2 1 1", ["NaN"] * 12 + ["1"])]) + "\n")
+    table = read_responses(path)
+    assert len(table) == 2
+    assert table[list(BEHAVIOUR_COLUMNS)].isna().to_numpy().sum() == 25
+    assert table["MISSINGDATA"].iloc[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([HEADER.replace("73KID", "73K_ID").replace("\tRT", "")], "lacks 2 columns: 73KID, RT"),
+        ([HEADER, _row("1 1 1 1 0 1")], "73KID must hold whole numbers from 1 to 73000.* line 2"),
+        ([HEADER, _row(), _row("1 1 1 2 73001 1")], "73KID .* 1 of 2 rows .* line 3, has '73001'"),
+        ([HEADER, _row("1 1 13 1 1 1")], "RUN must hold whole numbers from 1 to 12"),
+        ([HEADER, _row("1 1 1 1.5 1 1")], "TRIAL"),
+        ([HEADER, _row("1 1 1 NaN 1 1")], "TRIAL .* line 2, is empty"),
+        ([HEADER, _row(answers=["", "yes", *[""] * 11])], "ISOLD must hold numbers or nothing"),
+        ([HEADER, _row(), _row("2 1 1 1 1 1")], "of one subject, but has those of 2"),
+        ([HEADER], "of one subject, but has those of 0"),
+    ],
+)
+def test_wrong_responses_are_named(tmp_path, lines, problem):
+    path = tmp_path / "responses.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(MappingError, match=problem) as caught:
+        read_responses(path)
+    assert "responses.tsv" in caught.value.problem
+
+
+@pytest.mark.parametrize("raw", [b"", b"a\tb\n1\t2\t3\n1\t2\t3\t4\n", b"\xff\xfe\x00\xd8" * 99])
+def test_what_is_no_table_is_reported(tmp_path, raw):
+    path = tmp_path / "responses.tsv"
+    path.write_bytes(raw)
+    with pytest.raises((InvalidFileError, MappingError), match=r"responses\.tsv"):
+        read_responses(path)
 
 
 @pytest.mark.parametrize("session", [1, 2, 32])

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from nsd_pipeline.errors import SourceChangedError, SourceError, StorageFullError
 from nsd_pipeline.storage import transfer
-from nsd_pipeline.storage.mirror import LocalMirror
-from nsd_pipeline.storage.source import ObjectInfo
-from nsd_pipeline.storage.transfer import fetch
+from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
+from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 CONTENT = bytes(range(251)) * 4
 KEY = "betas/lh.mgh"
@@ -234,3 +233,10 @@ def test_progress_goes_to_stderr_in_bytes(
     assert "left hemisphere: 100%" in shown.err
     assert "1.00k" in shown.err
     assert shown.out == ""
+
+
+def test_transfers_one_after_the_other_cost_their_sum() -> None:
+    assert TransferReport.total([]) == TransferReport(0, 0, 0.0, 0)
+    assert TransferReport.total(
+        [TransferReport(1, 2, 0.5, 4), TransferReport(10, 20, 0.25, 40)]
+    ) == (TransferReport(11, 22, 0.75, 44))

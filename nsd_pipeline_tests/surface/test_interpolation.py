@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsd_pipeline.surface import interpolate
-from nsd_pipeline.surface.sampling import METHODS, neighbours
+from nsd_pipeline.surface.interpolation import METHODS, neighbours
 
 SHAPE = (7, 8, 9)
 RNG = np.random.default_rng(0)

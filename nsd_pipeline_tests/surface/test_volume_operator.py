@@ -3,8 +3,8 @@ import pytest
 from nibabel.freesurfer import MGHImage
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.nsd.layout import layer_keys, white_to_fsaverage_key
 from nsd_pipeline.surface import FsaverageOperator, interpolate, read_operator, transform_keys
-from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
 
 SHAPE = (12, 14, 13)
 N_NATIVE = {"lh": 500, "rh": 450}

@@ -1,0 +1,262 @@
+"""Training a cohort's model on what the store holds, in this process or in several.
+
+Several processes are started by ``torch.distributed.run``, one a GPU (or on the CPU, where there is
+none), as ``python -m nsd_pipeline.decoding.processes <plan> <device> ...``; each reads its data for
+itself.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from nsd_pipeline import decoding
+from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
+from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
+from nsd_pipeline.errors import NsdError, Remake
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Store
+
+TRIALS_FILE: Final = "trials.parquet"
+HISTORY_FILE: Final = "history.parquet"
+
+_EPOCH = "epoch "
+"""Begins a line of a process's output that has an epoch's row, as JSON."""
+_ERROR_FILE = "error.json"
+_RESULT_FILE = "result.json"
+
+
+class TrainingPlan(BaseModel):
+    """One training: everything that its processes have to know.
+
+    Parameters
+    ----------
+    store_url
+        Where fMRI and embeddings are.
+    cohort
+        Whose.
+    config
+        Settings of the training.
+    folder
+        Holds ``trials.parquet``, with the splits; model and history go there.
+    checkpoint
+        File that says where the training stands.
+    recipe
+        Digest of all that the model is made from. A checkpoint of another one is not used.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    store_url: str
+    cohort: Cohort
+    config: TrainingConfig
+    folder: Path
+    checkpoint: Path
+    recipe: str
+
+
+def train_model(
+    plan: TrainingPlan,
+    store: Store,
+    lease: Callable[[], AbstractContextManager[str | None]],
+    on_epoch: OnEpoch,
+) -> dict[str, Any]:
+    """Train a cohort's model and write it, with its history, to the plan's folder.
+
+    Parameters
+    ----------
+    plan
+        What is trained, and in how many processes.
+    store
+        The store of the plan, opened.
+    lease
+        Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
+        the choice to torch. Called once for each process.
+    on_epoch
+        Called after every epoch.
+
+    Returns
+    -------
+    dict
+        Metadata of the model that was written.
+
+    Raises
+    ------
+    NsdError
+        If another process of this machine trains it, if there are GPUs but fewer than processes,
+        if its data cannot be used, or if a process failed.
+    """
+    import torch
+
+    n_processes = plan.config.n_processes
+    n_gpus = torch.cuda.device_count() if n_processes > 1 else 0
+    if 0 < n_gpus < n_processes:
+        raise NsdError(
+            f"{n_processes} processes were asked for, but this run has {n_gpus} GPUs.",
+            next_step=f"set n_processes to {n_gpus}, or start it where there are more GPUs.",
+        )
+    with ExitStack() as held:
+        held.enter_context(alone(plan))
+        devices = [held.enter_context(lease()) for _ in range(n_processes)]
+        if n_processes > 1:
+            return _train_in_processes(plan, devices, on_epoch)
+        metadata = _train_here(plan, store, devices[0], on_epoch)
+    assert metadata is not None  # noqa: S101  # this is the only process
+    return metadata
+
+
+@contextmanager
+def alone(plan: TrainingPlan) -> Iterator[None]:
+    """Train a cohort's model in one run at a time: two would write the same checkpoint.
+
+    Raises
+    ------
+    NsdError
+        If another process of this machine trains it.
+    """
+    plan.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(plan.checkpoint.with_name("training.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise NsdError(
+            f"The model of {plan.cohort.name} is being trained by another process of this machine.",
+            next_step="wait for it, or end it; this run then goes on from its last epoch.",
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else has it open
+        lock.release()
+
+
+def _train_here(
+    plan: TrainingPlan, store: Store, device: str | None, on_epoch: OnEpoch
+) -> dict[str, Any] | None:
+    """Train in this process, which may be one of several.
+
+    Returns
+    -------
+    dict or None
+        Metadata of the model that was written; None in all but the first process.
+    """
+    from torch import distributed
+
+    trials = pd.read_parquet(plan.folder / TRIALS_FILE)
+    data = read_data(store, plan.cohort, trials[trials["split"] != "test"], plan.config)
+    check_unchanged(store, plan.cohort)
+    result = decoding.train(
+        plan.config,
+        data.split("train"),
+        data.split("val"),
+        device=device,
+        checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
+        on_epoch=on_epoch,
+    )
+    kept = "in memory"
+    if isinstance(data.rows, decoding.StoredRows):
+        kept = f"read in every epoch, shuffled among {data.rows.window} trials"
+        check_unchanged(store, plan.cohort)  # it was read until now
+    if distributed.is_initialized() and distributed.get_rank() != 0:
+        return None
+    decoding.save_model(plan.folder, result.model, plan.config)
+    result.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    return {
+        "vertices": data.n_vertices,
+        "parameters": decoding.n_parameters(result.model),
+        "epochs": len(result.history),
+        "best epoch": int(result.best_epoch),
+        plan.config.monitor: float(result.best_score),
+        "device": str(next(result.model.parameters()).device),
+        "seconds": float(result.history["seconds"].sum()),
+        "data": kept,
+    }
+
+
+def _train_in_processes(
+    plan: TrainingPlan, devices: Sequence[str | None], on_epoch: OnEpoch
+) -> dict[str, Any]:
+    """Train in one process for each device; the result is that of one process, to rounding."""
+    n_processes = len(devices)
+    scratch = plan.checkpoint.parent
+    plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
+    plan_file.write_text(plan.model_dump_json())
+    error_file.unlink(missing_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // n_processes)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nproc-per-node", str(n_processes), "--local-addr", "127.0.0.1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+        *("-m", "nsd_pipeline.decoding.processes", str(plan_file)),
+        *(device or "cpu" for device in devices),
+    ]
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(  # noqa: S603  # our own module
+        command,
+        env={"OMP_NUM_THREADS": str(threads), **os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101
+            for line in process.stdout:
+                if line.startswith(_EPOCH):
+                    on_epoch(json.loads(line.removeprefix(_EPOCH)))
+                else:
+                    last.append(line)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode == 0:
+        metadata: dict[str, Any] = json.loads((scratch / _RESULT_FILE).read_text())
+        return metadata
+    if error_file.exists():
+        told = json.loads(error_file.read_text())
+        raise NsdError(**told | {"remake": told["remake"] and Remake(**told["remake"])})
+    raise NsdError(
+        f"A process of the training of {plan.cohort.name} ended with exit code"
+        f" {process.returncode}. It said last:\n{''.join(last)}",
+        next_step="see whether it ran out of memory; with fewer processes each has more.",
+    )
+
+
+def _work(plan_file: Path, devices: Sequence[str]) -> None:
+    """Be one of the processes that ``torch.distributed.run`` started."""
+    import torch
+
+    plan = TrainingPlan.model_validate_json(plan_file.read_text())
+    device = devices[int(os.environ["LOCAL_RANK"])]
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        metadata = _train_here(
+            plan,
+            open_store(plan.store_url),
+            device,
+            lambda row: print(_EPOCH + json.dumps(row), flush=True),
+        )
+    except NsdError as error:
+        remake = error.remake and asdict(error.remake)
+        told = {"problem": error.problem, "next_step": error.next_step, "remake": remake}
+        (plan_file.parent / _ERROR_FILE).write_text(json.dumps(told))
+        raise
+    if metadata is not None:
+        (plan_file.parent / _RESULT_FILE).write_text(json.dumps(metadata))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]), sys.argv[2:])

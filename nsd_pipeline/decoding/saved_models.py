@@ -1,0 +1,150 @@
+"""Models and unfinished trainings as files.
+
+A model is ``model.safetensors`` with the weights and ``config.json`` with what they are. Weights
+carry the reference's parameter names, and shapes alone say what architecture they belong to, so a
+folder with nothing but the reference's weights loads as well. ``config.json`` is for people.
+
+A checkpoint says where a training stands, so that a killed one goes on from its last epoch. It is
+replaced atomically after every epoch and knows which training it belongs to.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp
+from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.storage.disk import replacing
+
+WEIGHTS_NAME: Final = "model.safetensors"
+CONFIG_NAME: Final = "config.json"
+
+Tensors = dict[str, Tensor]
+Notes = dict[str, Any]
+
+_REFERENCE_PREFIX = "model."
+_LOGGER = logging.getLogger(__name__)
+
+
+def save_model(folder: Path, model: Decoder, config: TrainingConfig) -> None:
+    """Write a model's weights, architecture and training settings.
+
+    Each file appears whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if it is not there.
+    model
+        Model on any device.
+    config
+        Settings it was trained with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "architecture": type(model).__name__,
+        "settings": model.settings,
+        "training": config.decisive(),
+    }
+    with replacing(folder / CONFIG_NAME) as partial:
+        partial.write_text(json.dumps(description, indent=2) + "\n")
+    with replacing(folder / WEIGHTS_NAME) as partial:
+        save_file({name: value.cpu() for name, value in model.state_dict().items()}, partial)
+
+
+def load_model(folder: Path) -> Decoder:
+    """Read a model, ready to predict on the CPU.
+
+    Parameters
+    ----------
+    folder
+        A folder that :func:`save_model` wrote, or one with only ``model.safetensors``.
+
+    Raises
+    ------
+    ArtifactError
+        If there are no weights, if they are damaged, or if they are not of a known architecture.
+    """
+    path = folder / WEIGHTS_NAME
+    again = "make fmri_mlp of this cohort again."
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"There is no {path}.", next_step=again) from error
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is damaged: {error}.", next_step=again) from error
+    state = {name.removeprefix(_REFERENCE_PREFIX): value for name, value in state.items()}
+    architecture = FmriMlp if "lin0.weight" in state else FmriLinear
+    try:
+        model: Decoder = architecture.from_state(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} does not hold the weights of an FmriMlp or FmriLinear: {error}.",
+            next_step="use weights with the reference's parameter names.",
+        ) from error
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that belongs to exactly one training.
+
+    Parameters
+    ----------
+    path
+        The file.
+    recipe
+        What the training's data are made from, for instance the fingerprint of the artifact that
+        the model will be. Settings, kind of device and version of torch are added to it.
+    """
+
+    path: Path
+    recipe: str
+
+    def write(
+        self, config: TrainingConfig, device: torch.device, tensors: Tensors, notes: Notes
+    ) -> None:
+        """Replace the checkpoint: tensors on any device, and everything else as JSON has it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        header = {"identity": self._identity(config, device), "notes": json.dumps(notes)}
+        with replacing(self.path) as partial:
+            save_file(
+                {name: value.cpu() for name, value in tensors.items()}, partial, metadata=header
+            )
+
+    def read(self, config: TrainingConfig, device: torch.device) -> tuple[Tensors, Notes] | None:
+        """Read the checkpoint of this very training, or say why there is nothing to go on from.
+
+        A damaged checkpoint, or one of other settings or other data, is of no use to anybody: the
+        training starts from the beginning and replaces it.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("identity") != self._identity(config, device):
+                    _LOGGER.warning(
+                        "%s is of another training; starting from the beginning.", self.path
+                    )
+                    return None
+                # Clones own their memory, aligned as any other tensor's.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            _LOGGER.warning("%s is damaged (%s); starting from the beginning.", self.path, error)
+            return None
+        return tensors, json.loads(header["notes"])
+
+    def _identity(self, config: TrainingConfig, device: torch.device) -> str:
+        """Digest of all that decides how the training goes."""
+        decisive = [self.recipe, config.decisive(), device.type, torch.__version__]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

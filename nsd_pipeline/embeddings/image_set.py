@@ -1,0 +1,249 @@
+"""Embed a set of images that does not fit into memory, and keep the embeddings as Parquet.
+
+Two columns: ``image_id`` (int32, NSD's 0-based 73k row; ascending, unique) and ``embedding``
+(fixed-size list of float32). The encoder's settings are JSON in the schema's metadata, under
+``settings``. The numbers are stored plainly: compression gains nothing on them.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.storage.disk import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Encoder(Protocol):
+    """The two halves of an encoder: one that may run ahead in a thread, one that computes."""
+
+    def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, H, W, 3) photos to what `encode_prepared` takes."""
+        ...
+
+    def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, ...) to (N, D)."""
+        ...
+
+
+def embed_images(
+    encoder: Encoder,
+    read_images: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    image_ids: NDArray[np.integer],
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> NDArray[np.float32]:
+    """Embed images batch by batch; the next ones are read and resized while the encoder runs.
+
+    No more than four batches of images are in memory at a time, however many there are.
+
+    Parameters
+    ----------
+    encoder
+        An `ImageEncoder`.
+    read_images
+        Reads images by their ids, (N,) -> (N, H, W, 3) uint8. Called in one other thread, in the
+        order of ``image_ids``. What it raises is raised here.
+    image_ids
+        (N,) ids, at least one.
+    batch_size
+        Images at a time.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (N, D), rows in the order of ``image_ids``.
+
+    Raises
+    ------
+    ValueError
+        If there are no ids, or ``read_images`` returns another number of images than asked for.
+    """
+    from tqdm import tqdm
+
+    ids = np.asarray(image_ids, dtype=np.int64)
+    if len(ids) == 0:
+        raise ValueError("image_ids is empty: there is nothing to embed.")
+
+    def prepare(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+        images = read_images(batch)
+        if len(images) != len(batch):
+            raise ValueError(f"read_images returned {len(images)} images for {len(batch)} ids.")
+        return encoder.prepare(images)
+
+    batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+    embeddings: NDArray[np.float32] | None = None
+    done = 0
+    with tqdm(total=len(ids), unit="image", desc="embedding", disable=not progress) as bar:
+        for photos in _run_ahead(prepare, batches):
+            encoded = encoder.encode_prepared(photos)
+            if embeddings is None:
+                embeddings = np.empty((len(ids), encoded.shape[1]), dtype=np.float32)
+            embeddings[done : done + len(encoded)] = encoded
+            done += len(encoded)
+            bar.update(len(encoded))
+    assert embeddings is not None  # noqa: S101, there is at least one batch
+    return embeddings
+
+
+def _run_ahead(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 2) -> Iterator[R]:
+    """Like `map`, but up to ``ahead`` results are computed in a thread before they are asked for.
+
+    Leaving early, by an exception or Ctrl-C, cancels what has not begun and waits for the one call
+    that has, so nothing goes on behind the caller's back.
+    """
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_SETTINGS: Final = b"settings"
+
+
+def write_embeddings(
+    path: str | Path,
+    image_ids: NDArray[np.integer],
+    embeddings: NDArray[np.float32],
+    settings: dict[str, Any],
+) -> None:
+    """Write embeddings; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        File to write, or to replace.
+    image_ids
+        (N,) NSD's 0-based 73k rows, each once, in any order: rows are sorted by them.
+    embeddings
+        (N, D) float32, finite.
+    settings
+        What made the embeddings, ready for JSON: `ImageEncoder.settings`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, an id is there twice, or a value is not finite.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = np.asarray(image_ids)
+    if embeddings.ndim != 2 or ids.shape != (len(embeddings),):
+        raise ValueError(
+            f"image_ids {ids.shape} and embeddings {embeddings.shape} must be (N,) and (N, D)."
+        )
+    if len(np.unique(ids)) != len(ids):
+        raise ValueError("an image_id is there twice.")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("embeddings hold a value that is not finite.")
+    order = np.argsort(ids)
+    values = np.ascontiguousarray(embeddings[order], dtype=np.float32)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    table = pa.table(
+        {"image_id": pa.array(ids[order].astype(np.int32)), "embedding": embedding}
+    ).replace_schema_metadata({_SETTINGS: json.dumps(settings)})
+
+    with replacing(Path(path)) as partial:
+        # One row group, so that the column comes back as one array.
+        pq.write_table(
+            table,
+            partial,
+            row_group_size=max(len(ids), 1),
+            compression="none",
+            use_dictionary=False,
+        )
+
+
+def read_embeddings(
+    path: str | Path,
+) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Any]]:
+    """Read what `write_embeddings` wrote.
+
+    Parameters
+    ----------
+    path
+        The Parquet file.
+
+    Returns
+    -------
+    image_ids : NDArray[np.int32]
+        (N,) ascending.
+    embeddings : NDArray[np.float32]
+        (N, D), a read-only view of the column as it was read.
+    settings : dict
+        What made them.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing, damaged, or does not hold image embeddings.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise _artifact_error(path, "is missing") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _artifact_error(path, f"cannot be read ({str(error).splitlines()[0]})") from error
+    _check_schema(path, table)
+    image_ids = table["image_id"].combine_chunks().to_numpy()
+    column = table["embedding"].combine_chunks()
+    embeddings = column.flatten().to_numpy(zero_copy_only=True)
+    if (np.diff(image_ids) <= 0).any():
+        raise _artifact_error(path, "has image ids that are not ascending and unique")
+    try:
+        settings = json.loads(table.schema.metadata[_SETTINGS])
+    except ValueError as error:
+        raise _artifact_error(path, f"has damaged settings ({error})") from error
+    return image_ids, embeddings.reshape(len(image_ids), column.type.list_size), settings
+
+
+def _check_schema(path: Path, table: "pa.Table") -> None:
+    import pyarrow as pa
+
+    schema = table.schema
+    types = {name: schema.field(name).type for name in schema.names}
+    if (
+        types.keys() != {"image_id", "embedding"}
+        or types["image_id"] != pa.int32()
+        or not pa.types.is_fixed_size_list(types["embedding"])
+        or types["embedding"].value_type != pa.float32()
+        or _SETTINGS not in (schema.metadata or {})
+    ):
+        found = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        raise _artifact_error(path, f"does not hold image embeddings with settings ({found})")
+    if any(table[name].null_count or table[name].combine_chunks().null_count for name in types):
+        raise _artifact_error(path, "has empty rows")
+
+
+def _artifact_error(path: Path, problem: str) -> ArtifactError:
+    return ArtifactError(
+        f"The image embeddings {path} {problem}.",
+        next_step="delete the file and make stimulus_embeddings again.",
+    )

@@ -1,0 +1,156 @@
+"""Recordings of BOLD, one file or pair of files a run, wherever they come from.
+
+NSD's prepared time series (`timeseries`) and a BIDS derivatives folder (`bids`) are described in
+the same words, so that nothing behind this module needs to know which of them a session is of.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from nsd_pipeline.errors import ArtifactError, InvalidFileError
+from nsd_pipeline.storage.names import listed_path
+
+RUNS_FILE: Final = "runs.json"
+TrSource = Literal["both", "sidecar", "header"]
+"""What says a run's repetition time: its sidecar and its header, which must agree, or one alone."""
+BrainMask = Literal["run", "template"]
+"""Where the brain is in volumes in MNI space: by the run's mask, or by nilearn's template."""
+TR_TOLERANCE: Final = 1e-3
+"""Seconds by which two statements of one repetition time may differ: headers round."""
+TR_RANGE: Final = (0.05, 60.0)
+"""Seconds that a repetition time can be: what is outside is in another unit, or made up."""
+
+
+class BoldRun(BaseModel):
+    """One run in one space.
+
+    Attributes
+    ----------
+    run
+        1-based task run of the session.
+    space
+        Space, such as ``"fsaverage"`` or ``"func1pt8mm"``.
+    kind
+        ``surface`` (two GIFTI files), ``mni`` (volumes in a standard space), ``native`` (volumes
+        of the subject, for which NSD has transforms), or ``other``: listed, but of no use here.
+    files
+        Left and right hemisphere, or one file of volumes. Relative to the folder of the artifact
+        that lists the run, unless absolute.
+    onsets
+        The file that says when images were shown.
+    onsets_kind
+        ``events`` (BIDS ``events.tsv``) or ``design`` (NSD: one image number or 0 a volume).
+    mask
+        Brain mask of volumes in a standard space.
+    confounds
+        Table of confounds.
+    tr
+        Seconds from one sample to the next as far as it is known without the recording itself.
+    n_samples
+        Samples that are used, if not all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: int
+    space: str
+    kind: Literal["surface", "mni", "native", "other"]
+    files: tuple[str, ...]
+    onsets: str
+    onsets_kind: Literal["events", "design"]
+    mask: str | None = None
+    confounds: str | None = None
+    tr: float | None = None
+    n_samples: int | None = None
+
+
+class Onsets(NamedTuple):
+    """When images were shown in a run.
+
+    Attributes
+    ----------
+    seconds : array of shape (n,), float64
+        After the run's first sample, ascending.
+    numbers : array of shape (n,), int64
+        NSD's number of each image among the 73,000, as the file counts.
+    """
+
+    seconds: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+
+
+_RUNS = TypeAdapter(list[BoldRun])
+
+
+def write_runs(folder: Path, runs: Sequence[BoldRun]) -> None:
+    """Write the list of a session's runs into a folder."""
+    (folder / RUNS_FILE).write_bytes(_RUNS.dump_json(list(runs), indent=2))
+
+
+def read_runs(folder: Path) -> list[BoldRun]:
+    """Read what :func:`write_runs` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If it is not there or is damaged.
+    """
+    path = folder / RUNS_FILE
+    try:
+        runs = _RUNS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(
+            f"{path} is not a readable list of runs: {error}.",
+            next_step="make bold of this session again.",
+        ) from error
+    for run in runs:
+        for name in (*run.files, run.onsets, run.mask, run.confounds):
+            if name is not None:
+                listed_path(folder, name, path)
+    return runs
+
+
+def agree_on_tr(
+    statements: Iterable[tuple[str, float | None]],
+    *,
+    next_step: str = "correct the one that is wrong: the windows of a model need one repetition"
+    " time.",
+) -> float | None:
+    """The one repetition time that several sources state, None if none of them does.
+
+    Parameters
+    ----------
+    statements
+        What each source is called, and the repetition time in seconds that it states, if any.
+    next_step
+        What to do if they disagree.
+
+    Raises
+    ------
+    InvalidFileError
+        If two of them disagree, or one states something that is no repetition time.
+    """
+    stated = [(name, tr) for name, tr in statements if tr is not None]
+    if not stated:
+        return None
+    first_name, first = stated[0]
+    for name, tr in stated:
+        if abs(tr - first) > TR_TOLERANCE:
+            raise InvalidFileError(
+                f"The repetition times disagree: {first_name} has {first:.6g} s, {name} has"
+                f" {tr:.6g} s.",
+                next_step=next_step,
+            )
+    low, high = TR_RANGE
+    for name, tr in stated:
+        if not low <= tr <= high:
+            raise InvalidFileError(
+                f"{name} states a repetition time of {tr:.6g} s, which is none.",
+                next_step="state it as RepetitionTime, in seconds, in the sidecar.",
+            )
+    return first

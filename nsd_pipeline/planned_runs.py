@@ -1,0 +1,118 @@
+"""The graph as a sequence of runs in this process: what no single asset job can be.
+
+An asset job's assets share one kind of partition, and the way from sessions to a model crosses
+three. So the job ``subject`` and the demo start one run after the other, each recorded as a run of
+its own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from nsd_pipeline import partitions
+from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.steps.sessions import BETAS_STEPS
+from nsd_pipeline.steps.step import Step
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: some assets, for one partition or a range of them.
+
+    Parameters
+    ----------
+    assets
+        Names of the assets.
+    first, last
+        First and last partition, both included; empty for assets that have none.
+    """
+
+    assets: tuple[str, ...]
+    first: str = ""
+    last: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the run does, in a line."""
+        span = " ... ".join(dict.fromkeys(part for part in (self.first, self.last) if part))
+        return f"{', '.join(self.assets)}{f'  [{span}]' if span else ''}"
+
+
+DESIGN = PlannedRun(("experiment_design",))
+REPORT = PlannedRun(("decoding_report",))
+
+
+def prepare(
+    sessions: Sequence[str], *, at_most: int, steps: Iterable[type[Step]] = BETAS_STEPS
+) -> Iterator[PlannedRun]:
+    """Runs that prepare some sessions, given in order, each at most a number of them."""
+    assets = tuple(step.name for step in steps)
+    for first, last in partitions.ranges(sessions, at_most):
+        yield PlannedRun(assets, first, last)
+
+
+def embed(subjects: Iterable[str]) -> Iterator[PlannedRun]:
+    """Runs that embed what some subjects saw."""
+    for stimulus_set in (partitions.SHARED, *subjects):
+        yield PlannedRun(("stimuli", "stimulus_embeddings"), stimulus_set, stimulus_set)
+
+
+def decode(cohorts: Iterable[str]) -> Iterator[PlannedRun]:
+    """Runs that train and measure models, and the report of all that there are."""
+    for cohort in cohorts:
+        yield PlannedRun(("fmri_mlp", "retrieval_metrics"), cohort, cohort)
+    yield REPORT
+
+
+def execute(
+    repository: dg.RepositoryDefinition,
+    instance: dg.DagsterInstance,
+    planned: PlannedRun,
+    *,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Mapping[str, str]:
+    """Do one run in this process, recorded in an instance as any other run.
+
+    Parameters
+    ----------
+    config
+        Settings of an asset, by its name; those of assets that the run does not have are left out.
+    tags
+        More tags of the run.
+
+    Returns
+    -------
+    dict
+        What each asset says of its last partition: made, or up to date.
+
+    Raises
+    ------
+    Exception
+        Whatever ended the run.
+    """
+    keys = [dg.AssetKey(asset) for asset in planned.assets]
+    job = repository.get_implicit_job_def_for_assets(keys)
+    if job is None:
+        raise ValueError(f"{planned.title}: these assets are not partitioned alike")
+    span = range_tags(planned.first, planned.last) if planned.first else {}
+    result = job.execute_in_process(
+        run_config={
+            "ops": {
+                asset: {"config": dict(settings)}
+                for asset, settings in (config or {}).items()
+                if asset in planned.assets
+            },
+            "loggers": {"console": {"config": {"log_level": "ERROR"}}},
+        },
+        instance=instance,
+        asset_selection=keys,
+        tags={**span, **(tags or {})},
+    )
+    return {
+        event.asset_key.to_user_string(): str(event.materialization.metadata["status"].value)
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }

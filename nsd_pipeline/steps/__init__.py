@@ -1,0 +1,1 @@
+"""What makes each artifact: one file a stage, and what a step is in `step`."""

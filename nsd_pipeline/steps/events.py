@@ -1,0 +1,178 @@
+"""Which image was shown when, and where the fMRI of it lies."""
+
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.errors import MappingError, Remake
+from nsd_pipeline.events import (
+    DEFAULT_QUERY,
+    EVENT_COLUMNS,
+    build_events,
+    filter_events,
+    read_events,
+    write_events,
+)
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.design import read_experiment_design, responses_file
+from nsd_pipeline.nsd.layout import betas_files
+from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.raw import DESIGN_FILE, STIMULUS_INFO_FILE, Design, experiment_design
+from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft, Store
+
+EVENTS_FILE = "events.parquet"
+
+COLUMN_SCHEMA = {
+    "dagster/column_schema": dg.TableSchema(
+        [
+            dg.TableColumn(column.name, column.dtype, description=column.description)
+            for column in EVENT_COLUMNS
+        ]
+    )
+}
+
+
+class EventTables(Step):
+    """A step whose artifacts are tables of events, one a session."""
+
+    partitions = partitions.sessions
+
+    @classmethod
+    def read(cls, store: Store, session: str) -> pd.DataFrame:
+        """Read a session's table."""
+        return read_events(store.folder(cls.key(session)) / EVENTS_FILE)
+
+
+class Events(EventTables):
+    """Every event of a session, in every space."""
+
+    name = "events"
+
+    def __init__(self, store: Store, source: Source) -> None:
+        super().__init__(store)
+        self.source = source
+        self._design_made = Design.made(store)
+        self._tables = store.folder(self._design_made.key)
+        self._design = read_experiment_design(self._tables / DESIGN_FILE)
+        self._stimulus_info = read_stimulus_info(self._tables / STIMULUS_INFO_FILE)
+        self._responses: dict[str, pd.DataFrame] = {}
+        self._on_source: dict[tuple[str, layout.Space], set[str]] = {}
+
+    def plan(self, partition: str) -> Plan:
+        return Plan(
+            inputs={Design.name: self._design_made.fingerprint},
+            found={"files": self._files(partition)},
+        )
+
+    def _files(self, partition: str) -> dict[str, list[str]]:
+        """Files of a session's betas, for each space that has all of them in one format."""
+        subject, session = layout.parse_session_key(partition)
+        found: dict[str, list[str]] = {}
+        for space in layout.SPACES:
+            if (subject, space) not in self._on_source:
+                listed = self.source.list(f"{layout.betas_folder(subject, space)}/")
+                self._on_source[subject, space] = set(listed)
+            for files in betas_files(subject, session, space).values():
+                if space not in found and self._on_source[subject, space].issuperset(files):
+                    found[space] = list(files)
+        return found
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        subject, session = layout.parse_session_key(partition)
+        files: dict[str, list[str]] = plan.config["files"]
+        trials = self._design.trials(subject, session)
+        answers = self._responses_of(subject)
+        check_mapping(
+            trials, self._design, self._stimulus_info, answers, subject=subject, session=session
+        )
+        table = build_events(trials, answers, files)
+        write_events(draft.folder / EVENTS_FILE, table)
+        return {
+            "dagster/partition_row_count": len(table),
+            "trials": len(trials),
+            "shared trials": int(trials["shared"].sum()),
+            "distinct images": int(trials["image_id"].nunique()),
+            "spaces": sorted(files),
+        }
+
+    def _responses_of(self, subject: str) -> pd.DataFrame:
+        if subject not in self._responses:
+            path: Path = self._tables / responses_file(subject)
+            if not path.exists():
+                raise MappingError(
+                    f"{self.source.url} had no {layout.responses_key(subject)} when"
+                    " experiment_design was made.",
+                    next_step="make experiment_design again once the source has it.",
+                    remake=Remake(Design.name, None),
+                )
+            self._responses[subject] = read_responses(path)
+        return self._responses[subject]
+
+
+@step_asset(
+    Events,
+    group_name="events",
+    kinds={"parquet"},
+    deps=[experiment_design],
+    metadata=COLUMN_SCHEMA,
+)
+def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
+    """One row per event of a session: where its betas lie, and which image every trial showed.
+
+    The three sources that say which trial showed which image are checked against each other.
+    """
+    materialize(context, Events(store.open(), source.open()))
+
+
+class EventFilter(dg.Config):
+    """Which events are kept."""
+
+    query: str = Field(default=DEFAULT_QUERY, description="pandas query over the event columns")
+
+
+class FsaverageEvents(EventTables):
+    """A session's events after the space filter."""
+
+    name = "fsaverage_events"
+
+    def __init__(self, store: Store, config: EventFilter) -> None:
+        super().__init__(store)
+        self.config = config
+
+    def plan(self, partition: str) -> Plan:
+        upstream = Events.made(self.store, partition)
+        return Plan(
+            inputs={Events.name: upstream.fingerprint}, settings={"query": self.config.query}
+        )
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        table = Events.read(self.store, partition)
+        kept = filter_events(table, self.config.query)
+        write_events(draft.folder / EVENTS_FILE, kept)
+        return {
+            "dagster/partition_row_count": len(kept),
+            "trials": int((kept["type"] == "Image").sum()),
+            "recordings": int((kept["type"] == "Fmri").sum()),
+            "dropped": len(table) - len(kept),
+        }
+
+
+@step_asset(
+    FsaverageEvents,
+    group_name="events",
+    kinds={"parquet", "pandas"},
+    deps=[events],
+    metadata=COLUMN_SCHEMA,
+)
+def fsaverage_events(
+    context: dg.AssetExecutionContext, config: EventFilter, store: StoreResource
+) -> None:
+    """A session's events after the space filter: every trial, and the file that is used."""
+    materialize(context, FsaverageEvents(store.open(), config))

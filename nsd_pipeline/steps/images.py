@@ -1,0 +1,344 @@
+"""The images that were shown, and what a vision model makes of them."""
+
+import hashlib
+import os
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.automation import CARRY_ON
+from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
+from nsd_pipeline.embeddings import (
+    ImageEncoder,
+    embed_images,
+    encoder_identity,
+    read_embeddings,
+    write_embeddings,
+)
+from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
+from nsd_pipeline.errors import NotEnoughDataError
+from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.stimuli import (
+    INDEX_FILE,
+    ImageReader,
+    download_images,
+    mirror_index,
+    part_bytes,
+    part_index,
+)
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.steps.events import FsaverageEvents
+from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.names import parse_model
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft, Store
+
+PHOTOGRAPHS: Final = "photographs of NSD"
+GENERATED: Final = "generated"
+"""What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
+
+EMBEDDINGS_FILE: Final = "embeddings.parquet"
+ENCODER = os.environ.get("NSD_ENCODER", DEFAULT_MODEL)
+
+
+class Stimuli(Step):
+    """The images of a stimulus set that the sessions at hand showed."""
+
+    name = "stimuli"
+    partitions = partitions.stimulus_sets
+
+    def __init__(self, store: Store, source: Source, *, max_concurrency: int) -> None:
+        super().__init__(store)
+        self.source, self.max_concurrency = source, max_concurrency
+        self._file = source.describe(layout.STIMULI_KEY)
+        self._mirror = source.local_path(layout.STIMULI_KEY)
+        self._needed: dict[str, NDArray[np.int64]] = {}
+
+    @classmethod
+    def key(cls, partition: str = "") -> str:
+        """Key of a stimulus set's index of images; its images lie in parts beside it."""
+        return f"{cls.folder()}/{partition}/index"
+
+    @classmethod
+    def part_key(cls, stimulus_set: str, part: str) -> str:
+        """Key of some images of a stimulus set that were downloaded together."""
+        return f"{cls.folder()}/{stimulus_set}/{part}"
+
+    def plan(self, partition: str) -> Plan:
+        image_ids = self._needed[partition] = images_seen(self.store, partition)
+        if not len(image_ids):
+            raise NotEnoughDataError(
+                f"No session in {self.store.url} showed an image of the stimulus set {partition}.",
+                next_step="make fsaverage_events of sessions of"
+                f" {' or '.join(partitions.subjects_of_stimulus_set(partition))} first.",
+            )
+        in_place = self._mirror is not None
+        return Plan(
+            inputs={self._file.key: self._file.etag},
+            found={
+                "image_ids": hashlib.sha256(image_ids.tobytes()).hexdigest(),
+                "in_place": in_place,
+            },
+            expected_bytes=0 if in_place else part_bytes(len(image_ids)),
+        )
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        image_ids = self._needed[partition]
+        n_bytes = 0
+        if self._mirror is not None:
+            index = mirror_index(image_ids, self._mirror)
+        else:
+            index, n_bytes = self._fetch_new_images(partition)
+        index.to_parquet(draft.folder / INDEX_FILE, index=False)
+        generated = layout.GENERATED_KEY in self.source.list(layout.GENERATED_KEY)
+        return {
+            "images": len(image_ids),
+            "bytes fetched": n_bytes,
+            "pictures": GENERATED if generated else PHOTOGRAPHS,
+        }
+
+    def _fetch_new_images(self, partition: str) -> tuple[pd.DataFrame, int]:
+        """Index of all images needed, after fetching those that no part of this version holds."""
+        image_ids, file = self._needed[partition], self._file
+        known = self._known_images(partition)
+        new = image_ids[~pd.Index(image_ids).isin(known["image_id"])]
+        if not len(new):
+            return known, 0
+        part = hashlib.sha256(file.etag.encode() + new.tobytes()).hexdigest()[:16]
+        key = self.part_key(partition, part)
+        n_bytes = 0
+        if self.store.manifest(key) is None:
+            scratch = self.store.scratch(key)
+            with self.store.write(
+                key,
+                asset=self.name,
+                partition=partition,
+                fingerprint=part,
+                code_version="1",
+                inputs={file.key: file.etag},
+                config={},
+                expected_bytes=part_bytes(len(new)),
+            ) as draft:
+                n_bytes = download_images(
+                    self.source,
+                    file,
+                    new,
+                    draft.folder,
+                    scratch,
+                    max_concurrency=self.max_concurrency,
+                )
+        index = pd.concat([known, part_index(new, part)])
+        return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
+
+    def _known_images(self, partition: str) -> pd.DataFrame:
+        """Index of the images that have been fetched from this version of the stimulus file."""
+        manifest = self.store.manifest(self.key(partition))
+        current = {self._file.key: self._file.etag}
+        if manifest is None or manifest.inputs != current or manifest.config["in_place"]:
+            return part_index(np.empty(0, np.int64), "")
+        return pd.read_parquet(self.store.folder(manifest.key) / INDEX_FILE)
+
+    @classmethod
+    def open_images(cls, store: Store, source: Source, stimulus_set: str) -> ImageReader:
+        """Reader of a stimulus set's images, wherever they lie."""
+        manifest = cls.made(store, stimulus_set)
+        index = pd.read_parquet(store.folder(manifest.key) / INDEX_FILE)
+        mirror: Path | None = None
+        if manifest.config["in_place"]:
+            mirror = source.local_path(layout.STIMULI_KEY)
+        return ImageReader(
+            index, lambda part: store.folder(cls.part_key(stimulus_set, part)), mirror
+        )
+
+    @classmethod
+    def pictures(cls, store: Store, stimulus_set: str) -> str:
+        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `GENERATED`.
+
+        What an earlier version fetched does not say; such pictures are taken for NSD's, to be safe.
+        """
+        return str(cls.made(store, stimulus_set).metadata.get("pictures", PHOTOGRAPHS))
+
+
+def images_seen(store: Store, stimulus_set: str) -> NDArray[np.int64]:
+    """Images of a stimulus set that the sessions in the store showed: ascending, each once."""
+    subjects = partitions.subjects_of_stimulus_set(stimulus_set)
+    sessions = sessions_with(store, FsaverageEvents.folder(), subjects)
+    if not sessions:
+        return np.empty(0, np.int64)
+    events = read_sessions(store, [FsaverageEvents.key(session) for session in sessions])
+    images = events[events["type"] == "Image"]
+    shared = images["shared"] == (stimulus_set == partitions.SHARED)
+    return np.unique(images.loc[shared, "image_id"].to_numpy(np.int64))
+
+
+@step_asset(
+    Stimuli,
+    group_name="raw",
+    kinds={"s3"},
+    deps=[
+        dg.AssetDep(FsaverageEvents.name, partition_mapping=partitions.sessions_to_stimulus_sets)
+    ],
+    automation_condition=CARRY_ON,
+)
+def stimuli(
+    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
+) -> None:
+    """The photographs that the sessions at hand showed, as they are in NSD's HDF5 file.
+
+    A new session fetches only its new images. NSD's terms forbid passing them on.
+    """
+    step = Stimuli(store.open(), source.open(), max_concurrency=source.max_concurrency)
+    materialize(context, step)
+
+
+class EncoderConfig(dg.Config):
+    """Which vision model embeds the images, and how."""
+
+    model: str = Field(
+        default=ENCODER,
+        description="vision model on the Hugging Face Hub, or a local folder; the default is"
+        " NSD_ENCODER's",
+    )
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of a model on the hub"
+    )
+    layers: float = Field(
+        default=DEFAULT_LAYERS, description="depth of the hidden state, as a share of the blocks"
+    )
+    token_aggregation: Literal["mean", "cls"] = Field(
+        default="mean", description="mean over all tokens, or the class token alone"
+    )
+    image_size: int = Field(
+        default=DEFAULT_IMAGE_SIZE, description="pixels to which photos are resized first"
+    )
+    processor: Literal["model", "normalize"] = Field(
+        default="model",
+        description="what follows: all that the model's own processor does (DINOv2 then sees"
+        " 224 x 224, as in the reference), or its normalisation only (it sees image_size)",
+    )
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description="what the network computes in; auto is bfloat16 where the hardware multiplies"
+        " it, float32 elsewhere",
+    )
+    batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the batch size: what decides the embeddings.
+
+        Raises
+        ------
+        NsdError
+            If the model is the URL of no folder.
+        """
+        model = parse_model(self.model, what="The vision model (NSD_ENCODER)")
+        return self.model_dump(exclude={"batch_size"}) | {"model": model}
+
+
+class Embeddings(Step):
+    """Embeddings of a stimulus set's images."""
+
+    name = "stimulus_embeddings"
+    # The model is part of the version, so that the UI shows what a change of it makes stale.
+    code_version = f"1 {ENCODER}"
+    partitions = partitions.stimulus_sets
+
+    def __init__(
+        self, store: Store, source: SourceResource, config: EncoderConfig, gpu: GpuResource
+    ) -> None:
+        super().__init__(store)
+        self.source, self.config, self.gpu = source, config, gpu
+        self._identity = encoder_identity(**config.settings())
+        self._encoder: ImageEncoder | None = None
+        self._held = ExitStack()
+
+    def plan(self, partition: str) -> Plan:
+        images = Stimuli.made(self.store, partition)
+        return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        images = Stimuli.open_images(self.store, self.source.open(), partition)
+        wanted = images.image_ids
+        ids, values, settings = self._embedded_before(partition, plan)
+        new = np.setdiff1d(wanted, ids)
+        if len(new):
+            encoder = self._on_gpu()
+            fresh = embed_images(encoder, images, new, batch_size=self.config.batch_size)
+            settings = encoder.settings
+            ids = np.concatenate([ids, new])
+            values = np.concatenate([values.reshape(-1, fresh.shape[1]), fresh])
+        keep = np.isin(ids, wanted)
+        write_embeddings(draft.folder / EMBEDDINGS_FILE, ids[keep], values[keep], settings)
+        norms = np.linalg.norm(values[keep], axis=1)
+        return {
+            "images": len(wanted),
+            "images embedded now": len(new),
+            "dimensions": int(values.shape[1]),
+            "mean norm": float(norms.mean()),
+            "smallest norm": float(norms.min()),
+            "largest norm": float(norms.max()),
+            "duplicates": int(len(wanted) - len(np.unique(values[keep], axis=0))),
+            "encoder": settings,
+        }
+
+    def _on_gpu(self) -> ImageEncoder:
+        """The encoder, loaded once there is something to embed."""
+        if self._encoder is None:
+            device = self._held.enter_context(self.gpu.lease())
+            self._encoder = ImageEncoder(**self.config.settings(), device=device)
+        return self._encoder
+
+    def _embedded_before(
+        self, partition: str, plan: Plan
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Any]]:
+        """Ids, embeddings and settings of the images that the same encoder has embedded already."""
+        manifest = self.store.manifest(self.key(partition))
+        if manifest is None or manifest.config != plan.config:
+            return np.empty(0, np.int32), np.empty((0, 0), np.float32), {}
+        return read_embeddings(self.store.folder(manifest.key) / EMBEDDINGS_FILE)
+
+    def close(self) -> None:
+        """Give the GPU back."""
+        self._held.close()
+
+
+@step_asset(
+    Embeddings,
+    group_name="embeddings",
+    kinds={"huggingface", "parquet"},
+    deps=[stimuli],
+    pool=GPU_POOL,
+    automation_condition=CARRY_ON,
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn("image_id", "int32", description="NSD's 0-based 73k row"),
+                dg.TableColumn(
+                    "embedding", "fixed_size_list<float32>", description="one value a dimension"
+                ),
+            ]
+        )
+    },
+)
+def stimulus_embeddings(
+    context: dg.AssetExecutionContext,
+    config: EncoderConfig,
+    source: SourceResource,
+    store: StoreResource,
+    gpu: GpuResource,
+) -> None:
+    """Embedding of every image at hand: one hidden state of DINOv2-giant, mean over its tokens.
+
+    Only images that the same settings have not embedded yet go through the model.
+    """
+    with closing(Embeddings(store.open(), source, config, gpu)) as step:
+        materialize(context, step)

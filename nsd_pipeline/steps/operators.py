@@ -1,0 +1,98 @@
+"""From a subject's own space to fsaverage5: the map itself, built once."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dagster as dg
+import numpy as np
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.small_files import Transforms, copy_transforms, find_transforms
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.surface import FsaverageOperator, read_operator
+from nsd_pipeline.surface.interpolation import Method
+
+OPERATOR_FILE = "operator.npz"
+
+
+class OperatorConfig(dg.Config):
+    """How a functional volume is interpolated."""
+
+    interpolation: Method = Field(
+        default="cubic",
+        description="cubic (as NSD's authors made their surface data), linear or nearest; native"
+        " surfaces are not interpolated",
+    )
+
+
+class Operator(Step):
+    """A subject's space to fsaverage5, as a sparse matrix."""
+
+    name = "fsaverage5_operator"
+    code_version = "2"
+    partitions = partitions.subject_spaces
+
+    def __init__(self, store: Store, source: Source, config: OperatorConfig) -> None:
+        super().__init__(store)
+        self.source, self.config = source, config
+        self._found: dict[str, Transforms] = {}
+
+    def plan(self, partition: str) -> Plan:
+        found = find_transforms(self.source, *partitions.parse_subject_space(partition))
+        self._found[partition] = found
+        shape = found.volume_shape
+        return Plan(
+            inputs={info.key: info.etag for info in found.objects.values()},
+            settings={"interpolation": self.config.interpolation if shape else None},
+            found={"volume_shape": shape},
+        )
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        subject, space = partitions.parse_subject_space(partition)
+        transforms = self._found[partition]
+        with TemporaryDirectory() as folder:
+            paths = copy_transforms(self.source, transforms, Path(folder))
+            operator = read_operator(
+                paths, subject, space, transforms.volume_shape, self.config.interpolation
+            )
+        operator.save(draft.folder / OPERATOR_FILE)
+        return {
+            "shapes": [list(each) for each in operator.shapes],
+            "voxels looked at": len(operator.touched_voxels),
+            "weights": int(operator.weights.nnz),
+            "vertices outside the volume": int((np.diff(operator.weights.indptr) == 0).sum()),
+        }
+
+    @classmethod
+    def load(cls, store: Store, subject: str, space: Space) -> FsaverageOperator:
+        """Read the operator of one of the `OPERATOR_SPACES`.
+
+        Raises
+        ------
+        ArtifactError
+            If it has not been made, or is damaged.
+        """
+        manifest = cls.made(store, partitions.subject_space(subject, space))
+        return FsaverageOperator.load(store.folder(manifest.key) / OPERATOR_FILE)
+
+
+@step_asset(Operator, group_name="surface", kinds={"numpy"})
+def fsaverage5_operator(
+    context: dg.AssetExecutionContext,
+    config: OperatorConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """A subject's functional space or native surface to fsaverage5, as one sparse matrix.
+
+    Built from NSD's own transforms: a volume is interpolated at three depths of the cortex, the
+    depths are averaged, and every fsaverage5 vertex takes the nearest vertex of the subject's
+    surface. Only `betas` in a space other than fsaverage and MNI need it.
+    """
+    materialize(context, Operator(store.open(), source.open(), config))

@@ -1,0 +1,214 @@
+"""Steps as Dagster assets: what a run does, records and shows.
+
+An asset function reads its configuration and hands a step to `materialize`; `step_asset` makes it
+an asset of the step's name, version and partitions.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, Final, ParamSpec
+
+import dagster as dg
+import pandas as pd
+
+from nsd_pipeline.errors import NsdError, explain
+from nsd_pipeline.steps.step import Step
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.store import Draft, Store
+
+P = ParamSpec("P")
+Asset = Callable[Concatenate[dg.AssetExecutionContext, P], None]
+
+FIGURES: Final = "figures"
+"""Folder of an artifact whose PNGs are shown in the UI."""
+
+
+def step_asset(
+    step: type[Step], *, ranged: bool = True, **options: Any
+) -> Callable[[Asset[P]], dg.AssetsDefinition]:
+    """`dg.asset` for a step; an error fails its run with a message for people, and no retry.
+
+    Parameters
+    ----------
+    step
+        Gives the asset its name, the version of its code and its partitions.
+    ranged
+        Whether one run makes a range of partitions. What a failed range had finished is skipped by
+        the next.
+    options
+        What `dg.asset` takes beside that.
+    """
+    if ranged and step.partitions:
+        options["backfill_policy"] = dg.BackfillPolicy.single_run()
+
+    def decorate(function: Asset[P]) -> dg.AssetsDefinition:
+        @functools.wraps(function)
+        def run(context: dg.AssetExecutionContext, *args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(context, *args, **kwargs)
+            except (dg.Failure, dg.RetryRequested, dg.DagsterError):
+                raise
+            except Exception as error:
+                raise dg.Failure(in_words(error), allow_retries=False) from error
+
+        with warnings.catch_warnings():
+            # Dagster says that it is in beta, and every process that loads the graph would print
+            # that once an asset. Ignored here alone: a filter that stays would be the user's too.
+            warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
+            asset: dg.AssetsDefinition = dg.asset(
+                name=step.name,
+                code_version=step.code_version,
+                partitions_def=step.partitions,
+                **options,
+            )(run)
+        return asset
+
+    return decorate
+
+
+def in_words(error: Exception) -> str:
+    """Any error as a message, with the command that makes again what has to be made again."""
+    explained = explain(error)
+    if (again := explained.remake) is None:
+        return str(explained)
+    partition = f" --partition {again.partition}" if again.partition else ""
+    return (
+        f"{explained}\nTo make it: `dagster asset materialize -m nsd_pipeline.definitions"
+        f" --select {again.step}{partition}`, or in the web UI."
+    )
+
+
+def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
+    """Bring the artifact of every partition of this run up to date.
+
+    One that is current is left alone. A partition that fails does not keep the others of its range
+    from being finished and recorded; the asset fails at its end.
+
+    Raises
+    ------
+    dagster.Failure
+        If any partition ended in an error: with a message for each, which names the artifact,
+        the partition and the next step. They are not retried: the same would happen again.
+    """
+    done: dict[str, dict[str, dg.MetadataValue]] = {}
+    fingerprints: list[str] = []
+    up_to_date: list[str] = []
+    failed: dict[str, str] = {}
+
+    def named(partition: str) -> str:
+        return f"{step.name} {partition}" if partition else step.name
+
+    def bring_up_to_date(partition: str) -> None:
+        manifest, before = step.bring_up_to_date(partition)
+        if before.change is None:
+            up_to_date.append(named(partition))
+            status = "up to date, nothing was redone"
+        else:
+            context.log.info(f"{named(partition)}: written to {step.store.url}/{manifest.key}")
+            status = "made"
+        fingerprints.append(manifest.fingerprint)
+        done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(step.store, manifest)
+
+    try:
+        for partition in context.partition_keys if step.partitions else [""]:
+            try:
+                bring_up_to_date(partition)
+            except Exception as error:  # whatever it is, it is this partition's alone
+                failed[partition] = in_words(error)
+                context.log.error(f"{named(partition)}: {failed[partition]}")
+                if not isinstance(error, NsdError):
+                    context.log.debug("".join(traceback.format_exception(error)))
+    except BaseException:
+        _record(context, done)
+        raise
+    # One line for all: Dagster commits each line by itself, which takes longer than finding out.
+    if up_to_date:
+        context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
+    if failed:
+        _record(context, done)
+        raise dg.Failure(
+            description="\n\n".join(f"{named(each)}: {text}" for each, text in failed.items()),
+            metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
+            allow_retries=False,
+        )
+    for partition, metadata in done.items():
+        context.add_asset_metadata(metadata, partition_key=partition or None)
+    context.set_data_version(context.asset_key, _data_version(context, step, fingerprints))
+
+
+def _data_version(
+    context: dg.AssetExecutionContext, step: Step, fingerprints: Sequence[str]
+) -> dg.DataVersion:
+    """What the UI compares to find out what is stale.
+
+    Dagster gives all partitions of a run one version. If it were made from their contents, a
+    session would look new whenever it is materialized in other company, so where ranges are
+    possible it says how the artifacts were made, not what is in them.
+    """
+    if context.assets_def.backfill_policy is None:
+        return dg.DataVersion(fingerprints[0])
+    settings = context.op_execution_context.op_config
+    how = json.dumps([step.code_version, settings], sort_keys=True)
+    return dg.DataVersion(hashlib.sha256(how.encode()).hexdigest())
+
+
+def _record(
+    context: dg.AssetExecutionContext, done: Mapping[str, dict[str, dg.MetadataValue]]
+) -> None:
+    """Record what a failing or interrupted range had finished, which Dagster would forget."""
+    for partition, metadata in done.items():
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, partition=partition or None, metadata=metadata
+            )
+        )
+
+
+def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
+    """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
+    shown: dict[str, dg.MetadataValue] = {}
+    nested: dict[str, dg.MetadataValue] = {}
+    for name, value in manifest.metadata.items():
+        match value:
+            case bool():
+                shown[name] = dg.MetadataValue.bool(value)
+            case int():
+                shown[name] = dg.MetadataValue.int(value)
+            case float():
+                # The manifest has all digits; a table in the web UI is for reading.
+                shown[name] = dg.MetadataValue.float(float(f"{value:.4g}"))
+            case str():
+                shown[name] = dg.MetadataValue.text(value)
+            case [dict(), *_]:
+                shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
+            case [str(), *_]:
+                words = ", ".join(value)
+                # Markdown is a link that opens it: a model can be of 284 sessions.
+                kind = dg.MetadataValue.text if len(words) <= 200 else dg.MetadataValue.md
+                shown[name] = kind(words)
+            case _:
+                nested[name] = dg.MetadataValue.json(value)
+    figures = sorted(name for name in manifest.files if name.startswith(f"{FIGURES}/"))
+    if figures:
+        folder = store.folder(manifest.key)
+        for name in figures:
+            picture = base64.b64encode((folder / name).read_bytes()).decode()
+            title = name.removeprefix(f"{FIGURES}/").removesuffix(".png").replace("_", " ")
+            shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
+    shown |= nested  # a line per value in the UI's tables, so below what is read first
+    shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.location}")
+    shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
+    shown["bytes"] = dg.MetadataValue.int(manifest.n_bytes)
+    return shown
+
+
+def write_figure(draft: Draft, name: str, png: bytes) -> None:
+    """Put a figure into an artifact; the UI shows it under its name."""
+    folder = draft.folder / FIGURES
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.png").write_bytes(png)

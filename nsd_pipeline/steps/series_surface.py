@@ -1,0 +1,177 @@
+"""What the cortex did over time: one session's runs on the fsaverage5 surface."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any, cast
+
+import dagster as dg
+import numpy as np
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.events import filter_events, sole_recordings
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.nsd_series import TR
+from nsd_pipeline.nsd.series_runs import BrainMask, TrSource, agree_on_tr, read_runs
+from nsd_pipeline.resources import StoreResource
+from nsd_pipeline.steps.operators import Operator
+from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles, left_out_runs
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
+from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
+
+DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm']"
+"""The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""
+
+
+class SeriesConfig(dg.Config):
+    """Which time series are used, and what is done to them."""
+
+    query: str = Field(
+        default=DEFAULT_QUERY,
+        description="pandas query over the event columns, which leaves one space a run",
+    )
+    confounds: list[str] = Field(
+        default=[],
+        description="columns of the confounds to regress out, patterns like trans_* included;"
+        " the reference uses none",
+    )
+    high_pass: float | None = Field(
+        default=None, gt=0, description="remove fluctuations slower than this, in Hz"
+    )
+    fwhm: float | None = Field(
+        default=None, gt=0, description="smooth volumes first, with a Gaussian of this width in mm"
+    )
+    tr_from: TrSource = Field(
+        default="both",
+        description="what says a recording's repetition time: its sidecar, its header (some"
+        " releases of fMRIPrep write a wrong one), or both, which then have to agree",
+    )
+    brain_mask: BrainMask = Field(
+        default="run",
+        description="where the brain is in volumes in MNI space: run, by the mask beside each, or"
+        " template, by nilearn's MNI152, where there is none (deepprep)",
+    )
+
+    def decisive(self) -> dict[str, object]:
+        """All settings that the series depend on.
+
+        The last two came later and count where they are chosen: what was made before stays.
+        """
+        chosen = self.model_dump()
+        for name, default in (("tr_from", "both"), ("brain_mask", "run")):
+            if chosen[name] == default:
+                del chosen[name]
+        return chosen
+
+
+class Series(Step):
+    """A session's time series on fsaverage5, a Zarr group."""
+
+    name = "fsaverage5_series"
+    partitions = partitions.sessions
+    suffix = ".zarr"
+
+    def __init__(self, store: Store, config: SeriesConfig, log: Callable[[str], None]) -> None:
+        super().__init__(store)
+        self.config, self._log = config, log
+        self._treatment = Treatment(
+            config.confounds, config.high_pass, config.fwhm, config.tr_from, config.brain_mask
+        )
+        # Sessions of one subject share it.
+        self._operator = cache(partial(Operator.load, store))
+
+    def plan(self, partition: str) -> Plan:
+        files = SeriesFiles.made(self.store, partition)
+        upstream = [files, SeriesEvents.made(self.store, partition)]
+        subject, _ = layout.parse_session_key(partition)
+        for space in set(TR).intersection(files.metadata["spaces"]):
+            between = partitions.subject_space(subject, space)
+            upstream.append(Operator.made(self.store, between))
+        return Plan(
+            inputs={manifest.asset: manifest.fingerprint for manifest in upstream},
+            settings=self.config.decisive(),
+        )
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        subject, session = layout.parse_session_key(partition)
+        files = SeriesFiles.made(self.store, partition)
+        events = filter_events(SeriesEvents.read(self.store, partition), self.config.query)
+        spaces = sole_recordings(events, partition)
+        folder = self.store.folder(files.key)
+        recordings = {(each.run, each.space): each for each in read_runs(folder)}
+        last_onset = events[events["type"] == "Image"].groupby("run")["start"].max()
+        parts, stated = [], []
+        for run, space in spaces.items():
+            find_operator: Callable[[], FsaverageOperator] = partial(
+                self._operator, subject, cast("Space", space)
+            )
+            series, tr = load_run(recordings[run, space], folder, find_operator, self._treatment)
+            if (onset := float(last_onset[run])) >= len(series) * tr:
+                raise InvalidFileError(
+                    f"{folder / recordings[run, space].files[0]} ends after {len(series) * tr:.1f}"
+                    f" s, but an image of run {run} came on at {onset:.1f} s.",
+                    next_step="check that the recording is complete, and that events and recording"
+                    " are of the same run.",
+                )
+            parts.append(series)
+            stated.append((f"run {run} of {partition}", tr))
+            self._log(f"{partition}: run {run} of {len(spaces)} ({space}), {len(series)} samples")
+        tr = agree_on_tr(stated) or 0.0
+        runs = {run: len(part) for run, part in zip(spaces, parts, strict=True)}
+        data = np.concatenate(parts)
+        parts.clear()  # a session is held twice otherwise
+        attributes: dict[str, Any] = {
+            "subject": subject,
+            "session": session,
+            "source_space": ", ".join(dict.fromkeys(spaces.values())),
+        }
+        departures: dict[str, Any] = {}
+        if without := left_out_runs(files):
+            departures["runs_left_out"] = without
+        if self.config.tr_from != "both":
+            departures["tr_from"] = self.config.tr_from
+        if self.config.brain_mask == "template" and any(
+            recordings[each].kind == "mni" for each in spaces.items()
+        ):
+            departures["brain_mask"] = f"MNI152 template of nilearn {version('nilearn')}"
+        write_series(
+            draft.folder,
+            data,
+            SeriesLayout.of_runs(tr, runs),
+            attributes | self.config.decisive() | departures,
+        )
+        return {name.replace("_", " "): value for name, value in departures.items()} | {
+            "space": attributes["source_space"],
+            "tr": tr,
+            "runs": len(spaces),
+            "samples": len(data),
+            "nan_share": float(np.isnan(data).all(axis=0).mean()),
+        }
+
+
+@step_asset(
+    Series,
+    group_name="surface",
+    kinds={"zarr"},
+    deps=[
+        SeriesFiles.name,
+        SeriesEvents.name,
+        dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions),
+    ],
+)
+def fsaverage5_series(
+    context: dg.AssetExecutionContext, config: SeriesConfig, store: StoreResource
+) -> None:
+    """A session's time series on fsaverage5: Zarr group of (sample, vertex), run after run.
+
+    Each run is detrended and z-scored on its own; repetition time and where runs begin are among
+    the attributes. Windows are not stored: a model slices the series. NSD's prepared time series
+    go by `fsaverage5_operator`.
+    """
+    materialize(context, Series(store.open(), config, context.log.info))

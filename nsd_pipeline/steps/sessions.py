@@ -1,0 +1,127 @@
+"""How sessions stand: which are still to be prepared, and which are not."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from nsd_pipeline.errors import NsdError, SourceError
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
+from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
+from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
+from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.step import Change, Step
+from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Store
+
+BETAS_STEPS: Final[tuple[type[Step], ...]] = (Betas, Events, FsaverageEvents, SurfaceBetas)
+SERIES_STEPS: Final[tuple[type[Step], ...]] = (
+    Events,
+    FsaverageEvents,
+    SeriesFiles,
+    SeriesEvents,
+    Series,
+)
+"""What prepares a session for a model of betas, or of windows of time series, in order."""
+
+State = Literal["missing", "stale", "left alone", "up to date", "not on the source"]
+
+
+@dataclass(frozen=True)
+class SessionStates:
+    """Sessions by how they stand.
+
+    Parameters
+    ----------
+    by_state
+        Session keys, in order. ``missing``: the store lacks something of them. ``stale``: made from
+        other files or by another version of the code. ``left alone``: made with other settings
+        than the default, by somebody who chose them, and not to be replaced by a schedule.
+    """
+
+    by_state: dict[State, list[str]] = field(default_factory=dict)
+
+    def __getitem__(self, state: State) -> list[str]:
+        """Sessions that stand like that, in order."""
+        return self.by_state.get(state, [])
+
+    @property
+    def to_do(self) -> list[str]:
+        """Sessions to prepare, in order."""
+        return sorted(self["missing"] + self["stale"])
+
+    def __str__(self) -> str:
+        counts = (f"{len(self[state])} {state}" for state in get_args(State) if self[state])
+        return ", ".join(counts).replace("left alone", "left alone (made with other settings)")
+
+
+def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> SessionStates:
+    """Ask every step how it stands with some sessions, by the default settings.
+
+    Nothing is fetched but headers: the store's manifests are compared with each other, with the
+    code's versions and with the source's files.
+
+    Parameters
+    ----------
+    sessions
+        Session keys.
+
+    Raises
+    ------
+    SourceError
+        If the source does not answer, or no longer has a file of the experiment's design.
+    """
+    subjects = {layout.parse_session_key(session)[0] for session in sessions}
+    on_source = {
+        key
+        for subject in subjects
+        # As a folder, so that one which is a link to a disk that is away is an error.
+        for key in source.list(f"{layout.betas_folder(subject, 'fsaverage')}/")
+    }
+    design = Design(store, source).look("")
+    steps: list[Step] = []
+    if design.manifest is not None:
+        steps = [
+            Betas(store, source, BetasConfig(), max_concurrency=1),
+            Events(store, source),
+            FsaverageEvents(store, EventFilter()),
+            SurfaceBetas(store, lambda: source, SurfaceConfig()),
+        ]
+
+    def state_of(session: str) -> State:
+        files = layout.betas_keys(*layout.parse_session_key(session), "fsaverage")
+        if not on_source.issuperset(files):
+            return "not on the source"
+        if not steps:
+            return "missing"
+        changes: set[Change | None] = {design.change}
+        for step in steps:
+            change = _change(step, session)
+            if change is Change.MISSING:
+                return "missing"
+            if change is Change.SETTINGS:
+                return "left alone"
+            changes.add(change)
+        return "up to date" if changes == {None} else "stale"
+
+    # Each is some requests on S3, and there are up to 284 sessions.
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        states = dict(zip(sessions, threads.map(state_of, sessions), strict=True))
+    return SessionStates(
+        {
+            state: sorted(session for session, found in states.items() if found == state)
+            for state in get_args(State)
+        }
+    )
+
+
+def _change(step: Step, session: str) -> Change | None:
+    try:
+        return step.look(session).change
+    except SourceError:
+        raise
+    except NsdError:
+        # It cannot be made now. The run that is started for it says why, where people look.
+        return Change.MISSING

@@ -1,0 +1,210 @@
+"""What a step is: it makes the artifacts of one name, and says whether one of them is current.
+
+Everything that asks "is this there, and would it be made again?" asks :meth:`Step.look`: assets
+before they make something, schedules and the job ``subject`` before they start a run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
+
+import dagster as dg
+
+from nsd_pipeline.errors import ArtifactError, Remake
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.store import Draft, Store, fingerprint
+
+Metadata = Mapping[str, Any]
+"""What is worth knowing of an artifact: JSON values, kept in its manifest and shown in the UI."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one artifact would be made from now.
+
+    Parameters
+    ----------
+    inputs
+        Fingerprint (of artifacts, by their name or key) or ETag (of files, by their key) of
+        everything it is made from.
+    settings
+        What somebody chose that changes its content.
+    found
+        What else decides its content: not chosen, but found on the source.
+    expected_bytes
+        Size to check the disk for, before anything is written.
+    """
+
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+    expected_bytes: int = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings and what was found, as a manifest keeps them."""
+        return {**self.found, **self.settings}
+
+
+class Change(Enum):
+    """Why an artifact is not current; the first that applies."""
+
+    MISSING = "missing"
+    SETTINGS = "made with other settings"
+    CODE = "made by another version of the code"
+    INPUTS = "made from something that has changed since"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the artifact of one partition stands.
+
+    Parameters
+    ----------
+    plan
+        What it would be made from now.
+    manifest
+        What it was made from, if it is there and whole.
+    change
+        Why it is not current; None if it is.
+    what
+        What changed: names of settings or inputs, or versions of the code.
+    """
+
+    plan: Plan
+    manifest: Manifest | None
+    change: Change | None
+    what: str = ""
+
+
+class Step(ABC):
+    """What makes the artifacts of one name, one for each partition.
+
+    Attributes
+    ----------
+    name
+        Name of the artifacts, which is also the asset's.
+    code_version
+        Raised when the same inputs and settings would give another content.
+    partitions
+        How the artifacts are cut; None if there is only one.
+    suffix
+        Ends the name of the folder that the artifacts lie in.
+    """
+
+    name: ClassVar[str]
+    code_version: ClassVar[str] = "1"
+    partitions: ClassVar[dg.StaticPartitionsDefinition | None] = None
+    suffix: ClassVar[str] = ""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @classmethod
+    def folder(cls) -> str:
+        """Folder of the store that has the artifacts."""
+        return f"{cls.name}{cls.suffix}"
+
+    @classmethod
+    def key(cls, partition: str = "") -> str:
+        """Where a partition's artifact lies in the store: ``events/subj01/ses07``."""
+        return "/".join(part for part in (cls.folder(), *partition.split("_")) if part)
+
+    @abstractmethod
+    def plan(self, partition: str) -> Plan:
+        """Find out what an artifact would be made from now. Writes nothing, and fetches little.
+
+        Raises
+        ------
+        NsdError
+            If it cannot be made: something that it is made from is missing or damaged.
+        """
+
+    @abstractmethod
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        """Write an artifact into a draft's folder, after :meth:`plan` of the same partition."""
+
+    def look(self, partition: str) -> Standing:
+        """Say whether a partition's artifact is current, and if not, why.
+
+        It is current if this step would make it again just so.
+
+        Raises
+        ------
+        NsdError
+            If it could not be made now: see :meth:`plan`.
+        """
+        plan = self.plan(partition)
+        manifest = self.store.manifest(self.key(partition))
+        if manifest is None:
+            return Standing(plan, None, Change.MISSING)
+        if manifest.fingerprint == self.fingerprint(plan):
+            return Standing(plan, manifest, None)
+        chosen = {
+            name: value
+            for name, value in manifest.config.items()
+            if name in plan.settings or name not in plan.found
+        }
+        if settings := _differing(chosen, plan.settings):
+            return Standing(plan, manifest, Change.SETTINGS, settings)
+        if manifest.code_version != self.code_version:
+            versions = f"{manifest.code_version} -> {self.code_version}"
+            return Standing(plan, manifest, Change.CODE, versions)
+        then, now = {**manifest.config, **manifest.inputs}, {**plan.config, **plan.inputs}
+        return Standing(plan, manifest, Change.INPUTS, _differing(then, now))
+
+    def fingerprint(self, plan: Plan) -> str:
+        """Short for all that determines an artifact's content."""
+        return fingerprint(self.name, self.code_version, plan.config, dict(plan.inputs))
+
+    def bring_up_to_date(self, partition: str) -> tuple[Manifest, Standing]:
+        """Make a partition's artifact unless it is current.
+
+        Returns
+        -------
+        tuple
+            The artifact's manifest, and how it stood before.
+        """
+        standing = self.look(partition)
+        if standing.change is None and standing.manifest is not None:
+            return standing.manifest, standing
+        plan = standing.plan
+        with self.store.write(
+            self.key(partition),
+            asset=self.name,
+            partition=partition or None,
+            fingerprint=self.fingerprint(plan),
+            code_version=self.code_version,
+            inputs=dict(plan.inputs),
+            config=plan.config,
+            expected_bytes=plan.expected_bytes,
+        ) as draft:
+            draft.metadata.update(self.make(partition, plan, draft))
+        return self.made(self.store, partition), standing
+
+    @classmethod
+    def made(cls, store: Store, partition: str = "") -> Manifest:
+        """Manifest of an artifact that another one is made from.
+
+        Raises
+        ------
+        ArtifactError
+            If it has not been made, or is damaged.
+        """
+        manifest = store.find(cls.key(partition))
+        if manifest is None:
+            of = f" of {partition}" if partition else ""
+            raise ArtifactError(
+                f"{cls.name}{of} has not been made ({store.url}/{cls.key(partition)}).",
+                next_step="make it first.",
+                remake=Remake(cls.name, partition or None),
+            )
+        return manifest
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Names under which two mappings have different values."""
+    names = sorted({*then, *now})
+    return ", ".join(name for name in names if then.get(name) != now.get(name))

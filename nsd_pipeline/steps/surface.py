@@ -1,0 +1,224 @@
+"""What the cortex did: one session's betas on the fsaverage5 surface."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from nsd_pipeline import partitions
+from nsd_pipeline.errors import NsdError
+from nsd_pipeline.events import sole_recording
+from nsd_pipeline.nsd import layout, mgh, nifti
+from nsd_pipeline.nsd.fsaverage_betas import locate_betas
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES
+from nsd_pipeline.nsd.small_files import find_labels
+from nsd_pipeline.nsd.space_betas import locate_files, read_parts
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.events import FsaverageEvents
+from nsd_pipeline.steps.operators import Operator
+from nsd_pipeline.steps.raw import Betas
+from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.surface import (
+    betas_from_nifti,
+    betas_from_vertices,
+    betas_from_voxels,
+    grid_operator,
+    read_roi,
+    summarise,
+    write_session,
+)
+from nsd_pipeline.surface.projected_betas import check_shapes
+
+
+class SurfaceConfig(dg.Config):
+    """Which betas are expected, and which region of interest is kept beside them."""
+
+    space: str | None = Field(  # Dagster knows no optional choices
+        default=None,
+        description="space that the betas have to come from; null: the one that `betas` fetched",
+    )
+    roi: str | None = Field(
+        default=None,
+        description="a region that a model can be restricted to: one of NSD's on fsaverage, such as"
+        " nsdgeneral or streams, or a path on this machine with {hemisphere} for lh and rh"
+        " (.mgz, .mgh, .label)",
+    )
+    roi_above: float = Field(default=0.0, description="a vertex's label has to be above this")
+    roi_up_to: float | None = Field(
+        default=None, description="and not above this: 4 and 5 select stream 5, the ventral one"
+    )
+
+
+class SurfaceBetas(Step):
+    """A session's betas on fsaverage5, a Zarr group."""
+
+    name = "fsaverage5_betas"
+    partitions = partitions.sessions
+    suffix = ".zarr"
+
+    def __init__(
+        self, store: Store, open_source: Callable[[], Source], config: SurfaceConfig
+    ) -> None:
+        super().__init__(store)
+        self.config = config
+        # The source is opened for NSD's own regions only: a path needs no bucket, and no terms.
+        self._labels = find_labels(open_source, config.roi) if config.roi else None
+        self._region = config.model_dump(exclude={"space"}) if self._labels else {}
+        self._roi: NDArray[np.bool_] | None = None
+        if self._labels:
+            with TemporaryDirectory() as folder:
+                paths = self._labels.copy(Path(folder))
+                self._roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
+
+    def plan(self, partition: str) -> Plan:
+        betas = Betas.made(self.store, partition)
+        upstream = [betas, FsaverageEvents.made(self.store, partition)]
+        subject, _ = layout.parse_session_key(partition)
+        if (space := betas.config["space"]) in OPERATOR_SPACES:
+            between = partitions.subject_space(subject, space)
+            upstream.append(Operator.made(self.store, between))
+        return Plan(
+            inputs={manifest.asset: manifest.fingerprint for manifest in upstream}
+            | (self._labels.versions if self._labels else {}),
+            settings=self._region,
+            expected_bytes=int(betas.metadata["trials"]) * 2 * layout.FSAVERAGE5_VERTICES * 4,
+        )
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        subject, session = layout.parse_session_key(partition)
+        space = sole_recording(FsaverageEvents.read(self.store, partition), partition)
+        downloaded = Betas.made(self.store, partition)
+        check_space(partition, downloaded.config["space"], space, self.config.space)
+        data = read_fsaverage5(self.store, downloaded)
+        statistics = summarise(data)
+        write_session(
+            draft.folder,
+            data,
+            statistics,
+            {
+                "subject": subject,
+                "session": session,
+                "source_space": space,
+                "source_etags": downloaded.metadata["etags"],
+                **self._region,
+            },
+            roi=self._roi,
+        )
+        valid = statistics.valid
+        return statistics.counts() | {
+            "mean of all vertices (percent signal change)": float(statistics.mean[valid].mean()),
+            "space": space,
+            **({} if self._roi is None else {"vertices in the region": int(self._roi.sum())}),
+            "median standard deviation (percent signal change)": float(
+                np.median(statistics.std[valid])
+            ),
+        }
+
+
+@step_asset(
+    SurfaceBetas,
+    group_name="surface",
+    kinds={"zarr"},
+    deps=[
+        Betas.name,
+        FsaverageEvents.name,
+        dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions),
+    ],
+)
+def fsaverage5_betas(
+    context: dg.AssetExecutionContext,
+    config: SurfaceConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
+
+    Percent signal change as published, NaN kept, beside each vertex's mean and standard deviation
+    over the session: z-scores are computed when a model reads them. Betas from another space than
+    fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own surfaces; the space is the
+    one that `betas` fetched and that the filtered events keep.
+    """
+    materialize(context, SurfaceBetas(store.open(), source.open, config))
+
+
+def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
+    """Betas of a session: (trial, vertex) in percent signal change, NaN where there is no data.
+
+    Parameters
+    ----------
+    store
+        Where `betas` and, for most spaces, `fsaverage5_operator` lie.
+    downloaded
+        The session's `betas`.
+    """
+    space: layout.Space = downloaded.config["space"]
+    folder = store.folder(downloaded.key)
+    n_trials = int(downloaded.metadata["trials"])
+    if space == "fsaverage":
+        data = np.empty((n_trials, 2 * layout.FSAVERAGE5_VERTICES), np.float32)
+        halves = np.split(data, 2, axis=1)
+        for half, path in zip(halves, locate_betas(folder).values(), strict=True):
+            mgh.read_vertices(path, layout.FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)
+            mgh.check_no_empty_frame(half, name=str(path))
+        return data
+
+    files = locate_files(folder)
+    shapes = [tuple(shape) for shape in downloaded.config["shapes"]]
+    if space == "MNI":
+        header = nifti.open_volumes(files.betas[0])
+        valid = nifti.read_mask(files.masks[0])
+        return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
+    subject, _ = layout.parse_session_key(str(downloaded.partition))
+    operator = Operator.load(store, subject, space)
+    check_shapes([str(path) for path in files.betas], shapes, operator)
+    for mask in files.masks:
+        operator = operator.masked(nifti.read_mask(mask).reshape(-1))
+    if files.file_format == "nii.gz":
+        return betas_from_nifti(files.betas[0], operator)
+    parts = read_parts(files, shapes, operator.touched_voxels)
+    if space == "nativesurface":
+        return betas_from_vertices(parts, operator, n_trials)
+    return betas_from_voxels(parts, operator, n_trials)
+
+
+def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:
+    """Check that a session's betas are in the space that was asked for.
+
+    Parameters
+    ----------
+    session
+        Name of the session, for the error.
+    fetched
+        Space that `betas` were fetched in.
+    kept
+        Space of the file that the filtered events keep.
+    wanted
+        Space that `fsaverage5_betas` are to come from, if that was said.
+
+    Raises
+    ------
+    NsdError
+        If they are not all the same.
+    """
+    if wanted not in (None, fetched):
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but fsaverage5_betas are"
+            f" to come from {wanted}.",
+            next_step=f"make betas with space {wanted}, or leave the space of fsaverage5_betas"
+            " empty.",
+        )
+    if kept != fetched:
+        raise NsdError(
+            f"The betas of {session} were fetched in the space {fetched}, but its filtered events"
+            f" keep the recording in {kept}.",
+            next_step=f"make betas with space {kept}, or fsaverage_events with the query"
+            f" \"type != 'Fmri' or space == '{fetched}'\".",
+        )

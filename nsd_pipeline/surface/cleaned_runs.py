@@ -1,0 +1,338 @@
+"""A run's time series on fsaverage5, detrended and z-scored."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, NsdError
+from nsd_pipeline.nsd.series_runs import BoldRun, BrainMask, TrSource, agree_on_tr
+from nsd_pipeline.nsd.text_tables import check_content, read_table
+from nsd_pipeline.surface.projected_runs import (
+    SurfaceRun,
+    project_mni_run,
+    project_native_run,
+    read_gifti_run,
+)
+from nsd_pipeline.surface.volume_operator import FsaverageOperator
+
+FindOperator = Callable[[], FsaverageOperator]
+"""Gives the operator that maps a subject's functional volumes."""
+
+
+class Treatment(NamedTuple):
+    """What is done to a run beyond detrending and z-scoring; by default nothing, as the reference.
+
+    And what is believed of its files where they disagree or lack something.
+
+    Attributes
+    ----------
+    confounds
+        Names or patterns (``trans_*``) of columns of the run's confounds that are regressed out.
+    high_pass
+        Frequency in Hz below which fluctuations are removed.
+    fwhm
+        Width in mm of a Gaussian that volumes are smoothed with before they are projected.
+    tr_from
+        What says the repetition time.
+    brain_mask
+        Where the brain is in volumes in MNI space.
+    """
+
+    confounds: Sequence[str] = ()
+    high_pass: float | None = None
+    fwhm: float | None = None
+    tr_from: TrSource = "both"
+    brain_mask: BrainMask = "run"
+
+
+class CleanRun(NamedTuple):
+    """A run on fsaverage5, detrended and z-scored.
+
+    Attributes
+    ----------
+    series : array of shape (T, 20484), float32
+        Time first; left hemisphere, then right. NaN where there are no data.
+    tr
+        Seconds from one sample to the next.
+    """
+
+    series: NDArray[np.float32]
+    tr: float
+
+
+def load_run(
+    recording: BoldRun, folder: Path, find_operator: FindOperator, treatment: Treatment
+) -> CleanRun:
+    """Bring a run to fsaverage5 and clean it.
+
+    Parameters
+    ----------
+    recording
+        The run, in one space.
+    folder
+        Folder that its files are relative to.
+    find_operator
+        Gives the operator for volumes in the subject's own space; called for no others.
+    treatment
+        What is done to it.
+
+    Raises
+    ------
+    InvalidFileError
+        If a file is damaged or does not fit the others, or no file states the repetition time.
+    NsdError
+        If the treatment is of no use for this kind of recording.
+    """
+    projected = _project(recording, folder, find_operator, treatment)
+    tr = _repetition_time(recording, folder, projected.tr, treatment.tr_from)
+    data = _without_rest(recording, folder, projected.data)
+    confounds = None
+    if treatment.confounds:
+        confounds = _read_confounds(recording, folder, treatment.confounds, data.shape[1])
+    cleaned = clean(data, tr, confounds=confounds, high_pass=treatment.high_pass)
+    return CleanRun(cleaned.T, tr)
+
+
+def _project(
+    recording: BoldRun, folder: Path, find_operator: FindOperator, treatment: Treatment
+) -> SurfaceRun:
+    files = [folder / name for name in recording.files]
+    for path in files:
+        check_content(path, next_step="make it again.")
+    fwhm = treatment.fwhm
+    match recording.kind:
+        # fsLR has a mesh with as many vertices as fsaverage's, at other places.
+        case "surface" if recording.space.startswith("fsaverage"):
+            if fwhm is not None:
+                raise NsdError(
+                    f"Smoothing (fwhm) is for volumes, but {files[0]} is on a surface.",
+                    next_step="leave fwhm empty, or choose volumes by the query.",
+                )
+            return read_gifti_run(*files, space=recording.space.partition("_")[0])
+        case "mni":
+            mask = _mask(recording, folder, treatment.brain_mask)
+            return project_mni_run(files[0], mask, fwhm=fwhm)
+        case "native":
+            return project_native_run(files[0], find_operator(), fwhm=fwhm)
+        case _:
+            raise NsdError(
+                f"There is no way from the space {recording.space!r} of {files[0]} to fsaverage5.",
+                next_step="choose fsaverage, fsaverage6, fsaverage5 or a space whose name begins"
+                " with MNI by the query.",
+            )
+
+
+def _mask(recording: BoldRun, folder: Path, chosen: BrainMask) -> Path | None:
+    """The run's mask, None for the template's."""
+    name = folder / recording.files[0]
+    if chosen == "template":
+        if not recording.space.startswith("MNI152"):
+            raise NsdError(
+                f"{name} is in {recording.space}, but the template whose brain mask is at hand is"
+                " MNI152.",
+                next_step="set brain_mask to 'run', or choose another space by the query.",
+            )
+        return None
+    if recording.mask is None:
+        raise InvalidFileError(
+            f"{name} has no brain mask (desc-brain_mask.nii.gz) beside it.",
+            next_step="make it again, choose another space by the query, or set brain_mask to"
+            " 'template' to take the brain of the MNI152 template for it.",
+        )
+    mask = folder / recording.mask
+    check_content(mask, next_step="make it again.")
+    return mask
+
+
+def _repetition_time(
+    recording: BoldRun, folder: Path, header: float | None, counts: TrSource
+) -> float:
+    name = str(folder / recording.files[0])
+    sidecar, stated = ("the sidecar of " + name, recording.tr), ("the header of " + name, header)
+    match counts:
+        case "both":
+            statements = [sidecar, stated]
+        case "sidecar":
+            statements = [sidecar]
+        case "header":
+            statements = [stated]
+    if recording.kind == "native":
+        # NSD resampled its time series; the design files, not headers, vouch for the result.
+        statements = [(name, recording.tr)]
+    tr = agree_on_tr(
+        statements,
+        next_step="find out which is right, and set tr_from to 'sidecar' or to 'header'; or correct"
+        " the other.",
+    )
+    if tr is None:
+        what = {"both": "Neither {} nor a sidecar states", "sidecar": "No sidecar of {} states"}
+        raise InvalidFileError(
+            what.get(counts, "The header of {} does not state").format(name)
+            + " a repetition time.",
+            next_step="add RepetitionTime, in seconds, to the recording's .json sidecar or to"
+            " task-nsdcore_bold.json in the raw BIDS tree, and materialize bold again"
+            + (", with tr_from left at 'both'." if counts == "header" else "."),
+        )
+    return tr
+
+
+def _without_rest(
+    recording: BoldRun, folder: Path, data: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Samples that the design knows: NSD's runs have one volume more, which belongs to nothing."""
+    if recording.n_samples is None:
+        return data
+    surplus = data.shape[1] - recording.n_samples
+    if surplus not in (0, 1):
+        raise InvalidFileError(
+            f"{folder / recording.files[0]} has {data.shape[1]} volumes, but the design file of"
+            f" the run is of {recording.n_samples} (one fewer is expected).",
+            next_step="download both again.",
+        )
+    return data[:, : recording.n_samples]
+
+
+def _read_confounds(
+    recording: BoldRun, folder: Path, wanted: Sequence[str], n_samples: int
+) -> NDArray[np.float64]:
+    """Confounds (T, C); the first sample of a temporal derivative, which has none, is its mean."""
+    if recording.confounds is None:
+        raise NsdError(
+            f"Run {recording.run} in {recording.space} has no table of confounds"
+            " (desc-confounds_timeseries.tsv).",
+            next_step="leave confounds empty, or use derivatives that have them.",
+        )
+    path = folder / recording.confounds
+    table = read_table(path, next_step="make it again.")
+    names = [
+        name for name in table.columns if any(fnmatchcase(name, pattern) for pattern in wanted)
+    ]
+    unknown = [
+        pattern for pattern in wanted if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    if unknown or len(table.lines) != n_samples:
+        problem = (
+            f"has no column {unknown[0]}"
+            if unknown
+            else f"has {len(table.lines)} rows, but the run has {n_samples} samples"
+        )
+        raise InvalidFileError(
+            f"{path} {problem}.",
+            next_step=f"choose from its {len(table.columns)} columns, such as"
+            f" {', '.join([*table.columns][:5])}, or make it again.",
+        )
+    chosen = np.column_stack([table.numbers(name) for name in names])
+    empty = np.isnan(chosen)
+    if empty.all(axis=0).any():
+        raise InvalidFileError(
+            f"{path} has nothing in the column {names[int(empty.all(axis=0).argmax())]}.",
+            next_step="choose other confounds, or make it again.",
+        )
+    filled: NDArray[np.float64] = np.where(empty, np.nanmean(chosen, axis=0), chosen)
+    return filled
+
+
+# Vertices that are worked on at once: their time series, in double precision, stay in the cache.
+_BLOCK_BYTES: Final = 2**18
+
+
+def clean(
+    data: NDArray[Any],
+    tr: float,
+    *,
+    confounds: NDArray[np.floating[Any]] | None = None,
+    high_pass: float | None = None,
+) -> NDArray[np.float32]:
+    """Remove each vertex's mean and linear trend and scale it to unit variance.
+
+    Equal to ``nilearn.signal.clean(data.T, detrend=True, standardize="zscore_sample", t_r=tr).T``,
+    the reference's treatment of a run: the standard deviation is that of a sample (``ddof=1``).
+    Sums are made in double precision, so a large mean costs no digits.
+
+    Parameters
+    ----------
+    data : array of shape (V, T)
+        Time series of one run, in any unit.
+    tr
+        Seconds from one sample to the next. Only ``high_pass`` depends on it; it is checked in any
+        case, as nilearn does.
+    confounds : array of shape (T, C), optional
+        Signals whose share in each vertex is removed after detrending. The reference removes none.
+    high_pass
+        Slower fluctuations than this frequency, in Hz, are removed by nilearn's Butterworth filter.
+        The reference keeps them.
+
+    Returns
+    -------
+    array of shape (V, T), float32
+        Cleaned time series, without unit. Zero for a vertex that is exactly constant or a line;
+        NaN throughout for a vertex with a sample that is not finite, and only there.
+
+    Raises
+    ------
+    ValueError
+        If ``data`` is not two-dimensional, ``tr`` is not positive, or ``confounds`` are of another
+        number of samples or not finite.
+    NotEnoughDataError
+        If there are fewer than three samples: a line then fits whatever they are.
+    """
+    if data.ndim != 2:
+        raise ValueError(f"Time series have shape (vertices, samples), these have {data.shape}.")
+    if not tr > 0:
+        raise ValueError(f"A repetition time is a positive number of seconds, not {tr}.")
+    n_vertices, n_samples = data.shape
+    if n_samples < 3:
+        raise NotEnoughDataError(
+            f"A run of {n_samples} samples is too short to be detrended.",
+            next_step="pass at least three samples; time runs along the second axis.",
+        )
+    if confounds is not None or high_pass is not None:
+        return _clean_by_nilearn(data, tr, confounds, high_pass)
+    line = np.arange(n_samples) - (n_samples - 1) / 2
+    trend = np.stack([np.full(n_samples, n_samples**-0.5), line / np.linalg.norm(line)])
+    cleaned = np.empty(data.shape, np.float32)
+    n_block = max(1, _BLOCK_BYTES // (8 * n_samples))
+    for start in range(0, n_vertices, n_block):
+        block = data[start : start + n_block].astype(np.float64)
+        # What double precision leaves of a constant or a line is rounding, not signal.
+        negligible = np.finfo(np.float64).eps * n_samples * np.abs(block).max(axis=1)
+        with np.errstate(invalid="ignore"):  # infinite samples become NaN, as intended
+            block -= (block @ trend.T) @ trend
+            std = np.sqrt(np.einsum("vt,vt->v", block, block) / (n_samples - 1))
+        flat = std <= negligible
+        block[flat] = 0.0
+        std[flat] = 1.0
+        np.divide(block, std[:, None], out=cleaned[start : start + n_block], casting="same_kind")
+    return cleaned
+
+
+def _clean_by_nilearn(
+    data: NDArray[Any],
+    tr: float,
+    confounds: NDArray[np.floating[Any]] | None,
+    high_pass: float | None,
+) -> NDArray[np.float32]:
+    """Do the same with nilearn's own function, vertices with missing samples left out."""
+    from nilearn.signal import clean as nilearn_clean
+
+    if confounds is not None and not (
+        len(confounds) == data.shape[1] and np.isfinite(confounds).all()
+    ):
+        raise ValueError(f"Confounds need a finite value for each of {data.shape[1]} samples.")
+    finite = np.isfinite(data).all(axis=1)
+    cleaned = np.full(data.shape, np.nan, np.float32)
+    if finite.any():
+        cleaned[finite] = nilearn_clean(
+            data[finite].T.astype(np.float64),
+            detrend=True,
+            standardize="zscore_sample",
+            confounds=confounds,
+            high_pass=high_pass,
+            t_r=tr,
+            butterworth__copy=True,  # filters all vertices together, not one after the other
+        ).T
+    return cleaned

@@ -1,0 +1,108 @@
+"""How a session stands, after each thing that can happen to it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.steps.events import Events, FsaverageEvents
+from nsd_pipeline.steps.sessions import look_at_sessions
+from nsd_pipeline.storage.opening import open_source
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+
+SESSION = "subj01_ses01"
+FILE = layout.betas_keys("subj01", 1, "fsaverage")[1]
+
+
+@pytest.fixture(scope="module")
+def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the session in it."""
+    artifacts = tmp_path_factory.mktemp("made") / "artifacts"
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
+        graph.run_sessions(SESSION)
+    return artifacts
+
+
+@pytest.fixture
+def graph(
+    small_nsd: SmallNsd, made: Path, tmp_path: Path, instance: dg.DagsterInstance
+) -> Pipeline:
+    source = small_nsd.copy(tmp_path / "nsd")
+    shutil.copytree(made, tmp_path / "artifacts")
+    return Pipeline(str(source), tmp_path / "artifacts", small_nsd.encoder, instance)
+
+
+def touch(key: str) -> Callable[[Pipeline], None]:
+    def change(graph: Pipeline) -> None:
+        path = Path(graph.source) / key
+        content = path.read_bytes()
+        path.unlink()  # it is a link to a file that other tests read
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+
+    return change
+
+
+def cut_off(graph: Pipeline) -> None:
+    path = Path(graph.source) / FILE
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def remove(graph: Pipeline) -> None:
+    (Path(graph.source) / FILE).unlink()
+
+
+def lose_events(graph: Pipeline) -> None:
+    shutil.rmtree(graph.artifacts / "fsaverage_events/subj01/ses01")
+    (graph.artifacts / "manifests/fsaverage_events/subj01/ses01.json").unlink()
+
+
+def choose_a_query(graph: Pipeline) -> None:
+    query = "type != 'Fmri' or space in ['fsaverage']"
+    chosen = {FsaverageEvents.name: {"query": query}}
+    graph.run("fsaverage_events", "fsaverage5_betas", first=SESSION, config=chosen)
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (lambda _: None, "up to date"),
+        (touch(FILE), "stale"),
+        (touch(layout.EXPDESIGN_KEY), "stale"),
+        (cut_off, "missing"),  # the run that is started for it says what is wrong
+        (remove, "not on the source"),
+        (lose_events, "missing"),
+        (choose_a_query, "left alone"),
+    ],
+)
+def test_how_a_session_stands(
+    graph: Pipeline, change: Callable[[Pipeline], None], state: str
+) -> None:
+    change(graph)
+    states = look_at_sessions(open_source(graph.source), graph.store, [SESSION])
+    assert {name for name, sessions in states.by_state.items() if sessions} == {state}
+    assert states.to_do == ([SESSION] if state in ("missing", "stale") else [])
+
+
+def test_a_session_made_by_other_code_is_stale(
+    graph: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Events, "code_version", "2")
+    states = look_at_sessions(open_source(graph.source), graph.store, [SESSION])
+    assert states["stale"] == [SESSION]
+
+
+def test_without_a_design_every_session_of_the_source_is_missing(
+    small_nsd: SmallNsd, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    graph = Pipeline(str(small_nsd.folder), tmp_path, small_nsd.encoder, instance)
+    sessions = [SESSION, "subj01_ses40"]
+    states = look_at_sessions(open_source(graph.source), graph.store, sessions)
+    assert (states["missing"], states["not on the source"]) == (sessions[:1], sessions[1:])

@@ -1,0 +1,137 @@
+"""What a run says of artifacts that it could not make."""
+
+import re
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.errors import InvalidFileError, Remake
+from nsd_pipeline.steps.running import in_words, materialize, step_asset
+from nsd_pipeline.steps.step import Change, Metadata, Plan, Step
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.store import Draft, Store
+
+TEXT = "C:/nsd :a.mgh ends early."
+
+
+class Single(Step):
+    """One artifact, whose plan fails."""
+
+    name = "single"
+
+    def plan(self, partition: str) -> Plan:
+        raise InvalidFileError(TEXT, next_step="copy it again.")
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        raise AssertionError
+
+
+class Parts(Step):
+    """Three artifacts, one of which fails while it is made."""
+
+    name = "parts"
+    partitions = dg.StaticPartitionsDefinition(["a", "b", "c"])
+
+    def __init__(self, store: Store, error: Exception | None = None, setting: int = 0) -> None:
+        super().__init__(store)
+        self.error, self.setting = error, setting
+        self.inputs = {"file": "1"}
+
+    def plan(self, partition: str) -> Plan:
+        return Plan(self.inputs, settings={"setting": self.setting}, found={"size": 3})
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        if self.error and partition == "b":
+            raise self.error
+        (draft.folder / "file").write_text(partition)
+        return {}
+
+
+class SingleOfParts(Single):
+    name = "single_of_parts"
+    partitions = dg.StaticPartitionsDefinition(["a"])
+
+
+@pytest.mark.parametrize("step", [Single, SingleOfParts])
+def test_a_failure_names_what_failed_and_leaves_the_error_s_text_as_it_is(
+    step: type[Step], tmp_path: Path
+) -> None:
+    @step_asset(step)
+    def failing(context: dg.AssetExecutionContext) -> None:
+        materialize(context, step(open_store(tmp_path)))
+
+    partition = "a" if step.partitions else None
+    with pytest.raises(dg.Failure) as failure:
+        dg.materialize([failing], partition_key=partition)
+    first, *_ = str(failure.value.description).splitlines()
+    assert first == f"{step.name}{f' {partition}' if partition else ''}: {TEXT}"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "too little memory"),
+        (OSError(28, "No space left on device", "/data/x"), "The disk of .*free some space"),
+        (PermissionError(13, "Permission denied", "/data/x"), "/data/x: Permission.*umask 002"),
+        (NotADirectoryError(20, "Not a directory", "/data/x"), "/data/x: Not a.*NSD_STORAGE"),
+        (KeyError("tr"), "KeyError: 'tr'.*stack trace in the run's log"),
+    ],
+)
+def test_an_error_that_is_not_ours_is_put_into_words_and_leaves_the_others_alone(
+    error: Exception, says: str, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path)
+
+    @step_asset(Parts)
+    def parts(context: dg.AssetExecutionContext) -> None:
+        materialize(context, Parts(store, error))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [parts], instance=instance, tags=range_tags("a", "c"), raise_on_error=False
+        )
+        recorded = instance.get_materialized_partitions(parts.key)
+        logged = [entry for entry in instance.all_logs(result.run_id) if entry.level == 10]
+    failure = result.failure_data_for_node("parts")
+    assert failure is not None
+    description = str(failure.user_failure_data.description)
+    assert re.match(f"parts b: .*{says}", description, re.DOTALL)
+    assert store.keys("parts/") == ["parts/a", "parts/c"]
+    assert recorded == {"a", "c"}
+    # The store has words of its own for a full disk.
+    traced = any("Traceback" in entry.user_message for entry in logged)
+    assert traced == ("free some space" not in says)
+
+
+def test_the_command_that_makes_again_what_is_missing_is_told() -> None:
+    error = InvalidFileError(
+        "x.", next_step="make it again.", remake=Remake("betas", "subj01_ses01")
+    )
+    assert "--select betas --partition subj01_ses01`" in in_words(error)
+
+
+def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
+    step = Parts(open_store(tmp_path))
+    assert step.look("a").change is Change.MISSING
+    step.bring_up_to_date("a")
+    assert step.look("a").change is None
+
+    step.setting = 1
+    step.inputs = {"file": "2"}
+    standing = step.look("a")
+    assert (standing.change, standing.what) == (Change.SETTINGS, "setting")
+    step.setting = 0
+    standing = step.look("a")
+    assert (standing.change, standing.what) == (Change.INPUTS, "file")
+    step.inputs = {"file": "1"}
+
+    class Newer(Parts):
+        code_version = "2"
+
+    standing = Newer(step.store).look("a")
+    assert (standing.change, standing.what) == (Change.CODE, "1 -> 2")
+
+    (tmp_path / "parts/a/file").unlink()
+    assert step.look("a").change is Change.MISSING
