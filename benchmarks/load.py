@@ -34,7 +34,7 @@ import psutil
 from benchmarks import load_ui
 from benchmarks.load_server import OTHERS, Request, repeated_bytes, serve
 from nsd_pipeline import partitions
-from nsd_pipeline.launchers.process import RUN_ID_ENV
+from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 from nsd_pipeline.nsd import layout
 from nsd_pipeline_tests.automation.many_sessions import write_many_sessions
 from nsd_pipeline_tests.automation.webserver import Webserver, until
@@ -126,8 +126,8 @@ class Servers:
 
 def write_data(folder: Path, sessions: Sequence[str]) -> None:
     """Write the sessions in NSD's layout."""
-    from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
-    from nsd_pipeline.demo.settings import DemoSettings
+    from nsd_pipeline.demo.demo_settings import DemoSettings
+    from nsd_pipeline.demo.experiment import make_design, write_design, write_stimulus_info
 
     counts = Counter(layout.parse_session_key(session)[0] for session in sessions)
     model = folder / "model"

@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from nsd_pipeline.launchers.process import RUN_ID_ENV
+from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 
 OTHERS: Final = ""
 """Who asks, where it is no run: the ticks of schedules, in the daemon's code server."""
@@ -87,7 +87,7 @@ class FaultyS3:
     def who(self, port: int) -> str:
         """Run whose process has this end of a connection.
 
-        A run has its id in the environment; see `nsd_pipeline.launchers.process`.
+        A run has its id in the environment; see `nsd_pipeline.launchers.run_processes`.
         """
         inode = _socket_inode(port)
         with self._lock:

@@ -44,8 +44,9 @@ def test_the_citation_says_what_the_package_says() -> None:
 
 
 def test_the_workflow_runs_what_any_machine_can_run() -> None:
-    (job,) = read(".github/workflows/ci.yml")["jobs"].values()
-    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    for job, command in (("test", ".ci/run"), ("audit", "make audit")):
+        assert command in [step.get("run") for step in jobs[job]["steps"]]
 
 
 def test_hooks_before_a_commit_download_nothing() -> None:
