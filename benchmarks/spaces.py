@@ -56,7 +56,7 @@ def _volumes(
 
 def _smooth(n_volumes: int) -> Volumes:
     """Noise (T, 20484) that neighbouring vertices share, as in a brain."""
-    from nsd_pipeline.demo.cortex import load_cortex
+    from nsd_pipeline.demo.brain import load_cortex
 
     rng = np.random.default_rng(0)
     smoothers = [load_cortex(hemisphere).smoother for hemisphere in ("lh", "rh")]
@@ -66,7 +66,7 @@ def _smooth(n_volumes: int) -> Volumes:
 
 def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
     """A session's betas in both formats: values within the brain, 0 around it."""
-    from nsd_pipeline.demo import volumes
+    from nsd_pipeline.demo import made_betas as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     nifti, hdf5 = (folder / f"betas_{n_volumes}.{end}" for end in ("nii.gz", "hdf5"))
@@ -85,7 +85,7 @@ def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
 
 def _bold_file(folder: Path, n_volumes: int) -> dict[str, str]:
     """A run: values everywhere, in air too, as a scanner gives them."""
-    from nsd_pipeline.demo import volumes
+    from nsd_pipeline.demo import made_betas as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     path = folder / f"bold_{n_volumes}.nii.gz"

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 import pandas as pd
 
 from nsd_pipeline.errors import ArtifactError, NsdError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 Dtype = Literal["string", "Int64", "Float64", "boolean"]
 

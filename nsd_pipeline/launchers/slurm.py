@@ -10,9 +10,8 @@ from dagster import DagsterRun, Field
 from nsd_pipeline.dagster_private import ConfigurableClassData, LaunchRunContext
 from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
-from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV
-from nsd_pipeline.launchers.lease import LEASE_ENV
-from nsd_pipeline.launchers.process import RUN_ID_ENV
+from nsd_pipeline.launchers.devices import DEVICES_ENV, LEASE_ENV, MASK_ENV
+from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 
 RESOURCES_TAG: Final = "nsd/slurm"
 """Run tag with a JSON object of Slurm options, on top of those in dagster.yaml."""

@@ -21,7 +21,7 @@ from nsd_pipeline.nsd.layout import (
     Hemisphere,
     betas_keys,
 )
-from nsd_pipeline.storage.paths import listed_path, read_listing
+from nsd_pipeline.storage.names import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 

@@ -6,8 +6,8 @@ else chose.
 
 The index of chunks is a tree of small nodes that lie between the chunks, so HDF5 reads thousands of
 them one after the other, and each would cost the time of a request. But a node above the leaves
-names all of its children: when such a node passes by, they are fetched together, before HDF5 asks
-for them. That is a guess at what comes next and nothing more: HDF5 alone reads meaning into the
+names all of its children: when such a node is read, they are fetched together, before HDF5 asks
+for them. This guesses what HDF5 will ask for next, and nothing more: HDF5 alone interprets the
 bytes, and what was not guessed is fetched when it is asked for.
 """
 

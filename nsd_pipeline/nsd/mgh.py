@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64

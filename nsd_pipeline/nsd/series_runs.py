@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
-from nsd_pipeline.storage.paths import listed_path
+from nsd_pipeline.storage.names import listed_path
 
 RUNS_FILE: Final = "runs.json"
 TrSource = Literal["both", "sidecar", "header"]
@@ -150,7 +150,7 @@ def agree_on_tr(
     for name, tr in stated:
         if not low <= tr <= high:
             raise InvalidFileError(
-                f"{name} states a repetition time of {tr:.6g} s, which is none.",
+                f"{name} states a repetition time of {tr:.6g} s, not one of {low:g} to {high:g} s.",
                 next_step="state it as RepetitionTime, in seconds, in the sidecar.",
             )
     return first

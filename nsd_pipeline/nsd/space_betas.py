@@ -21,7 +21,7 @@ from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import nifti, voxel_chunks
 from nsd_pipeline.nsd.hdf5 import IndexFile, npy_header
 from nsd_pipeline.nsd.layout import FileFormat, Space, betas_files, session_key, valid_key
-from nsd_pipeline.storage.paths import listed_path, read_listing
+from nsd_pipeline.storage.names import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 

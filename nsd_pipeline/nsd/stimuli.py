@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
 from nsd_pipeline.nsd.hdf5 import npy_header, own_member
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
-from nsd_pipeline.storage.keys import is_component
+from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch
 

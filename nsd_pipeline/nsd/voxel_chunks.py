@@ -1,8 +1,8 @@
 """Reader of NSD's HDF5 betas, in which every voxel (or vertex) is a chunk of its own.
 
-A chunk holds one voxel in all trials of a session, uncompressed: who knows its place in the file
-can read it without HDF5. HDF5 itself says where the chunks lie; the bytes are then read directly,
-neighbours together, whether the file is here or on a bucket.
+A chunk holds one voxel in all trials of a session, uncompressed, so that it can be read
+without HDF5 once its place in the file is known. HDF5 says where the chunks lie; the bytes are then
+read directly, neighbours together, whether the file is here or on a bucket.
 """
 
 import io

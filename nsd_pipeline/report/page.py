@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from nsd_pipeline.report.comparison import differing_settings, shared_settings
-from nsd_pipeline.report.figure import data_uri
-from nsd_pipeline.report.tables import as_read, metric_label, metrics_table, readable_metrics
+from nsd_pipeline.report.metric_figures import data_uri
+from nsd_pipeline.report.tables import (
+    as_read,
+    differing_settings,
+    metric_label,
+    metrics_table,
+    readable_metrics,
+    shared_settings,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment

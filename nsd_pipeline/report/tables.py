@@ -1,12 +1,12 @@
-"""Metrics in words: what each name means, tables of them, and Markdown.
+"""Metrics in words and as tables, and whether results may stand side by side.
 
 The reference's ranks count from 0, and so do values by its names. A person counts places from 1:
 whatever is written for people says *place*, which is the rank plus 1.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pandas as pd
 
@@ -113,3 +113,42 @@ def to_markdown(table: pd.DataFrame) -> str:
     # tabulate would write nan; it has a sign for None alone.
     table = table.astype(object).where(table.notna(), None)
     return table.to_markdown(index=False, floatfmt=".4g", missingval="-")
+
+
+Settings = Mapping[str, Any]
+
+NOT_RECORDED: Final = "not recorded"
+"""Stands for a setting of which a result, made by an earlier version, does not say."""
+
+
+def shared_settings(each: Sequence[Settings]) -> dict[str, Any]:
+    """Settings that have the same value in all results, in the order of the first one."""
+    if not each:
+        return {}
+    return {
+        name: value
+        for name, value in each[0].items()
+        if all(name in other and other[name] == value for other in each)
+    }
+
+
+def differing_settings(by_result: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    """Settings in which results differ.
+
+    Parameters
+    ----------
+    by_result
+        Settings by the name of the result (a cohort).
+
+    Returns
+    -------
+    dict
+        For each setting that differs, its value by result; `NOT_RECORDED` where a result has none.
+    """
+    names = dict.fromkeys(name for settings in by_result.values() for name in settings)
+    shared = shared_settings(list(by_result.values()))
+    return {
+        name: {result: each.get(name, NOT_RECORDED) for result, each in by_result.items()}
+        for name in names
+        if name not in shared
+    }

@@ -7,9 +7,13 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.nsd import design as design_download
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design
+from nsd_pipeline.nsd.design import (
+    ExperimentDesign,
+    copy_design,
+    find_design,
+    read_experiment_design,
+)
 from nsd_pipeline.nsd.fsaverage_betas import FsaverageDownload, inspect_betas
 from nsd_pipeline.nsd.mapping import read_stimulus_info
 from nsd_pipeline.nsd.space_betas import FormatChoice, SpaceDownload, inspect_space
@@ -33,7 +37,7 @@ class Design(Step):
     def __init__(self, store: Store, source: Source) -> None:
         super().__init__(store)
         self.source = source
-        self.objects = design_download.find_design(source)
+        self.objects = find_design(source)
 
     def plan(self, partition: str) -> Plan:
         return Plan(
@@ -42,7 +46,7 @@ class Design(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        design_download.copy_design(self.source, self.objects, draft.folder)
+        copy_design(self.source, self.objects, draft.folder)
         design = read_experiment_design(draft.folder / DESIGN_FILE)
         stimulus_info = read_stimulus_info(draft.folder / STIMULUS_INFO_FILE)
         trials = [design.n_trials(session) for session in range(1, 41)]

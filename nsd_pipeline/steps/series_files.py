@@ -30,7 +30,7 @@ from nsd_pipeline.steps.raw import Design, experiment_design
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.places import parse_folder
+from nsd_pipeline.storage.names import parse_folder
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 

@@ -12,8 +12,7 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
-from nsd_pipeline.nsd import layout, mgh
-from nsd_pipeline.nsd import nifti as nifti
+from nsd_pipeline.nsd import layout, mgh, nifti
 from nsd_pipeline.nsd.fsaverage_betas import locate_betas
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES
 from nsd_pipeline.nsd.small_files import find_labels

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
-from nsd_pipeline.storage.disk import room_for
-from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
+from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
 from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
-from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import zarr

@@ -3,10 +3,11 @@
 Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left hemisphere first.
 """
 
+from nsd_pipeline.nsd.layout import transform_keys
 from nsd_pipeline.surface.cleaned_runs import clean
 from nsd_pipeline.surface.interpolation import interpolate
 from nsd_pipeline.surface.meshes import downsample, read_roi
-from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
+from nsd_pipeline.surface.nsd_transforms import read_operator
 from nsd_pipeline.surface.projected_betas import (
     betas_from_nifti,
     betas_from_vertices,

@@ -2,76 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError, NsdError
+from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd.layout import (
     FSAVERAGE_VERTICES,
-    FUNCTIONAL_SPACES,
     HEMISPHERES,
-    FunctionalSpace,
-    Hemisphere,
     Space,
+    fsaverage_to_white_key,
+    layer_keys,
+    white_to_fsaverage_key,
 )
 from nsd_pipeline.surface.interpolation import Method
 
 if TYPE_CHECKING:
     from nsd_pipeline.surface.volume_operator import FsaverageOperator
-
-
-LAYERS: Final = ("layerB1", "layerB2", "layerB3")
-"""The cortical depths that NSD's authors average."""
-
-# Folders say func1mm where the names of transforms say func1pt0.
-_NAME_IN_FILES: Final[dict[FunctionalSpace, str]] = {
-    "func1mm": "func1pt0",
-    "func1pt8mm": "func1pt8",
-}
-
-
-def layer_keys(subject: str, space: FunctionalSpace, hemisphere: Hemisphere) -> tuple[str, ...]:
-    """Keys of the files that say where a subject's vertices lie in a volume, one per depth."""
-    source = _NAME_IN_FILES[space]
-    return tuple(
-        f"nsddata/ppdata/{subject}/transforms/{hemisphere}.{source}-to-{layer}.mgz"
-        for layer in LAYERS
-    )
-
-
-def white_to_fsaverage_key(subject: str, hemisphere: Hemisphere) -> str:
-    """Key of the file that names the subject's vertex nearest to each fsaverage vertex."""
-    return f"nsddata/ppdata/{subject}/transforms/{hemisphere}.white-to-fsaverage.mgz"
-
-
-def fsaverage_to_white_key(subject: str, hemisphere: Hemisphere) -> str:
-    """Key of the file with the fsaverage vertex nearest to each vertex of the subject."""
-    return f"nsddata/ppdata/{subject}/transforms/{hemisphere}.fsaverage-to-white.mgz"
-
-
-def transform_keys(subject: str, space: Space) -> tuple[str, ...]:
-    """Keys of all files that `read_operator` needs.
-
-    Raises
-    ------
-    NsdError
-        If NSD's transforms do not lead from that space to fsaverage.
-    """
-    keys = {
-        hemisphere: (
-            fsaverage_to_white_key(subject, hemisphere),
-            white_to_fsaverage_key(subject, hemisphere),
-        )
-        if space == "nativesurface"
-        else (
-            *layer_keys(subject, _functional(space), hemisphere),
-            white_to_fsaverage_key(subject, hemisphere),
-        )
-        for hemisphere in HEMISPHERES
-    }
-    return tuple(key for hemisphere in HEMISPHERES for key in keys[hemisphere])
 
 
 def read_operator(
@@ -130,8 +78,7 @@ def read_operator(
         return FsaverageOperator.from_coordinates(
             {
                 hemisphere: [
-                    _read(paths[key], n_columns=3)
-                    for key in layer_keys(subject, _functional(space), hemisphere)
+                    _read(paths[key], n_columns=3) for key in layer_keys(subject, space, hemisphere)
                 ]
                 for hemisphere in HEMISPHERES
             },
@@ -144,16 +91,6 @@ def read_operator(
             f"The {space} transforms of {subject} do not fit each other: {error}",
             next_step="download nsddata/ppdata/" + subject + "/transforms again.",
         ) from error
-
-
-def _functional(space: str) -> FunctionalSpace:
-    for known in FUNCTIONAL_SPACES:
-        if space == known:
-            return known
-    raise NsdError(
-        f"NSD has no transforms from {space!r} to a subject's cortex.",
-        next_step=f"choose one of {', '.join(FUNCTIONAL_SPACES)} and nativesurface.",
-    )
 
 
 def _read(path: Path, *, n_columns: int) -> NDArray[np.floating[Any]]:

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nsd_pipeline.demo.behaviour import make_responses, write_responses
-from nsd_pipeline.demo.design import write_design
-from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.demo_settings import DemoSettings
+from nsd_pipeline.demo.experiment import make_responses, write_design, write_responses
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
 

@@ -14,9 +14,8 @@ from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.fsaverage_betas import BetasObject, FsaverageDownload
 from nsd_pipeline.storage import transfer
 from nsd_pipeline.storage.checksums import stated_checksum
-from nsd_pipeline.storage.mirror import LocalMirror
 from nsd_pipeline.storage.opening import open_source
-from nsd_pipeline.storage.source import ObjectInfo, read_whole
+from nsd_pipeline.storage.source import LocalMirror, ObjectInfo, read_whole
 from nsd_pipeline.storage.transfer import fetch
 from nsd_pipeline_tests.storage.servers import Answer, ScriptedServer
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.names import check_artifact_key
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline_tests.storage.servers import MotoServer

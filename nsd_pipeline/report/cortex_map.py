@@ -8,7 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.report.figure import INK, MUTED, TEXT_SIZE, TITLE_SIZE, encode, new_figure, render
+from nsd_pipeline.report.metric_figures import (
+    INK,
+    MUTED,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    encode,
+    new_figure,
+    render,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

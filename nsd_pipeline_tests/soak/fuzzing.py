@@ -1,0 +1,313 @@
+"""Damaged files by the thousand, for whatever reads files that others wrote.
+
+A reader may understand a file or refuse it with an error of ours. Any other error, a crash, a hang
+or a growing memory is a failure. So that a crash or a hang costs one input, a process of its own
+does the reading:
+
+    python -m nsd_pipeline_tests.soak.fuzzing --cases 1000 --folder HERE --keep THERE [READER ...]
+
+An input is a seed (a small good file) after a few random changes. It follows from the seed of the
+random numbers, the reader's name and its number alone, so any input can be made again.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from nsd_pipeline.errors import NsdError
+
+CPU_SECONDS: Final = 20.0
+"""For one input of at most a megabyte; readers take milliseconds."""
+SECONDS: Final = 120.0
+"""For one input that waits instead: for a pipe, a lock, a server."""
+MEMORY_BYTES: Final = 2**30
+"""For one input, beyond what the process has when it starts."""
+_MOST_FAILURES: Final = 20
+_MEMORY: Final = Path("/dev/shm")
+"""For files that no disk needs to see."""
+_PROGRESS: Final = "progress.json"
+
+_NUMBERS: Final = (0, 1, -1, 2, 16, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**62)
+_WORDS: Final = (b"\0", b"\n", b"\t", b'"', b"-", b"..", b"/", b"1e999", b"-1", b"nan", b"\xff\xfe")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Something that reads files from outside.
+
+    Attributes
+    ----------
+    name
+        What to call it.
+    file
+        Name of the file that it reads; its ending matters to some.
+    seeds
+        Makes small good files, in the form that is changed.
+    read
+        Reads one, given its path, and checks what must hold of what was accepted.
+    words
+        Pieces of the format that changes may put in.
+    pack
+        Makes the file of the form that is changed, such as by compressing it. Every fourth input
+        is changed after that.
+    allowed
+        Errors that refuse a file.
+    """
+
+    name: str
+    file: str
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[Path], object]
+    words: tuple[bytes, ...] = ()
+    pack: Callable[[bytes], bytes] | None = None
+    allowed: tuple[type[Exception], ...] = (NsdError,)
+
+
+@dataclass
+class Findings:
+    """What came of a reader's inputs.
+
+    Attributes
+    ----------
+    reader
+        Its name.
+    cases, accepted
+        Inputs that were read, and those of them that were understood.
+    failures
+        What went wrong and where, with the first input that shows it.
+    seconds
+        Time that it took.
+    """
+
+    reader: str
+    cases: int = 0
+    accepted: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def damaged(reader: Reader, seeds: Sequence[bytes], seed: int, case: int) -> bytes:
+    """One input of a reader, the same every time."""
+    chance = random.Random(f"{seed} {reader.name} {case}")
+    content = chance.choice(seeds)
+    if reader.pack and chance.random() < 0.25:
+        return _changed(chance, reader.pack(content), seeds, ())
+    content = _changed(chance, content, seeds, reader.words)
+    return reader.pack(content) if reader.pack else content
+
+
+def _changed(
+    chance: random.Random, content: bytes, seeds: Sequence[bytes], words: Sequence[bytes]
+) -> bytes:
+    data = bytearray(content)
+    for _ in range(chance.choice((1, 1, 1, 2, 3, 5, 8))):
+        # The start of a file decides how the rest is read.
+        start = chance.randrange(len(data) + 1)
+        if chance.random() < 0.5:
+            start = min(start, chance.randrange(512))
+        stop = min(len(data), start + chance.choice((1, 2, 4, 8, 32, 512)))
+        match chance.randrange(10):
+            case 0 if start < len(data):
+                data[start] ^= 1 << chance.randrange(8)
+            case 1:
+                data[start:stop] = chance.randbytes(stop - start)
+            case 2 | 3:
+                width = chance.choice((1, 2, 4, 8))
+                number = chance.choice((*_NUMBERS, chance.randrange(2**16), len(data)))
+                order = chance.choice(("little", "big"))
+                data[start : start + width] = (number % 256**width).to_bytes(width, order)
+            case 4:
+                del data[start:stop]
+            case 5:
+                data[start:start] = data[start:stop] * chance.choice((1, 1, 2, 100))
+            case 6:
+                del data[start:]
+            case 7:
+                other = chance.choice(seeds)
+                cut = chance.randrange(len(other) + 1)
+                data[start:stop] = other[cut : cut + chance.choice((4, 32, 512))]
+            case 8:
+                data[start:stop] = bytes(stop - start)
+            case _:
+                at = start if chance.random() < 0.5 else stop
+                data[start:at] = chance.choice(words or _WORDS)
+    return bytes(data[: 2**20])
+
+
+def hunt(
+    names: Sequence[str], *, cases: int, seconds: float, seed: int, keep: Path
+) -> list[Findings]:
+    """Let readers read damaged files, each in turn, in a process that may die.
+
+    Parameters
+    ----------
+    names
+        Of the readers.
+    cases, seconds
+        Inputs for each, and time after which it is enough.
+    seed
+        Of the random numbers.
+    keep
+        Folder for inputs that failed.
+    """
+    keep.mkdir(parents=True, exist_ok=True)
+    found = {name: Findings(name) for name in names}
+    first = dict.fromkeys(names, 0)
+    left = list(names)
+    while left:
+        with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+            command = [sys.executable, "-m", __name__, "--cases", str(cases), "--seed", str(seed)]
+            command += ["--keep", str(keep), "--seconds", str(seconds), "--folder", folder]
+            command += [f"{name}:{first[name]}" for name in left]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            for line in done.stdout.splitlines():
+                part = json.loads(line)
+                _add(found[part["reader"]], part)
+                left.remove(part["reader"])
+            if done.returncode == 0:
+                break
+            if done.returncode > 0:
+                raise RuntimeError(f"{' '.join(command)} failed: see above")
+            # It died of the input that it had announced last.
+            part = json.loads(Path(folder, _PROGRESS).read_text())
+            name, case = part["reader"], part["case"]
+            shutil.copy(Path(folder, part["file"]), keep / f"{name}-{case}-{part['file']}")
+        hung = done.returncode in (-signal.SIGPROF, -signal.SIGALRM)
+        died = "a hang" if hung else f"a crash (signal {-done.returncode})"
+        part["failures"] |= {died: f"input {case}"}
+        _add(found[name], part | {"cases": part["cases"] + 1})
+        first[name] = case + 1
+        if len(found[name].failures) >= _MOST_FAILURES or first[name] >= cases:
+            left.remove(name)
+    return list(found.values())
+
+
+def _add(findings: Findings, part: dict[str, Any]) -> None:
+    findings.cases += part["cases"]
+    findings.accepted += part["accepted"]
+    findings.seconds += part["seconds"]
+    findings.failures = {**part["failures"], **findings.failures}
+
+
+def _read_all(
+    reader: Reader, first: int, options: argparse.Namespace, progress: TextIO
+) -> Findings:
+    findings = Findings(reader.name)
+    start = time.monotonic()
+    seeds = reader.seeds()
+    path = options.folder / reader.file
+    good = 0
+    for content in seeds:  # which also loads what is loaded once, before memory is counted
+        path.write_bytes(reader.pack(content) if reader.pack else content)
+        with contextlib.suppress(*reader.allowed):
+            reader.read(path)
+            good += 1
+    assert good, f"no seed of {reader.name} is good"
+    with _bounded_memory():
+        for case in range(first, options.cases):
+            content = damaged(reader, seeds, options.seed, case)
+            path.write_bytes(content)
+            if case % 16 == 0:
+                findings.seconds = time.monotonic() - start
+                if findings.seconds > options.seconds:
+                    break
+            progress.seek(0)
+            progress.write(json.dumps(asdict(findings) | {"case": case, "file": reader.file}))
+            progress.truncate()
+            progress.flush()
+            findings.cases += 1
+            try:
+                with _bounded_time():
+                    reader.read(path)
+                findings.accepted += 1
+            except reader.allowed:
+                pass
+            except BaseException as error:
+                place = _place(error)
+                if place not in findings.failures:
+                    findings.failures[place] = f"input {case}: {error!r:.150}"
+                    (options.keep / f"{reader.name}-{case}-{reader.file}").write_bytes(content)
+                if len(findings.failures) >= _MOST_FAILURES:
+                    break
+    findings.seconds = time.monotonic() - start
+    return findings
+
+
+def _place(error: BaseException) -> str:
+    """Kind of an error, and the line of the package that let it through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [each for each in frames if "/nsd_pipeline/" in each.filename] or frames
+    return f"{type(error).__name__} at {Path(ours[-1].filename).name}:{ours[-1].lineno}"
+
+
+class _bounded_time:  # noqa: N801
+    """The process ends if the block takes too long: within C code, an exception would wait."""
+
+    def __enter__(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class _bounded_memory:  # noqa: N801
+    def __enter__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_DATA)
+        data = Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]
+        limit = int(data) * 1024 + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, self._before)
+
+
+def main() -> None:
+    """Read what the arguments say; print the findings of each reader as a line of JSON."""
+    from nsd_pipeline_tests.soak.outside_files import READERS
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("readers", nargs="*", default=list(READERS))
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e9)
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    options = parser.parse_args()
+    logging.disable()
+    warnings.simplefilter("ignore")
+    with (options.folder / _PROGRESS).open("w") as progress:
+        for named in options.readers:
+            name, _, first = named.partition(":")
+            findings = _read_all(READERS[name], int(first or 0), options, progress)
+            print(json.dumps(asdict(findings)), flush=True)
+
+
+def table(findings: Sequence[Findings]) -> Iterator[str]:
+    """What was found, for a person."""
+    for each in findings:
+        yield (
+            f"{each.reader:<22}{each.cases:>8} inputs, {each.accepted:>7} of them read,"
+            f" {len(each.failures)} failures, {each.seconds:.0f} s"
+        )
+        yield from (f"    {place}, {first}" for place, first in each.failures.items())
+
+
+if __name__ == "__main__":
+    main()
