@@ -1,8 +1,8 @@
-"""NSD's own coordinate transforms, as the operator that they amount to."""
+"""From NSD's files of coordinate transforms to the operator that they amount to."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from nsd_pipeline.nsd.layout import (
     white_to_fsaverage_key,
 )
 from nsd_pipeline.surface.interpolation import Method
-
-if TYPE_CHECKING:
-    from nsd_pipeline.surface.volume_operator import FsaverageOperator
+from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 
 def read_operator(
@@ -28,13 +26,13 @@ def read_operator(
     space: Space,
     volume_shape: tuple[int, int, int] | None = None,
     method: Method = "cubic",
-) -> "FsaverageOperator":
+) -> FsaverageOperator:
     """Build a subject's operator from NSD's transform files.
 
     Parameters
     ----------
     paths
-        Where the file of each of `transform_keys` lies on this machine.
+        Where the file of each of `nsd.layout.transform_keys` lies on this machine.
     subject, space
         Whose data, and in which space: ``func1mm``, ``func1pt8mm`` or ``nativesurface``.
     volume_shape
@@ -49,47 +47,32 @@ def read_operator(
     NsdError
         If NSD's transforms do not lead from that space to fsaverage.
     """
-    from nsd_pipeline.surface.volume_operator import FsaverageOperator
-
-    nearest = {
-        hemisphere: _read(paths[white_to_fsaverage_key(subject, hemisphere)], n_columns=1)
-        for hemisphere in HEMISPHERES
-    }
-    for hemisphere, index in nearest.items():
+    nearest = {}
+    for hemisphere in HEMISPHERES:
+        path = paths[white_to_fsaverage_key(subject, hemisphere)]
+        nearest[hemisphere] = index = _read(path, n_columns=1)
         if len(index) != FSAVERAGE_VERTICES:
             raise InvalidFileError(
-                f"{paths[white_to_fsaverage_key(subject, hemisphere)]} has {len(index):,} values,"
-                f" but fsaverage has {FSAVERAGE_VERTICES:,} vertices in a hemisphere.",
+                f"{path} has {len(index):,} values, but fsaverage has {FSAVERAGE_VERTICES:,}"
+                " vertices in a hemisphere.",
                 next_step="download it again.",
             )
     try:
         if space == "nativesurface":
-            return FsaverageOperator.from_native_surface(
-                nearest,
-                {
-                    hemisphere: len(
-                        _read(paths[fsaverage_to_white_key(subject, hemisphere)], n_columns=1)
-                    )
-                    for hemisphere in HEMISPHERES
-                },
-            )
+            keys = {each: fsaverage_to_white_key(subject, each) for each in HEMISPHERES}
+            n_vertices = {each: len(_read(paths[keys[each]], n_columns=1)) for each in HEMISPHERES}
+            return FsaverageOperator.from_native_surface(nearest, n_vertices)
         if volume_shape is None:
             raise ValueError("the shape of the volumes is not known.")
-        return FsaverageOperator.from_coordinates(
-            {
-                hemisphere: [
-                    _read(paths[key], n_columns=3) for key in layer_keys(subject, space, hemisphere)
-                ]
-                for hemisphere in HEMISPHERES
-            },
-            nearest,
-            volume_shape,
-            method,
-        )
+        layers = {
+            each: [_read(paths[key], n_columns=3) for key in layer_keys(subject, space, each)]
+            for each in HEMISPHERES
+        }
+        return FsaverageOperator.from_coordinates(layers, nearest, volume_shape, method)
     except ValueError as error:
         raise InvalidFileError(
             f"The {space} transforms of {subject} do not fit each other: {error}",
-            next_step="download nsddata/ppdata/" + subject + "/transforms again.",
+            next_step=f"download nsddata/ppdata/{subject}/transforms again.",
         ) from error
 
 

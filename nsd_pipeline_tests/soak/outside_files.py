@@ -63,8 +63,8 @@ from nsd_pipeline.storage.names import (
     read_listing,
     split_s3_url,
 )
+from nsd_pipeline.surface import read_operator
 from nsd_pipeline.surface.meshes import read_roi
-from nsd_pipeline.surface.nsd_transforms import read_operator
 from nsd_pipeline.surface.projected_runs import read_gifti_run
 from nsd_pipeline_tests.embeddings.conftest import TINY_DINOV2
 from nsd_pipeline_tests.nsd.conftest import make_arrays
