@@ -257,11 +257,8 @@ def _wrong(name: str, problem: str) -> MappingError:
 def find_design(source: Source) -> dict[str, ObjectInfo]:
     """Experiment design, stimulus info, and the responses of every subject the source has.
 
-    Returns
-    -------
-    dict
-        The objects by the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv``
-        and ``subjXX_responses.tsv``.
+    By the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv`` and
+    ``subjXX_responses.tsv``.
 
     Raises
     ------

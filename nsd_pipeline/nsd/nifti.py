@@ -67,13 +67,7 @@ class VolumeHeader:
 
 @dataclass(frozen=True, eq=False)
 class VolumeSeries(VolumeHeader):
-    """A NIfTI file of one or many volumes on this machine, its header read.
-
-    Attributes
-    ----------
-    path
-        The file; gzipped if its name ends in ``.gz``.
-    """
+    """A NIfTI file on this machine, its header read; gzipped if its name ends in ``.gz``."""
 
     path: Path
 
