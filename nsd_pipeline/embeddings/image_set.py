@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+EMBEDDINGS_FILE: Final = "embeddings.parquet"
+"""Name of the file in an artifact."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 

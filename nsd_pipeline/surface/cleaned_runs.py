@@ -1,6 +1,6 @@
 """A run's time series on fsaverage5, detrended and z-scored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,10 +17,7 @@ from nsd_pipeline.surface.projected_runs import (
     project_native_run,
     read_gifti_run,
 )
-from nsd_pipeline.surface.volume_operator import FsaverageOperator
-
-FindOperator = Callable[[], FsaverageOperator]
-"""Gives the operator that maps a subject's functional volumes."""
+from nsd_pipeline.surface.volume_operator import FindOperator
 
 
 class Treatment(NamedTuple):

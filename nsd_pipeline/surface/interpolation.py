@@ -71,7 +71,7 @@ def interpolate(
         points = inside[start : start + _BLOCK_POINTS]
         voxels, weights = neighbours(coordinates[points], shape, method)
         n_points, n_neighbours = voxels.shape
-        touched, columns = compact(voxels, int(np.prod(shape)))
+        touched, columns = list_voxels(voxels, int(np.prod(shape)))
         # Built row by row, so weights of zero stay and a NaN below them gets through.
         operator = csr_array(
             (weights.ravel(), columns.ravel(), np.arange(n_points + 1) * n_neighbours),
@@ -79,7 +79,7 @@ def interpolate(
         )
         for first in range(0, n_volumes, _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
-            values[points, some] = operator @ gather(volumes[..., some], touched, np.float64)
+            values[points, some] = operator @ take_voxels(volumes[..., some], touched, np.float64)
     return values if volume.ndim == 4 else values[:, 0]
 
 
@@ -197,7 +197,7 @@ def _cubic_weights(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def compact(
+def list_voxels(
     voxels: NDArray[np.int64], n_voxels: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """List the voxels that occur, and express each one as its place in the list.
@@ -222,7 +222,7 @@ def compact(
     return np.flatnonzero(occurs), number[voxels]
 
 
-def gather(
+def take_voxels(
     volumes: NDArray[Any], voxels: NDArray[np.int64], dtype: type[np.floating[Any]]
 ) -> NDArray[Any]:
     """Values of some voxels in each volume.

@@ -75,11 +75,11 @@ def read_gifti_run(lh: Path, rh: Path, *, space: str = "fsaverage") -> SurfaceRu
             + ".",
             next_step="use a recording on fsaverage, fsaverage6 or fsaverage5.",
         )
-    named: dict[str, int] = {name: n for name, n in MESH_VERTICES.items() if name != "fsaverage"}
-    if len(left.data) != named.get(space, len(left.data)):
+    named = MESH_VERTICES.get(space, len(left.data))
+    if len(left.data) != named:
         raise InvalidFileError(
             f"{lh} has {len(left.data):,} vertices, but {space}, which its name says, has"
-            f" {named[space]:,}.",
+            f" {named:,}.",
             next_step="find out what it is, and name it so or make it again.",
         )
     data = downsample(np.concatenate([left.data, right.data]))
@@ -152,10 +152,7 @@ def project_native_run(
         blocks = (
             volume.reshape(-1, 1)[operator.touched_voxels] for volume in _smoothed(series, fwhm)
         )
-    data, first = np.empty((series.n_volumes, operator.weights.shape[0]), np.float32), 0
-    for block in blocks:
-        data[first : first + block.shape[1]] = operator.apply(block)
-        first += block.shape[1]
+    data = operator.apply_to_blocks(blocks, series.n_volumes)
     return SurfaceRun(np.ascontiguousarray(data.T), series.tr)
 
 

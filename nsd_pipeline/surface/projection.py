@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.surface.interpolation import combine_axes, compact, gather, linear_weights
+from nsd_pipeline.surface.interpolation import (
+    combine_axes,
+    linear_weights,
+    list_voxels,
+    take_voxels,
+)
 from nsd_pipeline.surface.meshes import Mesh, mesh_vertices
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
@@ -125,7 +130,7 @@ class _Projector:
         surface = np.empty((n_vertices, n_volumes), np.float32)
         for first in range(0, n_volumes, _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
-            values = gather(volumes[..., some], self.touched, np.float32)
+            values = take_voxels(volumes[..., some], self.touched, np.float32)
             block = self.mean @ values
             block[empty] = np.nan
             affected = ~np.isfinite(block).all(axis=1) & ~empty
@@ -184,7 +189,7 @@ def _projector(mesh: Mesh, affine: bytes, shape: tuple[int, int, int]) -> _Proje
     voxels, weights = combine_axes(
         base.astype(np.int64)[:, :, None] + np.array([0, 1]), linear_weights(kept - base), shape
     )
-    touched, columns = compact(voxels, int(np.prod(shape)))
+    touched, columns = list_voxels(voxels, int(np.prod(shape)))
     n_samples, n_neighbours = voxels.shape
     samples = csr_array(
         (
