@@ -63,6 +63,13 @@ def test_pages_link_to_files_that_are_there(page: str) -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text()))
+    tests = "".join(path.read_text() for path in (ROOT / "nsd_pipeline_tests").rglob("test_*.py"))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
 def test_types_are_part_of_the_package() -> None:
     data = PROJECT["tool"]["setuptools"]["package-data"]
     assert data["nsd_pipeline"] == ["py.typed"]
