@@ -140,5 +140,5 @@ def read_events(path: Path) -> pd.DataFrame:
     except (OSError, pa.ArrowInvalid, NsdError) as error:
         raise ArtifactError(
             f"{path} is not a readable event table: {error}",
-            next_step="materialize the events of this session again.",
+            next_step="make the events of this session again.",
         ) from error
