@@ -135,14 +135,7 @@ def betas_from_vertices(
 def check_shapes(
     names: Sequence[str], shapes: Sequence[tuple[int, ...]], operator: FsaverageOperator
 ) -> None:
-    """Check that files are of the space that an operator starts from.
-
-    Parameters
-    ----------
-    names
-        What to call the files in the error.
-    shapes
-        (X, Y, Z) of one file, or (V,) of each hemisphere.
+    """Check that files, by name and shape, are of the space that an operator starts from.
 
     Raises
     ------
