@@ -10,10 +10,10 @@ from typing import Final, Literal, NamedTuple
 import pandas as pd
 
 from nsd_pipeline.errors import ArtifactError, NsdError
-from nsd_pipeline.storage.disk import replacingEVENTS_FILE: Final = "events.parquet"
+from nsd_pipeline.storage.disk import replacing
+
+EVENTS_FILE: Final = "events.parquet"
 """Name of the file in an artifact."""
-
-
 
 
 class EventColumn(NamedTuple):
