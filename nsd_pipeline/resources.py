@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import dagster as dg
 from pydantic import Field
 
-from nsd_pipeline.launchers import processes
+from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.launchers.devices import GpuLease
 from nsd_pipeline.storage.opening import open_source, open_store
 from nsd_pipeline.storage.source import Source
@@ -76,7 +76,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
         Here, because every run has a store, and nothing else of ours is called in a shell's run.
         """
         if context.run is not None and context.instance is not None:  # not in a schedule's tick
-            processes.sign(context.instance, context.run)
+            run_processes.sign(context.instance, context.run)
 
     def open(self) -> Store:
         """Open the store."""

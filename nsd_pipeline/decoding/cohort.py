@@ -17,15 +17,15 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.rows import Floats, Integers, Memory
 from nsd_pipeline.decoding.trials import Trials, Windows, assemble_trials, by_session, place_windows
 from nsd_pipeline.embeddings import describe_encoder, read_embeddings, same_encoder
+from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import ArtifactError, Remake
 from nsd_pipeline.events import read_events
+from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, N_SESSIONS, session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import SessionRows, read_roi_vertices, series_layout
 
-EVENTS_FILE: Final = "events.parquet"
-EMBEDDINGS_FILE: Final = "embeddings.parquet"
 N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
 
 _THREADS: Final = 16

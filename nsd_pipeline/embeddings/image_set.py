@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+EMBEDDINGS_FILE: Final = "embeddings.parquet"
+"""Name of the file in an artifact."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -245,5 +248,5 @@ def _check_schema(path: Path, table: "pa.Table") -> None:
 def _artifact_error(path: Path, problem: str) -> ArtifactError:
     return ArtifactError(
         f"The image embeddings {path} {problem}.",
-        next_step="delete the file and materialize `stimulus_embeddings` again.",
+        next_step="delete the file and make stimulus_embeddings again.",
     )

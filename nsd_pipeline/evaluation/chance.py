@@ -184,10 +184,10 @@ def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
     """Distribute the rank of an image that is ``own`` times among the candidates.
 
     Repeats of an image are tied, so images fall in line as blocks: any number of the other blocks
-    comes before the own one, and then any choice of so many of them.
+    comes before the own one, and then any choice of that number of them.
     """
     n_others = sum(others)
-    # How many choices of so many blocks (row) have so many candidates (column).
+    # Row b, column c: how many choices of b blocks have c candidates in all.
     choices = np.zeros((len(others) + 1, n_others + 1))
     choices[0, 0] = 1
     for size in others:

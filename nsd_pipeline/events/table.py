@@ -12,6 +12,9 @@ import pandas as pd
 from nsd_pipeline.errors import ArtifactError, NsdError
 from nsd_pipeline.storage.disk import replacing
 
+EVENTS_FILE: Final = "events.parquet"
+"""Name of the file in an artifact."""
+
 
 class EventColumn(NamedTuple):
     """One column of an event table."""

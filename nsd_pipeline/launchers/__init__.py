@@ -1,8 +1,8 @@
 """How runs get their hardware: a GPU per run on a host, jobs on a Slurm cluster, leases in a shell.
 
 Nothing here computes. `devices` and `slurm_jobs` are plain Python; `base`, `gpu` and `slurm` are
-Dagster run launchers, named in dagster.yaml; `slurm_worker` is what a Slurm job runs; `processes`
-knows the processes of runs, also of those that no launcher started.
+Dagster run launchers, named in dagster.yaml; `slurm_worker` is what a Slurm job runs;
+`run_processes` knows the processes of runs, also of those that no launcher started.
 """
 
 import lazy_loader

@@ -29,7 +29,7 @@ from nsd_pipeline.dagster_private import (
     counts_pools_by_run,
 )
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers import processes
+from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.launchers.base import (
     GPU_POOL,
     LAUNCHED_TAG,
@@ -50,7 +50,7 @@ from nsd_pipeline.launchers.devices import (
     visible_devices,
     write_holder,
 )
-from nsd_pipeline.launchers.processes import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
+from nsd_pipeline.launchers.run_processes import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
 
 DEVICE_TAG: Final = "nsd/device"
 """GPU of a run, or ``cpu``."""
@@ -270,7 +270,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
         descriptor: int | None = None,
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != LEASE_ENV}
-        child = processes.start(
+        child = run_processes.start(
             command,
             run_id=run.run_id,
             environment={**inherited, **mask},
@@ -285,7 +285,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
                 {
                     LAUNCHED_TAG: run.run_id,
                     DEVICE_TAG: device,
-                    **process_tags(processes.identify(child.pid)),
+                    **process_tags(run_processes.identify(child.pid)),
                 },
             )
         except BaseException:
@@ -306,11 +306,11 @@ class GpuRunLauncher(MonitoredRunLauncher):
     def _tell(self, run: DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=type(self))
 
-    def _worker(self, run: DagsterRun) -> processes.RunProcess | None:
-        return self._tagged_worker(run) or processes.find(run.run_id)
+    def _worker(self, run: DagsterRun) -> run_processes.RunProcess | None:
+        return self._tagged_worker(run) or run_processes.find(run.run_id)
 
-    def _tagged_worker(self, run: DagsterRun) -> processes.RunProcess | None:
+    def _tagged_worker(self, run: DagsterRun) -> run_processes.RunProcess | None:
         pid, started = self.own_tag(run, PID_TAG), self.own_tag(run, STARTED_TAG)
         if pid is None or started is None or run.tags.get(HOST_TAG) != socket.gethostname():
             return None
-        return processes.RunProcess(int(pid), float(started))
+        return run_processes.RunProcess(int(pid), float(started))

@@ -30,15 +30,7 @@ _MIRROR: Final = "mirror.json"
 
 @dataclass(frozen=True)
 class BetasObject:
-    """One hemisphere's file of betas on the source, its header read and checked.
-
-    Parameters
-    ----------
-    info
-        Key, size and ETag of the object.
-    header
-        Its MGH header.
-    """
+    """One hemisphere's file of betas on the source, its header read and checked."""
 
     info: ObjectInfo
     header: mgh.MghHeader
@@ -52,16 +44,9 @@ class BetasObject:
 def inspect_betas(
     source: Source, subject: str, session: int, *, n_trials: int
 ) -> dict[Hemisphere, BetasObject]:
-    """Read and check the header of both hemispheres of a session.
+    """Read and check the header of both hemispheres of a session, as ``"subj01"`` and from 1.
 
-    Parameters
-    ----------
-    source
-        Where NSD's files are read.
-    subject, session
-        Which session, as ``"subj01"`` and from 1.
-    n_trials
-        Trials that the experiment design has for the session: the number of frames.
+    `n_trials` is the number of trials that the experiment design has for the session.
 
     Raises
     ------

@@ -28,9 +28,6 @@ TR: Final[dict[FunctionalSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
 """Seconds from one volume to the next. Trials start every 4 s, so the design files must have an
 onset on every third or fourth volume, which is checked; headers are not relied upon."""
 
-_RESTING_SESSIONS: Final = {"subj01": range(21, 39), "subj05": range(21, 39)}
-_OTHERS_RESTING_SESSIONS: Final = range(21, 31)
-
 
 def file_run(subject: str, session: int, run: int) -> int:
     """Number that a task run (1 to 12) has in file names.
@@ -38,8 +35,8 @@ def file_run(subject: str, session: int, run: int) -> int:
     Sessions 21 to 38 of subjects 1 and 5, and 21 to 30 of the others, have 14 runs, of which the
     first and the last are rest.
     """
-    resting = _RESTING_SESSIONS.get(subject, _OTHERS_RESTING_SESSIONS)
-    return run + 1 if session in resting else run
+    last = 38 if subject in ("subj01", "subj05") else 30
+    return run + 1 if 21 <= session <= last else run
 
 
 def series_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
@@ -88,7 +85,7 @@ def read_design(path: Path) -> NDArray[np.int64]:
 
 
 def design_onsets(path: Path, tr: float) -> Onsets:
-    """When images were shown in a run, from its design file."""
+    """When images were shown in a run, from its design file; `tr` is in seconds."""
     design = read_design(path)
     volumes = np.flatnonzero(design)
     return Onsets(volumes.astype(np.float64) * tr, design[volumes])
@@ -96,15 +93,7 @@ def design_onsets(path: Path, tr: float) -> Onsets:
 
 @dataclass(frozen=True)
 class SeriesObject:
-    """One run's files on the source.
-
-    Parameters
-    ----------
-    run
-        1-based task run.
-    volumes, design
-        Key, size and ETag of the volumes and of the design file.
-    """
+    """One (1-based) task run's volumes and design file on the source."""
 
     run: int
     volumes: ObjectInfo
@@ -124,8 +113,9 @@ def inspect_series(
     keys = {
         run: [key(subject, session, run, space) for key in (series_key, design_key)] for run in runs
     }
-    prefixes = session_prefixes(subject, session, space)
-    offered = {key for prefix in prefixes for key in source.list(prefix)}
+    offered = {
+        key for prefix in session_prefixes(subject, session, space) for key in source.list(prefix)
+    }
     missing = [run for run, wanted in keys.items() if not offered.issuperset(wanted)]
     if missing:
         first = next(key for key in keys[missing[0]] if key not in offered)
@@ -159,12 +149,8 @@ def download_series(
 
     Parameters
     ----------
-    source
-        Where NSD's files are read.
-    objects
-        What :func:`inspect_series` found.
-    space
-        Space of the volumes.
+    source, objects, space
+        What :func:`inspect_series` found there in which space.
     folder
         Receives the files.
     scratch

@@ -1,8 +1,8 @@
 """Reader of NSD's HDF5 betas, in which every voxel (or vertex) is a chunk of its own.
 
-A chunk holds one voxel in all trials of a session, uncompressed: its place in the file is all that
-is needed to read it. HDF5 itself says where the chunks lie; the bytes are then read without it,
-neighbours together, whether the file is here or on a bucket.
+A chunk holds one voxel in all trials of a session, uncompressed, so that it can be read
+without HDF5 once its place in the file is known. HDF5 says where the chunks lie; the bytes are then
+read directly, neighbours together, whether the file is here or on a bucket.
 """
 
 import io
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd.hdf5 import own_member
+from nsd_pipeline.nsd.hdf5 import own_member, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -26,8 +26,8 @@ DATASET: Final = "betas"
 VALUE: Final = np.dtype("<i2")
 
 _BRIDGE_BYTES: Final = 2**15
-"""Chunks that nobody asked for are read with their neighbours up to this size: as much passes in
-the time that a request of its own would take (0.3 ms of a gigabit, with 32 requests in flight)."""
+"""A gap between wanted chunks is read too if it is not larger: one more request would take as long
+(0.3 ms at a gigabit, with 32 requests in flight)."""
 _PART_BYTES: Final = 24 * 2**20
 """What is in memory at once."""
 
@@ -86,27 +86,18 @@ class ChunkPlan:
 
 
 def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...], int]:
-    """Shape and number of trials of a file of betas, without its index of chunks.
+    """Shape, (X, Y, Z) or (V,), and number of trials of a file, without its index of chunks.
 
-    Parameters
-    ----------
-    file
-        The file, open or by its path.
-    name
-        What to call it in errors.
-
-    Returns
-    -------
-    shape
-        (X, Y, Z) or (V,).
-    n_trials
+    `name` is what an error calls the file.
 
     Raises
     ------
     InvalidFileError
         If it is not HDF5, or not one uncompressed chunk of int16 for each voxel.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
         return dataset.shape[:0:-1], dataset.shape[0]
 
@@ -119,7 +110,9 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
     InvalidFileError
         As `read_shape`; also if a voxel has no chunk.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
         # MATLAB counts axes from the other end: h5py sees (trial, z, y, x).
         shape = dataset.shape[:0:-1]
@@ -154,7 +147,7 @@ def plan_chunks(layout: VoxelLayout, voxels: NDArray[np.int64]) -> ChunkPlan:
     wanted[voxels] = True
     wanted = wanted[order]
     offsets = layout.offsets[order]
-    # Runs of chunks without anything else between them: only these can be read through.
+    # Numbers stretches of chunks with nothing else between them: only there can a gap be read.
     run = np.cumsum(np.diff(offsets, prepend=offsets[:1]) != layout.chunk_bytes)
     places = np.flatnonzero(wanted)
     gap = np.diff(places) - 1
@@ -193,18 +186,9 @@ def read_chunks(
             yield part.voxels, np.frombuffer(raw, VALUE).reshape(len(part.voxels), -1)
 
 
-def _open(file: io.RawIOBase | Path, name: str) -> "h5py.File":
-    import h5py
-
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        raise _invalid(name, f"is not a readable HDF5 file ({error})") from error
-
-
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
     dataset = own_member(file, DATASET, name=name)
-    if dataset is None or not hasattr(dataset, "shape"):
+    if not getattr(dataset, "shape", None):
         raise _invalid(name, f"has no dataset {DATASET!r}")
     n_trials, *others = dataset.shape
     if dataset.dtype != VALUE:

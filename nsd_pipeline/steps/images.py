@@ -23,6 +23,7 @@ from nsd_pipeline.embeddings import (
     write_embeddings,
 )
 from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
+from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
@@ -46,7 +47,6 @@ PHOTOGRAPHS: Final = "photographs of NSD"
 GENERATED: Final = "generated"
 """What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
 
-EMBEDDINGS_FILE: Final = "embeddings.parquet"
 ENCODER = os.environ.get("NSD_ENCODER", DEFAULT_MODEL)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import build_bold_events, write_events
+from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd import bids, layout
 from nsd_pipeline.nsd.layout import FunctionalSpace
 from nsd_pipeline.nsd.nsd_series import (
@@ -25,7 +26,7 @@ from nsd_pipeline.nsd.nsd_series import (
 )
 from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.events import COLUMN_SCHEMA, EVENTS_FILE, Events, EventTables
+from nsd_pipeline.steps.events import COLUMN_SCHEMA, Events, EventTables
 from nsd_pipeline.steps.raw import Design, experiment_design
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step

@@ -72,7 +72,7 @@ class Manifest(BaseModel):
     key
         Name of the artifact in its store.
     asset, partition
-        What was materialized; an unpartitioned asset has the partition None.
+        What it is an artifact of; the partition is None where there is only one.
     fingerprint
         See :func:`fingerprint`.
     code_version
@@ -163,7 +163,7 @@ def _refused(url: str, key: str, reason: str) -> DamagedArtifactError:
     return DamagedArtifactError(
         f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is not one"
         f" that could be used ({reason}).",
-        next_step=f"materialize {asset} of this partition again; if you did not write to this store"
+        next_step=f"make {asset} of this partition again; if you did not write to this store"
         " yourself, ask who did.",
     )
 

@@ -142,7 +142,7 @@ def listed_path(folder: Path, name: object, listing: Path) -> Path:
 
 def _damaged(listing: Path, problem: str) -> DamagedArtifactError:
     return DamagedArtifactError(
-        f"{listing} {problem}.", next_step="materialize the asset that wrote it again."
+        f"{listing} {problem}.", next_step="make the artifact that it belongs to again."
     )
 
 

@@ -13,7 +13,6 @@ from nsd_pipeline.nsd.layout import (
     HEMISPHERES,
     Space,
     fsaverage_to_white_key,
-    functional_space,
     layer_keys,
     white_to_fsaverage_key,
 )
@@ -65,9 +64,8 @@ def read_operator(
             return FsaverageOperator.from_native_surface(nearest, n_vertices)
         if volume_shape is None:
             raise ValueError("the shape of the volumes is not known.")
-        functional = functional_space(space)
         layers = {
-            each: [_read(paths[key], n_columns=3) for key in layer_keys(subject, functional, each)]
+            each: [_read(paths[key], n_columns=3) for key in layer_keys(subject, space, each)]
             for each in HEMISPHERES
         }
         return FsaverageOperator.from_coordinates(layers, nearest, volume_shape, method)
