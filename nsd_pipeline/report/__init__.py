@@ -6,12 +6,7 @@ are imported when a figure or page is first drawn.
 
 from nsd_pipeline.report.cortex_map import surface_map
 from nsd_pipeline.report.gallery import Example, Retrieval, gallery_examples, retrieval_gallery
-from nsd_pipeline.report.metric_figures import (
-    data_uri,
-    metric_bars,
-    rank_distribution,
-    training_curves,
-)
+from nsd_pipeline.report.metric_figures import metric_bars, rank_distribution, training_curves
 from nsd_pipeline.report.page import CohortReport, PageFigure, render_page
 from nsd_pipeline.report.tables import (
     NOT_RECORDED,
@@ -31,7 +26,6 @@ __all__ = [
     "PageFigure",
     "Retrieval",
     "as_read",
-    "data_uri",
     "differing_settings",
     "gallery_examples",
     "metric_bars",

@@ -1,13 +1,12 @@
 """Figures of numbers: a training's curves, how places are distributed, cohorts compared.
 
-Figures are drawn on matplotlib's Agg canvas through objects; pyplot, its windows and its global
-state stay out, so that any thread of any process can draw.
+Figures are drawn on matplotlib's Agg canvas through objects. pyplot has windows and global state
+and is not used, so that any thread of any process can draw.
 """
 
-import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ DPI: Final = 144
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Start a figure of a width and height in inches that lays itself out."""
+    """Start a figure of a width and height in inches; it places its axes itself."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,10 +46,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Give axes the report's look: two thin spines, a title, and below it the legend.
-
-    The legend takes a line of its own above the axes, so that it covers no data, whatever they are.
-    """
+    """Give axes the report's look: two thin spines, a title, and below it the legend."""
     axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK, pad=22)
     axes.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
     axes.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
@@ -60,6 +56,7 @@ def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") 
         axes.spines[side].set(linewidth=0.6, color=INK)
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
+        # On a line of its own above the axes, where it covers no data.
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1),
@@ -74,8 +71,14 @@ def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") 
         )
 
 
-def render(figure: "Figure", *, dpi: int = DPI, oversample: int = 1) -> "Image":
-    """Draw a figure on pixels.
+def to_png(
+    figure: "Figure",
+    *,
+    dpi: int = DPI,
+    oversample: int = 1,
+    simplify: "Callable[[Image], Image]" = lambda image: image,
+) -> bytes:
+    """Draw a figure and write it as PNG.
 
     Parameters
     ----------
@@ -85,34 +88,30 @@ def render(figure: "Figure", *, dpi: int = DPI, oversample: int = 1) -> "Image":
         Pixels per inch.
     oversample
         How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB.
+    simplify
+        What is done to the picture (RGB) so that the PNG is small.
     """
     from PIL import Image
 
-    canvas = io.BytesIO()
+    canvas, png = io.BytesIO(), io.BytesIO()
     figure.savefig(canvas, format="png", dpi=dpi * oversample)
-    return Image.open(canvas).convert("RGB").reduce(oversample)
-
-
-def encode(image: "Image") -> bytes:
-    """Write an image as PNG."""
-    png = io.BytesIO()
-    image.save(png, format="png", optimize=True)
+    image = Image.open(canvas).convert("RGB").reduce(oversample)
+    simplify(image).save(png, format="png", optimize=True)
     return png.getvalue()
 
 
-def to_png(figure: "Figure") -> bytes:
-    """Draw a figure and write it as PNG."""
-    return encode(render(figure))
-
-
-def data_uri(png: bytes) -> str:
-    """Write a PNG as a data URI, which Markdown and HTML show without a file beside them."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _number(
+    axes: "Axes", value: float, at: tuple[Any, Any], offset: tuple[int, int], **look: Any
+) -> None:
+    """Write a number beside a point of the axes, ``offset`` points (1/72 inch) from it."""
+    axes.annotate(
+        f"{value:.1f}",
+        at,
+        xytext=offset,
+        textcoords="offset points",
+        fontsize=TEXT_SIZE - 1,
+        **look,
+    )
 
 
 _TOP_K: Final = {10: GREEN, 5: BLUE, 1: ORANGE}
@@ -121,6 +120,7 @@ _COLUMNS: Final = (
     *(f"val/batch_top{k}_acc" for k in _TOP_K),
 )
 _DOTTED: Final = (0, (1, 2))
+_DASHED: Final = (0, (4, 2))
 
 
 def training_curves(
@@ -129,7 +129,7 @@ def training_curves(
     batch_size: int | None = None,
     monitor: str = "val/batch_top5_acc",
 ) -> bytes:
-    """Draw loss, retrieval within validation batches, and learning rate over the epochs.
+    """Draw loss, retrieval within validation batches and learning rate over the epochs, as PNG.
 
     The epoch whose ``monitor`` is highest (the first, if several) is marked: its model is the one
     that is kept.
@@ -144,11 +144,6 @@ def training_curves(
     monitor
         Column of the history that chose the epoch.
 
-    Returns
-    -------
-    bytes
-        PNG.
-
     Raises
     ------
     NsdError
@@ -161,13 +156,14 @@ def training_curves(
             next_step="pass the history that training returns.",
         )
     epoch = history["epoch"].to_numpy()
+    # Without validation trials the monitor is NaN in every epoch, and argmax needs a number.
     best = epoch[history[monitor].fillna(-np.inf).to_numpy().argmax()]
 
     figure = new_figure(8.4, 2.8)
     loss, top, rate = figure.subplots(1, 3, width_ratios=(1.1, 1.25, 0.85))
     for axes in (loss, top, rate):
         label = f"model kept: epoch {best}" if axes is rate else None
-        axes.axvline(best, color=VERMILION, lw=1.0, ls=(0, (4, 2)), zorder=1, label=label)
+        axes.axvline(best, color=VERMILION, lw=1.0, ls=_DASHED, zorder=1, label=label)
         axes.grid(axis="y", color=FAINT, lw=0.6)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -181,6 +177,7 @@ def training_curves(
         if batch_size is not None:
             top.axhline(100 * min(1.0, k / batch_size), color=color, lw=0.9, ls=_DOTTED)
     if batch_size is not None:
+        # One entry of the legend for the lines of all three k.
         top.plot([], [], color=MUTED, lw=0.9, ls=_DOTTED, label="chance")
     top.set_ylim(0, None)
     style(top, title="Retrieval in validation batches", xlabel="epoch", ylabel="trials correct (%)")
@@ -193,14 +190,11 @@ def training_curves(
     return to_png(figure)
 
 
-_DASHED: Final = (0, (4, 2))
-
-
 def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
-    """Draw at which place trials have their image, and how many have it among the first k.
+    """Draw at which place trials have their image and how many have it in the first k, as PNG.
 
-    Places count from 1. Chance is a place drawn evenly from the set: a flat histogram, k /
-    ``set_size`` among the first k, and a median of (``set_size`` + 1) / 2.
+    Places count from 1. By chance every place is as likely: a flat histogram, k / ``set_size``
+    among the first k, and a median of (``set_size`` + 1) / 2.
 
     Parameters
     ----------
@@ -208,11 +202,6 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
         0-based rank of the image seen, one per trial; halves (ties) allowed.
     set_size
         Number of images retrieved from.
-
-    Returns
-    -------
-    bytes
-        PNG.
 
     Raises
     ------
@@ -240,12 +229,8 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
     )
     histogram.axhline(100 / n_bins, color=INK, lw=1.0, ls=_DASHED, label="chance")
     median = float(np.median(places))
-    histogram.axvline(
-        median,
-        color=VERMILION,
-        lw=1.2,
-        label=f"median {median:g} (chance {(set_size + 1) / 2:g})",
-    )
+    label = f"median {median:g} (chance {(set_size + 1) / 2:g})"
+    histogram.axvline(median, color=VERMILION, lw=1.2, label=label)
     histogram.set_xlim(0.5, set_size + 0.5)
     style(
         histogram,
@@ -254,20 +239,15 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
         ylabel="trials (%)",
     )
 
+    # Points evenly spaced on the logarithmic axis; the curve is a step function in between.
     k = np.unique(np.geomspace(1, set_size, 400).round())
     within = np.searchsorted(np.sort(values), k, side="left")
     for first in (first for first in (1, 5, 10) if first < set_size):
         percent = 100 * float(np.mean(values < first))
         curve.plot(first, percent, "o", color=BLUE, ms=4)
-        curve.annotate(
-            f"{percent:.1f}",
-            (first, percent),
-            xytext=(5, -9) if first == 1 else (-1, 5),
-            textcoords="offset points",
-            ha="left" if first == 1 else "right",
-            fontsize=TEXT_SIZE - 1,
-            color=INK,
-        )
+        # Left of the first point is the frame: its number goes to the right of it.
+        offset, side = ((5, -9), "left") if first == 1 else ((-1, 5), "right")
+        _number(curve, percent, (first, percent), offset, ha=side, color=INK)
     curve.plot(k, 100 * within / values.size, color=BLUE, lw=1.8, label="model")
     curve.plot(k, 100 * k / set_size, color=INK, lw=1.0, ls=_DASHED, label="chance")
     curve.set_xscale("log")
@@ -285,21 +265,16 @@ def metric_bars(
     chance: Mapping[str, Mapping[str, float]],
     names: Sequence[str] = ("top1_acc", "top5_acc", "top10_acc"),
 ) -> bytes:
-    """Draw accuracies of cohorts side by side, each with its own chance level.
+    """Draw accuracies of cohorts side by side, each with its own chance level, as PNG.
 
     Parameters
     ----------
     metrics
         By cohort, then by metric: fractions.
     chance
-        Chance level, likewise; cohorts differ in it, for their test sets differ in size.
+        Chance level, likewise. Cohorts differ in it because their test sets differ in size.
     names
         Metrics to draw, one panel each.
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     cohorts = list(metrics)
     figure = new_figure(2.9 * len(names), 0.95 + 0.27 * len(cohorts))
@@ -311,16 +286,9 @@ def metric_bars(
         axes.barh(rows, percent, height=0.62, color=BLUE)
         axes.vlines(level, rows - 0.42, rows + 0.42, color=INK, lw=1.4, label="chance")
         for row, value in zip(rows, percent, strict=True):
-            axes.annotate(
-                f"{value:.1f}",
-                (value, row),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=TEXT_SIZE - 1,
-                color=MUTED,
-            )
+            _number(axes, value, (value, row), (3, 0), va="center", color=MUTED)
         axes.set_yticks(rows, labels=cohorts)
+        # The first cohort on top.
         axes.set_ylim(len(cohorts) - 0.4, -0.6)
         axes.set_xlim(0, max(5.0, 1.18 * max(percent.max(), level.max())))
         axes.grid(axis="x", color=FAINT, lw=0.6)

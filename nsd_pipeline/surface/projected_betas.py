@@ -75,9 +75,15 @@ def read_betas(
     if files.file_format == "nii.gz":
         return betas_from_nifti(files.betas[0], operator)
     parts = read_parts(files, of_files, operator.touched_voxels)
-    if space == "nativesurface":
-        return betas_from_vertices(parts, operator, n_trials)
-    return betas_from_voxels(parts, operator, n_trials)
+    if space != "nativesurface":
+        return betas_from_voxels(parts, operator, n_trials)
+    values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
+    for places, part in parts:
+        values[places] = part
+    # There are no masks of native surfaces: a vertex that is 0 in all trials has no data.
+    betas = operator.masked((values != 0).any(axis=1)).apply(values)
+    betas /= PERCENT_SCALE
+    return betas
 
 
 def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.float32]:
@@ -117,32 +123,10 @@ def betas_from_voxels(
     return betas
 
 
-def betas_from_vertices(
-    parts: Parts, operator: FsaverageOperator, n_trials: int
-) -> NDArray[np.float32]:
-    """Map vertices of a subject's own surface: as `betas_from_nifti`.
-
-    There are no masks of them: a vertex that is 0 in all trials has no data.
-    """
-    values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
-    for places, part in parts:
-        values[places] = part
-    betas = operator.masked((values != 0).any(axis=1)).apply(values)
-    betas /= PERCENT_SCALE
-    return betas
-
-
 def check_shapes(
     names: Sequence[str], shapes: Sequence[tuple[int, ...]], operator: FsaverageOperator
 ) -> None:
-    """Check that files are of the space that an operator starts from.
-
-    Parameters
-    ----------
-    names
-        What to call the files in the error.
-    shapes
-        (X, Y, Z) of one file, or (V,) of each hemisphere.
+    """Check that files, by name and shape, are of the space that an operator starts from.
 
     Raises
     ------

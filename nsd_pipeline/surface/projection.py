@@ -82,24 +82,22 @@ def project_volume(
 def grid_operator(
     affine: ArrayLike,
     shape: tuple[int, int, int],
-    valid: NDArray[np.bool_] | None = None,
-    mesh: Mesh = "fsaverage5",
+    valid: NDArray[np.bool_],
 ) -> FsaverageOperator:
     """What `project_volume` does with volumes of one grid, as an operator.
 
     Parameters
     ----------
-    affine, mesh
+    affine
         As for `project_volume`.
     shape
         Voxels along each axis.
-    valid : array of shape (X, Y, Z), bool, optional
+    valid : array of shape (X, Y, Z), bool
         Voxels that hold data; the others are treated as `project_volume` treats NaN: samples that
         look at them are left out of a vertex's mean.
     """
-    projector = _projector(mesh, np.asarray(affine, np.float64).tobytes(), shape)
-    mean = projector.mean if valid is None else projector.mean_where(valid)
-    return FsaverageOperator(mean, projector.touched, (shape,))
+    projector = _projector("fsaverage5", np.asarray(affine, np.float64).tobytes(), shape)
+    return FsaverageOperator(projector.mean_where(valid), projector.touched, (shape,))
 
 
 @dataclass(frozen=True, eq=False)

@@ -157,7 +157,12 @@ class FsaverageOperator:
         """
         from scipy.sparse import csr_array
 
-        lost = self._looks_at(~self._touched(valid))
+        # Weights may be zero, and yet their voxels count as looked at.
+        pattern = csr_array(
+            (np.ones_like(self.weights.data), self.weights.indices, self.weights.indptr),
+            shape=self.weights.shape,
+        )
+        lost = pattern @ (~self._touched(valid)).astype(np.float32) > 0
         count = np.diff(self.weights.indptr)
         kept = np.repeat(~lost, count)
         count[lost] = 0
@@ -253,17 +258,6 @@ class FsaverageOperator:
         """Vertices that look at no voxel: they have no value."""
         outside: NDArray[np.bool_] = np.diff(self.weights.indptr) == 0
         return outside
-
-    def _looks_at(self, voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which vertices look at any of some touched voxels, with whatever weight."""
-        from scipy.sparse import csr_array
-
-        pattern = csr_array(
-            (np.ones_like(self.weights.data), self.weights.indices, self.weights.indptr),
-            shape=self.weights.shape,
-        )
-        reached: NDArray[np.bool_] = pattern @ voxels.astype(np.float32) > 0
-        return reached
 
     def save(self, path: Path) -> None:
         """Write the operator as an ``.npz`` file (numbers only, no pickle)."""
