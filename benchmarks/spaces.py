@@ -35,7 +35,8 @@ def _volumes(
 ) -> Iterator[Inputs]:
     """Files of volumes, and the operator that a first session or run has built."""
     from nsd_pipeline.demo.anatomy import grid, write_transforms
-    from nsd_pipeline.surface import read_operator, transform_keys
+    from nsd_pipeline.nsd.layout import transform_keys
+    from nsd_pipeline.surface import read_operator
 
     n_volumes, voxels = n_quick if quick else n_full, grid(_SUBJECT, _SPACE)
     operator = folder / "operator.npz"

@@ -22,7 +22,7 @@ class TrainingConfig(BaseModel):
     """Architecture, loss, optimisation and data of one model.
 
     The defaults are the reference's task (REFERENCE, "The task's configuration"). Types are simple
-    ones only, because the settings in the web UI are derived from this class.
+    ones only, because a user interface derives its fields from this class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,6 +1,6 @@
 """The demo subjects' own spaces, and the transforms that lead from them to fsaverage.
 
-All subjects share the cortex of :mod:`.cortex`, so a functional volume differs only by its grid.
+All subjects share one cortex (:mod:`.brain`), so a functional volume differs only by its grid.
 A subject's own surface has the vertices of fsaverage5 and some between them, in an order of its
 own: what leads to fsaverage has to be followed, as in NSD.
 """

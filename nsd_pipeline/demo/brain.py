@@ -5,10 +5,10 @@ edge, after the vertices that are there. Two such steps lead from the 10,242 ver
 to the 163,842 of fsaverage. The first 10,242 are therefore where they are on fsaverage; the others
 are in plausible places, in an order of our own.
 
-Roughly what early visual cortex is known for, and nothing of any network: an encoder can only be
-decoded from these responses because it looks at the same pictures.
+The features are roughly what early visual cortex is known for, and nothing of any network: an
+encoder can only be decoded from these responses because it looks at the same pictures.
 
-A few patches of visual cortex respond linearly to the features of :mod:`.features`. Neighbouring
+A few patches of visual cortex respond linearly to the features of an image. Neighbouring
 vertices prefer similar features, and a hemisphere prefers the opposite side of the visual field.
 What subjects have in common is larger than what is their own. Everything else is noise: smooth
 over the cortex, different from trial to trial, with an offset and a gain to every session. Surface

@@ -53,6 +53,14 @@ if TYPE_CHECKING:
     import h5py
 
 
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE: Final = GENERATED_KEY
+"""The settings of a complete dataset; written last."""
+_UNFINISHED_FILE: Final = "demo.unfinished"
+"""Marks a folder as ours while a dataset is being written to it."""
+_THREADS: Final = 2
+_IMAGES_AT_ONCE: Final = 32
 _PROBE_BYTES: Final = 1 << 24
 _BLOCK_BYTES: Final = 512
 
@@ -97,16 +105,6 @@ def _require_sparse_files(folder: Path) -> None:
             "39.6 GB there.",
             next_step="choose a folder on another file system (ext4, xfs and APFS have them).",
         )
-
-
-SETTINGS_FILE: Final = GENERATED_KEY
-"""The settings of a complete dataset; written last."""
-_UNFINISHED_FILE: Final = "demo.unfinished"
-"""Marks a folder as ours while a dataset is being written to it."""
-_THREADS: Final = 2
-_IMAGES_AT_ONCE: Final = 32
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)

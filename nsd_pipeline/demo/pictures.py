@@ -1,8 +1,5 @@
 """The demo's stimuli: colourful synthetic scenes in place of NSD's photographs.
 
-What belongs here: shapes that know nothing of what they depict. What they depict is in
-:mod:`nsd_pipeline.demo.pictures`.
-
 Every image follows from the seed and its own id alone, so that a dataset with more sessions shows
 the same pictures as a smaller one.
 """

@@ -1,8 +1,4 @@
-"""What the run launchers share: which runs need a GPU, how an ended worker becomes an ended run.
-
-The tag has to be on the job: tags of assets and ops do not reach the pod of a run. A launcher for
-another place ignores it.
-"""
+"""What the run launchers share: which runs need a GPU, how an ended worker becomes an ended run."""
 
 import logging
 import socket
@@ -46,8 +42,10 @@ KUBERNETES_GPU: Final[Mapping[str, Any]] = {
         },
     }
 }
-"""Run tags of a job that needs one GPU."""
+"""Run tags of a job that needs one GPU on Kubernetes, where Dagster's own launcher reads them.
 
+On the job, because tags of assets and ops do not reach the pod of a run. Other launchers ignore it.
+"""
 
 GPU_POOL: Final = "gpu"
 """Pool of the ops and assets that need a GPU."""

@@ -32,6 +32,12 @@ MASK_ENV: Final = "CUDA_VISIBLE_DEVICES"
 DEVICES_ENV: Final = "NSD_GPU_DEVICES"
 """Comma-separated devices to use instead of those found; simulates devices where there are none."""
 
+LEASE_ENV: Final = "NSD_GPU_LEASE"
+"""Set by the launcher in a run's process: the device whose lock that process has inherited."""
+LOCKS_ENV: Final = "NSD_GPU_LOCKS"
+"""Folder of the lock files; share one between users who share the GPUs of a host."""
+
+_log = logging.getLogger(__name__)
 _GPU_LINE = re.compile(r"GPU (?P<index>\d+): .*\(UUID: (?P<uuid>GPU-[\w-]+)\)")
 _MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (?P<uuid>MIG-[\w/-]+)\)")
 
@@ -145,14 +151,6 @@ def visible_devices(
             next_step=f"list devices that {MASK_ENV} names, or unset it.",
         )
     return tuple(visible)
-
-
-LEASE_ENV: Final = "NSD_GPU_LEASE"
-"""Set by the launcher in a run's process: the device whose lock that process has inherited."""
-LOCKS_ENV: Final = "NSD_GPU_LOCKS"
-"""Folder of the lock files; share one between users who share the GPUs of a host."""
-
-_log = logging.getLogger(__name__)
 
 
 def locks_folder() -> Path:

@@ -1,7 +1,7 @@
 """The processes of runs on this host: start one, recognise it later, stop it.
 
-``dagster asset materialize``, ``dg launch``, the demo and the stages of the job ``subject`` execute
-runs in their own process. If that is killed, nobody is left to end the run: it would be "started"
+``dagster asset materialize``, ``dg launch``, the demo and the job ``subject`` execute runs in their
+own process. If that is killed, nobody is left to end the run: it would be "started"
 for good, and hold back its partition. So such a run's process notes itself in the run's tags, and
 whoever looks after runs, or waits for their partitions, compares them with the processes there are.
 """
@@ -23,6 +23,13 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
 RUN_ID_ENV: Final = "NSD_RUN_ID"
 """Names the run in its process's environment, so that the process is found by it, and that the
 process knows that a launcher looks after it."""
+PID_TAG: Final = "nsd/pid"
+STARTED_TAG: Final = "nsd/pid_started"
+HOST_TAG: Final = "nsd/host"
+NAMESPACE_TAG: Final = "nsd/pid_namespace"
+"""Where the process id counts: containers can share a host's name, and have their own ids."""
+SIGNED_TAG: Final = "nsd/signed"
+"""Id of the run that noted its own process: a retry starts with its parent's tags."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +164,6 @@ def tail(log: Path, *, n_lines: int = 20) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-n_lines:])
-
-
-PID_TAG: Final = "nsd/pid"
-STARTED_TAG: Final = "nsd/pid_started"
-HOST_TAG: Final = "nsd/host"
-NAMESPACE_TAG: Final = "nsd/pid_namespace"
-"""Where the process id counts: containers can share a host's name, and have their own ids."""
-SIGNED_TAG: Final = "nsd/signed"
-"""Id of the run that noted its own process: a retry starts with its parent's tags."""
 
 
 def process_tags(running: RunProcess) -> dict[str, str]:

@@ -24,8 +24,8 @@ class SlurmRunLauncher(MonitoredRunLauncher):
 
     The nodes have to see the same Python environment, ``DAGSTER_HOME`` and storage as the daemon. A
     run whose job waits is "Starting" for Dagster, so ``run_monitoring: start_timeout_seconds`` has
-    to be longer than the cluster's queue. A job that Slurm takes away fails its run with Slurm's
-    reason, and ``run_retries`` decides whether it is tried again.
+    to be longer than the cluster's queue. A job that Slurm ends fails its run with Slurm's reason,
+    and ``run_retries`` decides whether it is tried again.
 
     Parameters
     ----------

@@ -182,10 +182,9 @@ def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_unpacked_size(path: str | os.PathLike[str]) -> None:
-    """Unpack every compressed element as far as NSD's own could go, and no further.
+    """Check that no compressed element is longer, when unpacked, than any that NSD has.
 
-    The file says itself how large its arrays are, and scipy believes it: 7 MB of packed zeros took
-    1.7 GB.
+    scipy believes what the file says of the size of its arrays: 7 MB of packed zeros took 1.7 GB.
     """
     with Path(path).open("rb") as file:
         order = ">" if file.read(_HEADER_BYTES)[-2:] == b"MI" else "<"
@@ -258,11 +257,8 @@ def _wrong(name: str, problem: str) -> MappingError:
 def find_design(source: Source) -> dict[str, ObjectInfo]:
     """Experiment design, stimulus info, and the responses of every subject the source has.
 
-    Returns
-    -------
-    dict
-        The objects by the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv``
-        and ``subjXX_responses.tsv``.
+    By the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv`` and
+    ``subjXX_responses.tsv``.
 
     Raises
     ------

@@ -6,8 +6,8 @@ else chose.
 
 The index of chunks is a tree of small nodes that lie between the chunks, so HDF5 reads thousands of
 them one after the other, and each would cost the time of a request. But a node above the leaves
-names all of its children: when such a node passes by, they are fetched together, before HDF5 asks
-for them. That is a guess at what comes next and nothing more: HDF5 alone reads meaning into the
+names all of its children: when such a node is read, they are fetched together, before HDF5 asks
+for them. This guesses what HDF5 will ask for next, and nothing more: HDF5 alone interprets the
 bytes, and what was not guessed is fetched when it is asked for.
 """
 
@@ -15,6 +15,7 @@ import io
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +28,28 @@ from nsd_pipeline.storage.source import ObjectInfo, Source
 if TYPE_CHECKING:
     import h5py
     from _typeshed import WriteableBuffer
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what HDF5 raises for a damaged file into an error that names the file.
+
+    Raises
+    ------
+    InvalidFileError
+        If the file is damaged, or is none of HDF5.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, LookupError, ValueError, OverflowError, TypeError) as error:
+        # HDF5's own complaints are plain OSErrors. Subclasses come from below it, from the disk or
+        # from the network behind a file object: the file is not to blame.
+        if isinstance(error, OSError) and type(error) is not OSError:
+            raise
+        raise InvalidFileError(
+            f"{name} is not a whole, readable HDF5 file ({error}).",
+            next_step="download it again; a mirror's copy may be incomplete.",
+        ) from error
 
 
 def own_member(file: "h5py.File", member: str, *, name: str) -> Any:

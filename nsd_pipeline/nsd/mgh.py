@@ -47,14 +47,9 @@ _NOT_NSD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MghHeader:
-    """Size of an MGH file with one float32 per vertex and frame.
+    """Size of an MGH file with one float32 for each of V vertices and T frames.
 
-    Parameters
-    ----------
-    n_vertices
-        Vertices V; the file's dimensions are (V, 1, 1, T).
-    n_frames
-        Frames T; in NSD's betas, a frame is a trial.
+    Its dimensions are (V, 1, 1, T). In NSD's betas, a frame is a trial.
     """
 
     n_vertices: int

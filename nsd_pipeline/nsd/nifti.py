@@ -6,6 +6,7 @@ that are wanted are taken out, and the rest is forgotten. Unpacking is what take
 does it three times as fast as Python's own zlib.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,13 +68,7 @@ class VolumeHeader:
 
 @dataclass(frozen=True, eq=False)
 class VolumeSeries(VolumeHeader):
-    """A NIfTI file of one or many volumes on this machine, its header read.
-
-    Attributes
-    ----------
-    path
-        The file; gzipped if its name ends in ``.gz``.
-    """
+    """A NIfTI file on this machine, its header read; gzipped if its name ends in ``.gz``."""
 
     path: Path
 
@@ -131,7 +126,7 @@ class VolumeSeries(VolumeHeader):
         """Yield each volume, flat, as it is stored."""
         from isal import igzip
 
-        n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        n_bytes = math.prod(self.shape) * self.dtype.itemsize
         packed = self.path.suffix == ".gz"
         opened: Any = igzip.IGzipFile if packed else Path.open
         truncated = _damaged(self.path, f"is truncated: {self.n_volumes} volumes were expected")

@@ -150,7 +150,7 @@ def agree_on_tr(
     for name, tr in stated:
         if not low <= tr <= high:
             raise InvalidFileError(
-                f"{name} states a repetition time of {tr:.6g} s, which is none.",
+                f"{name} states a repetition time of {tr:.6g} s, not one of {low:g} to {high:g} s.",
                 next_step="state it as RepetitionTime, in seconds, in the sidecar.",
             )
     return first

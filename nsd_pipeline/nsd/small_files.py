@@ -27,14 +27,9 @@ def _local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Transforms:
-    """The transforms from one space to a subject's cortex and on to fsaverage, on the source.
+    """The files, by key, that lead from a space to a subject's cortex and on to fsaverage.
 
-    Attributes
-    ----------
-    objects
-        Every file, by its key.
-    volume_shape
-        Voxels along each axis of the space; None for a native surface.
+    `volume_shape` is the number of voxels along each axis of the space; None for a native surface.
     """
 
     objects: Mapping[str, ObjectInfo]
@@ -72,15 +67,10 @@ def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """A region's files.
+    """A region's files: `versions` identify their content, by key or path.
 
-    Attributes
-    ----------
-    versions
-        What identifies their content, by key or path.
-    copy
-        Gives the path of each hemisphere's file, after copying it into a folder if it is not on
-        this machine.
+    `copy` gives the path of each hemisphere's file, after copying it into a folder if it is not on
+    this machine.
     """
 
     versions: dict[str, str]

@@ -266,16 +266,9 @@ def _read_header(source: Source, info: ObjectInfo) -> nifti.VolumeHeader:
 
 @dataclass(frozen=True)
 class SpaceFiles:
-    """A session's files in a space on this machine.
+    """A session's files in a space on this machine: as in `SpaceDownload`.
 
-    Attributes
-    ----------
-    file_format
-        ``hdf5`` or ``nii.gz`` as NSD has them, or ``npy``: one row for each voxel that was fetched.
-    betas
-        One file; for native surfaces one for each hemisphere, left first.
-    masks
-        The mask of voxels with data; none for native surfaces.
+    Files of format ``npy`` have one row for each voxel that was fetched from HDF5.
     """
 
     file_format: Literal["hdf5", "nii.gz", "npy"]

@@ -12,6 +12,7 @@ touched. An index says which part holds which image.
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -20,7 +21,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
-from nsd_pipeline.nsd.hdf5 import npy_header, own_member
+from nsd_pipeline.nsd.hdf5 import npy_header, own_member, reading
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
 from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
@@ -74,18 +75,13 @@ class StimulusFile:
         import h5py
 
         self._name = os.fspath(file) if isinstance(file, str | os.PathLike) else STIMULI_KEY
-        try:
-            self._file = h5py.File(file, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-        except OSError as error:
-            raise self._unreadable(error) from error
-        try:
+        with reading(self._name), ExitStack() as opened:
+            self._file = opened.enter_context(h5py.File(file, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES))
             self._images = self._find_images()
-        except BaseException:
-            self.close()
-            raise
-        self.n_images = int(self._images.shape[0])
-        # HDF5 has no offset to give for chunked (hence compressed) datasets.
-        self.contiguous_offset: int | None = self._images.id.get_offset()
+            self.n_images = int(self._images.shape[0])
+            # HDF5 has no offset to give for chunked (hence compressed) datasets.
+            self.contiguous_offset: int | None = self._images.id.get_offset()
+            opened.pop_all()  # it is open until it is closed, unless something was raised
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +121,8 @@ class StimulusFile:
         self.check_ids(ids)
         images = np.empty((ids.size, *IMAGE_SHAPE), np.uint8)
         for position in np.argsort(ids, kind="stable"):  # forward through the file
-            try:
+            with reading(self._name):
                 self._images.read_direct(images, np.s_[ids[position]], np.s_[position])
-            except OSError as error:
-                raise self._unreadable(error) from error
         return images
 
     def _find_images(self) -> Any:
@@ -154,16 +148,6 @@ class StimulusFile:
 
     def _invalid(self, problem: str) -> InvalidFileError:
         return InvalidFileError(f"{self._name}{problem}.", next_step=_NEXT_STEP)
-
-    def _unreadable(self, error: OSError) -> Exception:
-        """Choose what to raise for an error from h5py.
-
-        HDF5's own complaints are plain OSErrors. Subclasses come from below it, from the disk or
-        from the network behind a file object: the file is not to blame.
-        """
-        if type(error) is not OSError:
-            return error
-        return self._invalid(f" is not a whole, readable HDF5 file ({error})")
 
 
 def image_ranges(offset: int, image_ids: Iterable[int]) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Reader of NSD's HDF5 betas, in which every voxel (or vertex) is a chunk of its own.
 
-A chunk holds one voxel in all trials of a session, uncompressed: who knows its place in the file
-can read it without HDF5. HDF5 itself says where the chunks lie; the bytes are then read directly,
-neighbours together, whether the file is here or on a bucket.
+A chunk holds one voxel in all trials of a session, uncompressed, so that it can be read
+without HDF5 once its place in the file is known. HDF5 says where the chunks lie; the bytes are then
+read directly, neighbours together, whether the file is here or on a bucket.
 """
 
 import io
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd.hdf5 import own_member
+from nsd_pipeline.nsd.hdf5 import own_member, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -95,7 +95,9 @@ def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...]
     InvalidFileError
         If it is not HDF5, or not one uncompressed chunk of int16 for each voxel.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
         return dataset.shape[:0:-1], dataset.shape[0]
 
@@ -108,7 +110,9 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
     InvalidFileError
         As `read_shape`; also if a voxel has no chunk.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
         # MATLAB counts axes from the other end: h5py sees (trial, z, y, x).
         shape = dataset.shape[:0:-1]
@@ -180,15 +184,6 @@ def read_chunks(
             if len(raw) != len(part.voxels) * plan.chunk_bytes:
                 raise _invalid(str(path), "is truncated")
             yield part.voxels, np.frombuffer(raw, VALUE).reshape(len(part.voxels), -1)
-
-
-def _open(file: io.RawIOBase | Path, name: str) -> "h5py.File":
-    import h5py
-
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        raise _invalid(name, f"is not a readable HDF5 file ({error})") from error
 
 
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":

@@ -87,13 +87,8 @@ class BoldConfig(dg.Config):
         Raises
         ------
         NsdError
-            If one of them is no folder's name, or there is no raw tree.
+            If one of them is no folder's name.
         """
-        if not self.raw:
-            raise NsdError(
-                f"bold is given the derivatives {self.derivatives}, but no raw BIDS tree.",
-                next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
-            )
         return (
             parse_folder(self.derivatives, what="The derivatives folder (NSD_BIDS_DERIVATIVES)"),
             parse_folder(self.raw, what="The raw BIDS tree (NSD_BIDS_RAW)"),
@@ -137,6 +132,12 @@ class SeriesFiles(Step):
         # Only where somebody chose it, so that artifacts from before it could be chosen stay.
         chosen = {"left_out": without} if without else {}
         if self.config.derivatives:
+            if not self.config.raw:
+                raise NsdError(
+                    f"bold is given the derivatives {self.config.derivatives}, but no raw BIDS"
+                    " tree.",
+                    next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
+                )
             found = bids.find_runs(*self.config.folders(), subject, session, runs)
             self._derived[partition] = found
             return Plan(

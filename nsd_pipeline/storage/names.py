@@ -7,6 +7,7 @@ What is not understood is refused: a folder named ``gs:`` would fill with data t
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -227,3 +228,28 @@ def _not_understood(text: str, what: str) -> NsdError:
         "s3://bucket/prefix. A folder that really has such a name is written "
         f"./{text or 'folder'}; a model on the Hugging Face Hub is owner/name.",
     )
+
+
+def user_folder(variable: str, default: str) -> Path:
+    """Folder of what we keep for this user, as the XDG base directory specification wants it.
+
+    Parameters
+    ----------
+    variable
+        Environment variable that names the folder of such things of all programs.
+    default
+        That folder where the variable is not set, relative to the user's home.
+
+    Raises
+    ------
+    NsdError
+        If there is neither, as for a container's user without an entry in ``/etc/passwd``.
+    """
+    base = os.environ.get(variable)
+    try:
+        return (Path(base) if base else Path.home() / default) / "nsd_pipeline"
+    except RuntimeError as error:
+        raise NsdError(
+            f"The user {os.getuid()} has no home folder, and {variable} is not set.",
+            next_step=f"set {variable} to a folder that this user can write to.",
+        ) from error

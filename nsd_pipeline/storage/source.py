@@ -232,7 +232,7 @@ class LocalMirror:
 
 
 def _read_all(descriptor: int, length: int, offset: int) -> bytes:
-    """So many bytes, or fewer at the end of the file."""
+    """That number of bytes, or fewer at the end of the file."""
     data = b""
     # A network file system may return less than was asked for.
     while len(data) < length and (part := os.pread(descriptor, length - len(data), offset)):

@@ -64,7 +64,7 @@ def test_the_index_comes_without_the_chunks_and_ahead(volume: tuple[Path, np.nda
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "betas.hdf5"
     path.write_bytes(b"no HDF5")
-    with pytest.raises(InvalidFileError, match="not a readable HDF5 file"):
+    with pytest.raises(InvalidFileError, match="not a whole, readable HDF5 file"):
         read_shape(path, name="betas.hdf5")
     with h5py.File(path, "w") as file:
         file.create_dataset("other", data=np.zeros(3))

@@ -38,7 +38,7 @@ from nsd_pipeline.nsd.bids_names import (
     recordings,
 )
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, IMAGE_SHAPE
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, IMAGE_SHAPE, transform_keys
 from nsd_pipeline.nsd.mapping import (
     BEHAVIOUR_COLUMNS,
     IDENTIFYING_COLUMNS,
@@ -63,8 +63,8 @@ from nsd_pipeline.storage.names import (
     read_listing,
     split_s3_url,
 )
+from nsd_pipeline.surface import read_operator
 from nsd_pipeline.surface.meshes import read_roi
-from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
 from nsd_pipeline.surface.projected_runs import read_gifti_run
 from nsd_pipeline_tests.embeddings.conftest import TINY_DINOV2
 from nsd_pipeline_tests.nsd.conftest import make_arrays

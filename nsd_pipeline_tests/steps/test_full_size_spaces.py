@@ -21,11 +21,12 @@ from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     STIM_INFO_KEY,
     betas_files,
+    layer_keys,
     responses_key,
     valid_key,
+    white_to_fsaverage_key,
 )
 from nsd_pipeline.surface import interpolate
-from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
 from nsd_pipeline_tests.memory import run_within
 from nsd_pipeline_tests.steps.test_full_size import SESSION_CEILING
 from nsd_pipeline_tests.storage.servers import S3rver
