@@ -6,6 +6,7 @@ that are wanted are taken out, and the rest is forgotten. Unpacking is what take
 does it three times as fast as Python's own zlib.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class VolumeSeries(VolumeHeader):
         """Yield each volume, flat, as it is stored."""
         from isal import igzip
 
-        n_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        n_bytes = math.prod(self.shape) * self.dtype.itemsize
         packed = self.path.suffix == ".gz"
         opened: Any = igzip.IGzipFile if packed else Path.open
         # Before memory is reserved for a volume of a size that the header alone claims.

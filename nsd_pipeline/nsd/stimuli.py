@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError, parsing
 from nsd_pipeline.nsd.hdf5 import npy_header, own_member
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
 from nsd_pipeline.storage.keys import is_component
@@ -69,12 +69,11 @@ class StimulusFile:
         if name is None:
             name = os.fspath(file) if isinstance(file, str | os.PathLike) else STIMULI_KEY
         self._name = name
-        try:
+        with parsing(self._unreadable):
             self._file = h5py.File(file, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-        except OSError as error:
-            raise self._unreadable(error) from error
         try:
-            self._images = self._find_images()
+            with parsing(self._unreadable):
+                self._images = self._find_images()
         except BaseException:
             self.close()
             raise
@@ -131,10 +130,8 @@ class StimulusFile:
         self.check_ids(ids)
         images = np.empty((ids.size, *IMAGE_SHAPE), np.uint8)
         for position in np.argsort(ids, kind="stable"):  # forward through the file
-            try:
+            with parsing(self._unreadable):
                 self._images.read_direct(images, np.s_[ids[position]], np.s_[position])
-            except OSError as error:
-                raise self._unreadable(error) from error
         return images
 
     def _find_images(self) -> Any:
@@ -160,22 +157,21 @@ class StimulusFile:
                 f" {chunk_bytes / 1e9:.1f} GB of memory to read one image.",
                 next_step=_NEXT_STEP,
             )
+        if dataset.fletcher32:
+            # HDF5's library ends the process over the checksum of a chunk of no bytes.
+            sizes: list[int] = []
+            dataset.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+            if not all(sizes):
+                raise self._unreadable("a chunk has no bytes")
         if dataset.dtype != np.uint8:
             raise InvalidFileError(
                 f"{self._name}: {DATASET} holds {dataset.dtype}, not uint8.", next_step=_NEXT_STEP
             )
         return dataset
 
-    def _unreadable(self, error: OSError) -> Exception:
-        """Choose what to raise for an error from h5py.
-
-        HDF5's own complaints are plain OSErrors. Subclasses come from below it, from the disk or
-        from the network behind a file object: the file is not to blame.
-        """
-        if type(error) is not OSError:
-            return error
+    def _unreadable(self, problem: str) -> InvalidFileError:
         return InvalidFileError(
-            f"{self._name} is not a whole, readable HDF5 file ({error}).", next_step=_NEXT_STEP
+            f"{self._name} is not a whole, readable HDF5 file ({problem}).", next_step=_NEXT_STEP
         )
 
 

@@ -6,8 +6,10 @@ neighbours together, whether the file is here or on a bucket.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError, parsing
 from nsd_pipeline.nsd.hdf5 import own_member
 
 if TYPE_CHECKING:
@@ -118,6 +120,9 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
     """
     with _open(file, name) as opened:
         dataset = _dataset(opened, name)
+        # Before memory is reserved for as many voxels as the file alone claims to have.
+        if math.prod(dataset.shape) * VALUE.itemsize > opened.id.get_filesize():
+            raise _invalid(name, f"is too short for values of shape {dataset.shape}")
         # MATLAB counts axes from the other end: h5py sees (trial, z, y, x).
         shape = dataset.shape[:0:-1]
         offsets = np.full(shape, -1, np.int64)
@@ -187,13 +192,15 @@ def read_chunks(
             yield part.voxels, np.frombuffer(raw, VALUE).reshape(len(part.voxels), -1)
 
 
-def _open(file: io.RawIOBase | Path, name: str) -> "h5py.File":
+@contextmanager
+def _open(file: io.RawIOBase | Path, name: str) -> "Iterator[h5py.File]":
     import h5py
 
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        raise _invalid(name, f"is not a readable HDF5 file ({error})") from error
+    with (
+        parsing(lambda problem: _invalid(name, f"is not a readable HDF5 file ({problem})")),
+        h5py.File(file, "r") as opened,
+    ):
+        yield opened
 
 
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":

@@ -33,7 +33,7 @@ def read_listing(path: Path) -> dict[str, Any]:
     """
     try:
         listed = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"cannot be read ({error})") from error
     if not isinstance(listed, dict):
         raise _damaged(path, "is not a list of files")
