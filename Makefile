@@ -1,7 +1,8 @@
 # make demo   the whole pipeline on a small generated dataset
 # make ui     the web UI on what the demo made
 # make test   the whole test suite
-# make soak   random kills, power cuts, orders of use and damaged files, for MINUTES=15 (or as many as you say)
+# make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
+# make soak   random kills, power cuts, orders of use and damaged files, for MINUTES (15)
 # make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +14,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
-.PHONY: demo ui test soak bench lint lock clean
+.PHONY: demo ui test soak bench audit lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
@@ -28,7 +29,7 @@ ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 soak: $(VENV)/.installed-dev
 	NSD_SOAK_MINUTES=$(or $(MINUTES),15) NSD_SOAK_SEED=$(or $(SEED),33) \
@@ -37,6 +38,18 @@ soak: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 	cp build/bench/benchmarks.md docs/benchmarks.md
+
+audit: $(VENV)/.installed build/audit/.installed
+	build/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON \
+		--output-file build/sbom.json $(BIN)/python
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock \
+		-r requirements-cluster.lock -r requirements-dev.lock
+
+build/audit/.installed: # apart, so that neither tool is part of what it looks at
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check \
+		pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
 
 lock: # new versions of everything, within pyproject's ranges
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

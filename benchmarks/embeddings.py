@@ -97,7 +97,7 @@ def encode_with_hugging_face(settings: Settings) -> Repeat:
     from transformers import AutoModel
     from transformers.utils import logging
 
-    from nsd_pipeline.embeddings.processor import read_preprocessing
+    from nsd_pipeline.embeddings.preprocessing import read_preprocessing
 
     steps = read_preprocessing(Path(settings["model"]), image_size=518, processor="model")
     logging.disable_progress_bar()

@@ -48,9 +48,14 @@ def _make_mirror(folder: Path, n_sessions: int, trials_per_run: int) -> Path:
 
     All sessions are the same two files, by hard links.
     """
-    from nsd_pipeline.demo.behaviour import make_responses, write_responses
-    from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
-    from nsd_pipeline.demo.settings import DemoSettings
+    from nsd_pipeline.demo.demo_settings import DemoSettings
+    from nsd_pipeline.demo.experiment import (
+        make_design,
+        make_responses,
+        write_design,
+        write_responses,
+        write_stimulus_info,
+    )
     from nsd_pipeline.nsd import layout, mgh
 
     # Past the checks of a demo, which is kept small: these are all of a subject's sessions.

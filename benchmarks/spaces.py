@@ -35,7 +35,8 @@ def _volumes(
 ) -> Iterator[Inputs]:
     """Files of volumes, and the operator that a first session or run has built."""
     from nsd_pipeline.demo.anatomy import grid, write_transforms
-    from nsd_pipeline.surface import read_operator, transform_keys
+    from nsd_pipeline.nsd.layout import transform_keys
+    from nsd_pipeline.surface import read_operator
 
     n_volumes, voxels = n_quick if quick else n_full, grid(_SUBJECT, _SPACE)
     operator = folder / "operator.npz"
@@ -56,7 +57,7 @@ def _volumes(
 
 def _smooth(n_volumes: int) -> Volumes:
     """Noise (T, 20484) that neighbouring vertices share, as in a brain."""
-    from nsd_pipeline.demo.cortex import load_cortex
+    from nsd_pipeline.demo.brain import load_cortex
 
     rng = np.random.default_rng(0)
     smoothers = [load_cortex(hemisphere).smoother for hemisphere in ("lh", "rh")]
@@ -66,7 +67,7 @@ def _smooth(n_volumes: int) -> Volumes:
 
 def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
     """A session's betas in both formats: values within the brain, 0 around it."""
-    from nsd_pipeline.demo import volumes
+    from nsd_pipeline.demo import made_betas as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     nifti, hdf5 = (folder / f"betas_{n_volumes}.{end}" for end in ("nii.gz", "hdf5"))
@@ -85,7 +86,7 @@ def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
 
 def _bold_file(folder: Path, n_volumes: int) -> dict[str, str]:
     """A run: values everywhere, in air too, as a scanner gives them."""
-    from nsd_pipeline.demo import volumes
+    from nsd_pipeline.demo import made_betas as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     path = folder / f"bold_{n_volumes}.nii.gz"

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
+from nsd_pipeline.launchers.base import KUBERNETES_GPU
 
 CARRY_ON: dg.AutomationCondition[Any] = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()

@@ -16,7 +16,10 @@ def main() -> None:
 def show_terms(*, accept: bool) -> None:
     """Show NSD's terms of use, and whether you have accepted them on this machine."""
     click.echo(terms.TERMS_TEXT)
-    acceptance = terms.accept() if accept else terms.accepted()
+    try:
+        acceptance = terms.accept() if accept else terms.accepted()
+    except NsdError as error:
+        raise click.ClickException(str(error)) from error
     if acceptance is None:
         click.echo("Not accepted yet. To accept them: nsd terms --accept")
     else:

@@ -30,8 +30,7 @@ from pydantic import Field
 
 from nsd_pipeline import partitions, planned_runs
 from nsd_pipeline.checks import AtChance
-from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.launchers.kubernetes import KUBERNETES_GPU
+from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.schedules import sessions_of
 from nsd_pipeline.steps.decoding import FmriMlpConfig

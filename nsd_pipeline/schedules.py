@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span, range_tags
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers import shell
+from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.sessions import look_at_sessions
@@ -206,11 +206,11 @@ def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
         span = partition_span(run)
         if not (span and set(span) <= set(partitions.SESSIONS)):
             continue
-        host = shell.signed_host(run)
-        if host is not None and shell.end_if_gone(context.instance, run):
+        host = run_processes.signed_host(run)
+        if host is not None and run_processes.end_if_gone(context.instance, run):
             context.log.warning(f"Run {run.run_id} of {span[0]} had no process left; it has ended.")
             continue
-        if host is not None and shell.is_elsewhere(run.tags):
+        if host is not None and run_processes.is_elsewhere(run.tags):
             context.log.info(
                 f"{span[0]} is left to run {run.run_id}, whose process is on {host}, out of sight"
                 " from here. If it is gone, terminate the run."

@@ -1,8 +1,10 @@
 """Four shells at once on a new DAGSTER_HOME."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -108,3 +110,33 @@ def test_a_spoilt_history_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 1
     assert str(tmp_path / "history") in result.output
     assert "move" in result.output
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not in every container")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "in use"])
+def test_a_full_disk_is_said_to_be_full_and_spoils_nothing(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(small_disk))
+    if begun:
+        open_history().dispose()
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free if begun else free - 2**16))  # some tables, not all of them
+    full = CliRunner().invoke(main, ["prepare"])
+    assert full.exit_code == 1
+    assert f"The disk of DAGSTER_HOME ({small_disk}) is full" in full.output
+    assert "Next step:" in full.output
+    filler.unlink()
+    assert CliRunner().invoke(main, ["prepare"]).exit_code == 0

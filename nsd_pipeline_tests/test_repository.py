@@ -44,8 +44,9 @@ def test_the_citation_says_what_the_package_says() -> None:
 
 
 def test_the_workflow_runs_what_any_machine_can_run() -> None:
-    (job,) = read(".github/workflows/ci.yml")["jobs"].values()
-    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    jobs = read(".github/workflows/ci.yml")["jobs"]
+    for job, command in (("test", ".ci/run"), ("audit", "make audit")):
+        assert command in [step.get("run") for step in jobs[job]["steps"]]
 
 
 def test_hooks_before_a_commit_download_nothing() -> None:
@@ -60,6 +61,13 @@ def test_hooks_before_a_commit_download_nothing() -> None:
 def test_pages_link_to_files_that_are_there(page: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text()))
+    tests = "".join(path.read_text() for path in (ROOT / "nsd_pipeline_tests").rglob("test_*.py"))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
 def test_types_are_part_of_the_package() -> None:

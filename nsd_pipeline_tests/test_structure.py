@@ -1,6 +1,7 @@
 """What must stay true of the code as a whole."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -149,3 +150,20 @@ def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> 
         downstream = mapping.downstream_partition_keys_by_upstream_partition_key
         assert downstream["subj04_ses07"] == {own, everyone}
         assert set(downstream) == set(partitions.SESSIONS)
+
+
+def test_files_are_short_and_no_name_stands_for_two_things() -> None:
+    files = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
+    long = [path.name for path in files if len(path.read_text().splitlines()) > 400]
+    assert not long
+    # A stage's file in steps/ has the name of the folder whose code it runs.
+    names = [path.name for path in files if path.parent.name != "steps"]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_domain_code_does_not_speak_of_dagster() -> None:
+    """Which command makes something again is said by `steps`: see `errors.Remake`."""
+    for folder in DOMAIN:
+        for path in sorted((PACKAGE / folder).rglob("*.py")):
+            words = re.findall(r"(?i)dagster|materiali[sz]e|web UI", path.read_text())
+            assert not words, f"{path.relative_to(PACKAGE)}: {words}"

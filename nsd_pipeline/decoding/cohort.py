@@ -17,15 +17,15 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.rows import Floats, Integers, Memory
 from nsd_pipeline.decoding.trials import Trials, Windows, assemble_trials, by_session, place_windows
 from nsd_pipeline.embeddings import describe_encoder, read_embeddings, same_encoder
-from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
+from nsd_pipeline.errors import ArtifactError, Remake
 from nsd_pipeline.events import read_events
+from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, N_SESSIONS, session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import SessionRows, read_roi_vertices, series_layout
 
-EVENTS_FILE: Final = "events.parquet"
-EMBEDDINGS_FILE: Final = "embeddings.parquet"
 N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
 
 _THREADS: Final = 16
@@ -115,6 +115,7 @@ class Cohort:
                 f"The model of {self.name} was trained on embeddings of {describe_encoder(then)},"
                 f" but those in the store are now of {describe_encoder(self.encoder)}.",
                 next_step=f"make fmri_mlp of {self.name} again, to train it on the new ones.",
+                remake=Remake("fmri_mlp", self.name),
             )
 
 
@@ -179,7 +180,7 @@ def read_trials(
     Returns
     -------
     tuple
-        The events, and facts about what was left out.
+        The events, and metadata of the model: samples of a window, and events left out.
     """
     events = read_sessions(store, list(cohort.events.values()))
     trials = events[events["type"] == "Image"].reset_index(drop=True)

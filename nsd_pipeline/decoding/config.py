@@ -1,5 +1,6 @@
 """Settings of a model, with the reference's values as defaults."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,12 +14,15 @@ DataDtype = Literal["float32", "bfloat16", "float16"]
 Monitor = Literal["val/batch_top5_acc", "val/batch_inv_norm_rank_mean"]
 """A column of the training's history of which more is better."""
 
+OnEpoch = Callable[[Mapping[str, float]], object]
+"""Called after every epoch with its row of the history."""
+
 
 class TrainingConfig(BaseModel):
     """Architecture, loss, optimisation and data of one model.
 
     The defaults are the reference's task (REFERENCE, "The task's configuration"). Types are simple
-    ones only, because the settings in the web UI are derived from this class.
+    ones only, because a user interface derives its fields from this class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,7 +93,7 @@ class TrainingConfig(BaseModel):
     patience: int = Field(
         default=5,
         ge=1,
-        description="Stop after so many epochs without a better value of the monitor.",
+        description="Stop after this number of epochs without a better value of the monitor.",
     )
     monitor: Monitor = Field(
         default="val/batch_top5_acc",
@@ -110,49 +114,49 @@ class TrainingConfig(BaseModel):
 
     preset: PresetName = Field(
         default="betas",
-        description="the task: betas (a value a trial), or neuralbench, the reference's windows of"
-        " time series. Everything else has the reference's settings in both",
+        description="The task: betas (a value a trial), or neuralbench, the reference's windows of"
+        " time series. Everything else has the reference's settings in both.",
     )
     zscore: bool = Field(
         default=True,
-        description="z-score betas of each vertex within session; time series always are, by run",
+        description="Z-score betas of each vertex within session. Time series always are, by run.",
     )
     roi: bool = Field(
         default=False,
-        description="betas: use only the vertices of the region that fsaverage5_betas were written"
-        " with (its `roi`)",
+        description="Betas: use only the vertices of the region that fsaverage5_betas were written"
+        " with (its `roi`).",
     )
     window_start: float = Field(
-        default=2.0, description="neuralbench: seconds from an image's onset to its window"
+        default=2.0, description="Windows: seconds from an image's onset to its window."
     )
     window_duration: float = Field(
-        default=7.0, gt=0, description="neuralbench: seconds that a window lasts"
+        default=7.0, gt=0, description="Windows: seconds that a window lasts."
     )
     validation_by: Literal["timeline", "image_id"] = Field(
         default="timeline",
-        description="what validation holds out as a whole: runs (the reference; repeats of one"
-        " image may fall on both sides) or images",
+        description="What validation holds out as a whole: runs (the reference; repeats of one"
+        " image may fall on both sides) or images.",
     )
     validation_ratio: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the runs or images held out"
+        default=0.2, gt=0, lt=1, description="Share of the runs or images that are held out."
     )
 
     memory_gb: float | None = Field(
         default=None,
         gt=0,
-        description="memory for the fMRI of each process in GB. What is larger stays in the store,"
+        description="Memory for the fMRI of each process in GB. What is larger stays in the store,"
         " is read in every epoch and shuffled within this memory: another order, and therefore"
-        " other weights. null: all is in memory, and a cohort that does not fit is an error",
+        " other weights. null: all is in memory, and a cohort that does not fit is an error.",
     )
     data_dtype: DataDtype = Field(
         default="float32",
-        description="what fMRI is kept in; what the model computes in is `precision`",
+        description="What fMRI is kept in. What the model computes in is `precision`.",
     )
     n_processes: int = Field(
         default=1,
         ge=1,
-        description="processes that train together, each with a GPU of its own if there are any;"
-        " batches and results are those of one process",
+        description="Processes that train together, each with a GPU of its own if there are any."
+        " Batches and results are those of one process.",
     )
 
     @property

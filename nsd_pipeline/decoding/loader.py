@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsd_pipeline.decoding.order import Plan, shuffled
+from nsd_pipeline.decoding.order import ReadingPlan, shuffled
 from nsd_pipeline.decoding.rows import HeldRows, Integers, StoredRows
 from nsd_pipeline.decoding.trials import Trials
 
@@ -78,10 +78,8 @@ class _StoredBatches:
 
     Parameters
     ----------
-    trials
-        The trials.
-    rows
-        Their rows.
+    trials, rows
+        The trials, and where their rows are stored.
     batch_size
         Trials of the largest batch.
     """
@@ -102,7 +100,7 @@ class _StoredBatches:
     def begin(self, order: Tensor) -> None:
         """Start to read what comes first in an order of trials (n,), each at most once."""
         self._stop()
-        plan = Plan.of(order.numpy(), self._block_of, self._batch_size)
+        plan = ReadingPlan.of(order.numpy(), self._block_of, self._batch_size)
         if plan.n_places > len(self._places):
             shape, dtype = (plan.n_places, self._places.shape[1]), self._places.dtype
             self._places = self._places[:0].clone()  # before the new memory is asked for
@@ -125,25 +123,16 @@ def _read_trials(rows: StoredRows, places: Integers, trials: Integers, out: Tens
 
 
 class _ReadAhead:
-    """Trials of a plan, read by a thread.
+    """Trials of a plan, read by a thread into ``places`` (at least ``plan.n_places``, T x V).
 
-    Parameters
-    ----------
-    read
-        Called in the thread with trials (n,) of one block, ascending, and a tensor (n, T x V) to
-        fill.
-    plan
-        What to read.
-    places
-        Memory (at least ``plan.n_places``, T x V), in any precision.
-    n_trials
-        How many trials there are in all.
+    ``read`` is called in the thread with trials (n,) of one block, ascending, and a tensor
+    (n, T x V) to fill.
     """
 
     def __init__(
         self,
         read: Callable[[Integers, Tensor], None],
-        plan: Plan,
+        plan: ReadingPlan,
         places: Tensor,
         n_trials: int,
     ) -> None:
@@ -209,12 +198,7 @@ class HostLoader:
     """Batches that are copied together on the CPU, and sent to a GPU if the model is there.
 
     Two page-locked buffers are used in turn for a GPU: one is filled while the other one is still
-    being sent.
-
-    Parameters
-    ----------
-    trials, device, batch_size
-        As for :func:`load_trials`.
+    being sent. Parameters are those of :func:`load_trials`.
     """
 
     def __init__(self, trials: Trials, device: torch.device, batch_size: int) -> None:
@@ -274,12 +258,8 @@ class HostLoader:
 class ResidentLoader:
     """Every row that some trial needs lies on the device, once: windows of neighbours overlap.
 
-    Rows that come from the store never are in host memory all at once.
-
-    Parameters
-    ----------
-    trials, device
-        As for :func:`load_trials`.
+    Rows that come from the store never are in host memory all at once. Parameters are those of
+    :func:`load_trials`.
     """
 
     def __init__(self, trials: Trials, device: torch.device) -> None:

@@ -48,9 +48,6 @@ class FmriMlp(nn.Module):
         for no head.
     """
 
-    n_vertices: int
-    n_times: int
-
     def __init__(
         self,
         n_vertices: int,
@@ -136,9 +133,6 @@ class FmriLinear(nn.Module):
     n_repetition_times
         Time points of the input; 1 for betas.
     """
-
-    n_vertices: int
-    n_times: int
 
     def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
         super().__init__()

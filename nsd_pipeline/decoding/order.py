@@ -9,7 +9,7 @@ it needs of each block at once, the blocks in a new random order, into a window 
 trials; the next trial is drawn from the window at random and its place is taken by the next one
 read. An epoch begins when 16 blocks have been read, and the window then grows to its size. So a
 trial can meet any other one in a batch, but trials of one block meet more often than they would in
-a full shuffle. With a window of all trials the order is the very one of an array in memory.
+a full shuffle. With a window of all trials the order is that of trials in memory.
 """
 
 import itertools
@@ -35,13 +35,18 @@ class TrialOrder:
         Seed of the data; 33 in the reference.
     n_trials
         Number N of trials to learn from.
+
+    Attributes
+    ----------
+    generator
+        Its state says where the draws stand.
     """
 
     def __init__(self, data_seed: int, n_trials: int) -> None:
         self._n_trials = n_trials
         # The first of the four streams that the reference splits its data seed into.
         stream = int(np.random.SeedSequence(data_seed).generate_state(4)[0])
-        self._generator = torch.Generator().manual_seed(stream)
+        self.generator = torch.Generator().manual_seed(stream)
         # Two iterators are opened before training, and one of them gives a batch.
         self._draw_worker_seed()
         self._draw_worker_seed()
@@ -49,25 +54,17 @@ class TrialOrder:
 
     def epoch(self, shuffle: Shuffle) -> Tensor:
         """Draw the order (N,) of the next epoch."""
-        order = shuffle(self._generator)
+        order = shuffle(self.generator)
         # RandomSampler draws a second permutation to fill up what is left of an epoch: nothing.
         self._draw_permutation()
         self._draw_worker_seed()
         return order
 
-    def state(self) -> Tensor:
-        """Where the draws stand, for :meth:`restore`."""
-        return self._generator.get_state()
-
-    def restore(self, state: Tensor) -> None:
-        """Go on from where the draws stood."""
-        self._generator.set_state(state)
-
     def _draw_permutation(self) -> None:
-        torch.randperm(self._n_trials, generator=self._generator)
+        torch.randperm(self._n_trials, generator=self.generator)
 
     def _draw_worker_seed(self) -> None:
-        torch.empty((), dtype=torch.int64).random_(generator=self._generator)
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
 
 
 def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Tensor:
@@ -94,7 +91,8 @@ def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Ten
     for number in torch.rand(n_trials, generator=generator).tolist():
         drawn = int(number * len(held))
         order.append(held[drawn])
-        # The last one takes the place when nothing more comes.
+        # What is read next takes its place; when nothing more comes, the last one does, and one
+        # place less is left.
         held[drawn] = next(coming, held[-1])
         if n_trials - len(order) < len(held):
             held.pop()
@@ -104,8 +102,8 @@ def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Ten
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to read for an order of trials, and how many of them are in memory at a time.
+class ReadingPlan:
+    """What to read for an order of trials, and how many of them memory must hold at a time.
 
     Attributes
     ----------
@@ -119,7 +117,7 @@ class Plan:
     n_places: int
 
     @classmethod
-    def of(cls, order: Integers, block_of: Integers, batch_size: int) -> "Plan":
+    def of(cls, order: Integers, block_of: Integers, batch_size: int) -> "ReadingPlan":
         """Plan reading.
 
         Parameters
@@ -135,11 +133,13 @@ class Plan:
         distinct, first = np.unique(blocks, return_index=True)
         by_block = order[np.lexsort((order, blocks))]
         groups = np.split(by_block, np.cumsum(np.unique(blocks, return_counts=True)[1])[:-1])
-        sequence = np.argsort(first)
+        sequence = np.argsort(first)  # of the blocks: as they are first needed
         reads = [groups[i] for i in sequence] if len(distinct) else []
         sizes = np.array([len(rows) for rows in reads], dtype=np.int64)
-        read = np.concatenate([[0], np.cumsum(sizes)])
-        given = np.arange(len(order))
-        needed = read[np.searchsorted(first[sequence], given + batch_size)] - given
+        n_read = np.concatenate([[0], np.cumsum(sizes)])  # when so many blocks are read
+        n_given = np.arange(len(order))
+        # The next batch needs every block that a trial before its end is of. All trials of these
+        # blocks are in memory then, but for those that have been given.
+        needed = n_read[np.searchsorted(first[sequence], n_given + batch_size)] - n_given
         most = int(needed.max(initial=0)) + READ_AHEAD * int(sizes.max(initial=0))
         return cls(reads, min(most, len(order)))

@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,21 +22,18 @@ from pydantic import BaseModel, ConfigDict
 
 from nsd_pipeline import decoding
 from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
-from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.errors import NsdError
+from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
+from nsd_pipeline.errors import NsdError, Remake
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 
 TRIALS_FILE: Final = "trials.parquet"
 HISTORY_FILE: Final = "history.parquet"
 
-OnEpoch = Callable[[Mapping[str, float]], object]
-"""Called after every epoch with its row of the history."""
-
 _EPOCH = "epoch "
 """Begins a line of a process's output that has an epoch's row, as JSON."""
 _ERROR_FILE = "error.json"
-_FACTS_FILE = "facts.json"
+_RESULT_FILE = "result.json"
 
 
 class TrainingPlan(BaseModel):
@@ -54,7 +52,7 @@ class TrainingPlan(BaseModel):
     checkpoint
         File that says where the training stands.
     recipe
-        Digest of what the model is made from: a checkpoint is of use to no other one.
+        Digest of all that the model is made from. A checkpoint of another one is not used.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -90,7 +88,7 @@ def train_model(
     Returns
     -------
     dict
-        Facts about the model that was written.
+        Metadata of the model that was written.
 
     Raises
     ------
@@ -98,17 +96,23 @@ def train_model(
         If another process of this machine trains it, if there are GPUs but fewer than processes,
         if its data cannot be used, or if a process failed.
     """
+    import torch
+
     n_processes = plan.config.n_processes
-    if n_processes > 1:
-        _require_devices(n_processes)
+    n_gpus = torch.cuda.device_count() if n_processes > 1 else 0
+    if 0 < n_gpus < n_processes:
+        raise NsdError(
+            f"{n_processes} processes were asked for, but this run has {n_gpus} GPUs.",
+            next_step=f"set n_processes to {n_gpus}, or start it where there are more GPUs.",
+        )
     with ExitStack() as held:
         held.enter_context(alone(plan))
         devices = [held.enter_context(lease()) for _ in range(n_processes)]
         if n_processes > 1:
             return _train_in_processes(plan, devices, on_epoch)
-        facts = _train_here(plan, store, devices[0], on_epoch)
-    assert facts is not None  # noqa: S101  # this is the only process
-    return facts
+        metadata = _train_here(plan, store, devices[0], on_epoch)
+    assert metadata is not None  # noqa: S101  # this is the only process
+    return metadata
 
 
 @contextmanager
@@ -144,7 +148,7 @@ def _train_here(
     Returns
     -------
     dict or None
-        Facts about the model that was written; None in all but the first process.
+        Metadata of the model that was written; None in all but the first process.
     """
     from torch import distributed
 
@@ -159,8 +163,9 @@ def _train_here(
         checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
         on_epoch=on_epoch,
     )
-    stored = isinstance(data.rows, decoding.StoredRows)
-    if stored:
+    kept = "in memory"
+    if isinstance(data.rows, decoding.StoredRows):
+        kept = f"read in every epoch, shuffled among {data.rows.window} trials"
         check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
@@ -174,9 +179,7 @@ def _train_here(
         plan.config.monitor: float(result.best_score),
         "device": str(next(result.model.parameters()).device),
         "seconds": float(result.history["seconds"].sum()),
-        "data": f"read in every epoch, shuffled among {data.rows.window} trials"
-        if isinstance(data.rows, decoding.StoredRows)
-        else "in memory",
+        "data": kept,
     }
 
 
@@ -186,7 +189,6 @@ def _train_in_processes(
     """Train in one process for each device; the result is that of one process, to rounding."""
     n_processes = len(devices)
     scratch = plan.checkpoint.parent
-    scratch.mkdir(parents=True, exist_ok=True)
     plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
     plan_file.write_text(plan.model_dump_json())
     error_file.unlink(missing_ok=True)
@@ -217,27 +219,16 @@ def _train_in_processes(
             process.terminate()
             raise
     if process.returncode == 0:
-        facts: dict[str, Any] = json.loads((scratch / _FACTS_FILE).read_text())
-        return facts
+        metadata: dict[str, Any] = json.loads((scratch / _RESULT_FILE).read_text())
+        return metadata
     if error_file.exists():
-        raise NsdError(**json.loads(error_file.read_text()))
+        told = json.loads(error_file.read_text())
+        raise NsdError(**told | {"remake": told["remake"] and Remake(**told["remake"])})
     raise NsdError(
         f"A process of the training of {plan.cohort.name} ended with exit code"
         f" {process.returncode}. It said last:\n{''.join(last)}",
         next_step="see whether it ran out of memory; with fewer processes each has more.",
     )
-
-
-def _require_devices(n_processes: int) -> None:
-    """Complain about a run that has GPUs, but fewer than processes."""
-    import torch
-
-    n_devices = torch.cuda.device_count()
-    if 0 < n_devices < n_processes:
-        raise NsdError(
-            f"{n_processes} processes were asked for, but this run has {n_devices} GPUs.",
-            next_step=f"set n_processes to {n_devices}, or start it where there are more GPUs.",
-        )
 
 
 def _work(plan_file: Path, devices: Sequence[str]) -> None:
@@ -250,18 +241,19 @@ def _work(plan_file: Path, devices: Sequence[str]) -> None:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     try:
-        facts = _train_here(
+        metadata = _train_here(
             plan,
             open_store(plan.store_url),
             device,
             lambda row: print(_EPOCH + json.dumps(row), flush=True),
         )
     except NsdError as error:
-        told = {"problem": error.problem, "next_step": error.next_step}
+        remake = error.remake and asdict(error.remake)
+        told = {"problem": error.problem, "next_step": error.next_step, "remake": remake}
         (plan_file.parent / _ERROR_FILE).write_text(json.dumps(told))
         raise
-    if facts is not None:
-        (plan_file.parent / _FACTS_FILE).write_text(json.dumps(facts))
+    if metadata is not None:
+        (plan_file.parent / _RESULT_FILE).write_text(json.dumps(metadata))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -74,12 +74,12 @@ class Memory:
     batch_size: int = 64
 
     def holds(self, n_bytes: int) -> bool:
-        """Whether so many bytes are to be kept in memory.
+        """Decide whether rows of this size are kept in memory.
 
         Raises
         ------
         NotEnoughDataError
-            If they are, and there is not as much.
+            If all rows are to be in memory, and less than that is free.
         """
         if self.gb is not None:
             return n_bytes <= self.gb * 1e9

@@ -23,12 +23,16 @@ from torch import Tensor
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp
 from nsd_pipeline.errors import ArtifactError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 WEIGHTS_NAME: Final = "model.safetensors"
 CONFIG_NAME: Final = "config.json"
 
+Tensors = dict[str, Tensor]
+Notes = dict[str, Any]
+
 _REFERENCE_PREFIX = "model."
+_LOGGER = logging.getLogger(__name__)
 
 
 def save_model(folder: Path, model: Decoder, config: TrainingConfig) -> None:
@@ -90,12 +94,6 @@ def load_model(folder: Path) -> Decoder:
     return model.eval()
 
 
-Tensors = dict[str, Tensor]
-Notes = dict[str, Any]
-
-_LOGGER = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A file that belongs to exactly one training.
@@ -115,17 +113,7 @@ class Checkpoint:
     def write(
         self, config: TrainingConfig, device: torch.device, tensors: Tensors, notes: Notes
     ) -> None:
-        """Replace the checkpoint.
-
-        Parameters
-        ----------
-        config, device
-            The training's.
-        tensors
-            Tensors on any device, by name.
-        notes
-            Everything else, as JSON has it.
-        """
+        """Replace the checkpoint: tensors on any device, and everything else as JSON has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         header = {"identity": self._identity(config, device), "notes": json.dumps(notes)}
         with replacing(self.path) as partial:
@@ -136,8 +124,8 @@ class Checkpoint:
     def read(self, config: TrainingConfig, device: torch.device) -> tuple[Tensors, Notes] | None:
         """Read the checkpoint of this very training, or say why there is nothing to go on from.
 
-        A checkpoint of another training (other settings, other data) or a damaged one is of no use
-        to anybody, so the training starts afresh and replaces it.
+        A damaged checkpoint, or one of other settings or other data, is of no use to anybody: the
+        training starts from the beginning and replaces it.
         """
         if not self.path.exists():
             return None

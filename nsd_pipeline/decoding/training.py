@@ -21,14 +21,14 @@ AdamW's fused kernel, whose results agree with the plain one to rounding.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
 from nsd_pipeline.decoding.loader import Loader, load_trials
 from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
 from nsd_pipeline.decoding.model import Decoder, build_model
@@ -37,9 +37,6 @@ from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics
-
-OnEpoch = Callable[[Mapping[str, float]], object]
-"""Called with an epoch's row of the history."""
 
 _CLIP_EPSILON = 1e-6
 """What clip_grads_with_norm_ adds to the norm before it divides by it."""
@@ -111,20 +108,20 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        run = _Run(config, train, validation, device)
+        training = _Training(config, train, validation, device)
         # Again, as the reference does: dropout then does not depend on what the model drew.
         torch.manual_seed(config.seed)
         if checkpoint is not None:
             if saved := checkpoint.read(config, device):
-                run.restore(*saved)
-            run.require_same_start()
-        while not run.finished:
-            row = run.epoch()
-            if checkpoint is not None and run.group.rank == 0:
-                checkpoint.write(config, device, *run.state())
-            if on_epoch is not None and run.group.rank == 0:
+                training.restore(*saved)
+            training.require_same_start()
+        while not training.finished:
+            row = training.epoch()
+            if checkpoint is not None and training.group.rank == 0:
+                checkpoint.write(config, device, *training.state())
+            if on_epoch is not None and training.group.rank == 0:
                 on_epoch(row)
-    return run.result()
+    return training.result()
 
 
 def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -> None:
@@ -138,7 +135,7 @@ def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -
         )
 
 
-class _Run:
+class _Training:
     """A training between two epochs."""
 
     def __init__(
@@ -286,7 +283,7 @@ class _Run:
                 for index, values in optimizer["state"].items()
                 for name, value in values.items()
             },
-            "random/order": self.order.state(),
+            "random/order": self.order.generator.get_state(),
             "random/cpu": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -308,10 +305,11 @@ class _Run:
         for name, value in _below("optimizer", tensors).items():
             index, moment = name.split("/")
             moments.setdefault(int(index), {})[moment] = value
+        # JSON has no tuples.
         groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(notes["scheduler"])
-        self.order.restore(tensors["random/order"])
+        self.order.generator.set_state(tensors["random/order"])
         torch.set_rng_state(tensors["random/cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], self.device)

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
-from nsd_pipeline.demo.bold import DERIVATIVES, RAW
-from nsd_pipeline.demo.settings import DEFAULT_SPACES, SIGNALS, Signal
+from nsd_pipeline.demo.demo_settings import DEFAULT_SPACES, SIGNALS, Signal
+from nsd_pipeline.demo.made_series import DERIVATIVES, RAW
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES, FunctionalSpace, Space
 

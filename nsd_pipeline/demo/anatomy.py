@@ -1,6 +1,6 @@
 """The demo subjects' own spaces, and the transforms that lead from them to fsaverage.
 
-All subjects share the cortex of :mod:`.cortex`, so a functional volume differs only by its grid.
+All subjects share one cortex (:mod:`.brain`), so a functional volume differs only by its grid.
 A subject's own surface has the vertices of fsaverage5 and some between them, in an order of its
 own: what leads to fsaverage has to be followed, as in NSD.
 """
@@ -12,10 +12,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.demo.betas import FUNC1PT8MM_SHAPES, VOXEL_SIZE, voxel_affine
-from nsd_pipeline.demo.cortex import Cortex, load_cortex
+from nsd_pipeline.demo.brain import Cortex, load_cortex
 from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, subject_number
 
+FUNC1PT8MM_SHAPES: Final = {
+    "subj01": (81, 104, 83),
+    "subj02": (82, 106, 84),
+    "subj03": (81, 106, 82),
+    "subj04": (85, 99, 80),
+    "subj05": (79, 97, 78),
+    "subj06": (85, 113, 83),
+    "subj07": (78, 95, 81),
+    "subj08": (80, 103, 78),
+}
+"""Dimensions of each subject's functional volumes."""
+VOXEL_SIZE: Final = 1.8
 _MNI_SHAPE: Final = (182, 218, 182)
 _MNI_ORIGIN: Final = (-91, -126, -72)
 """The first voxel's centre in mm, as NSD writes MNI volumes: axes to the right, front and top."""
@@ -24,6 +35,17 @@ _DEPTHS: Final = (0.25, 0.5, 0.75)
 NATIVE_VERTICES: Final[dict[Hemisphere, int]] = {"lh": 10_882, "rh": 10_752}
 """Vertices of a demo subject's own surface: those of fsaverage5 and some between them."""
 _NO_VALUE: Final = 9999
+
+
+def voxel_affine(subject: str) -> NDArray[np.float64]:
+    """(4, 4) from 0-based voxels of ``func1pt8mm`` to mm, MNI305.
+
+    The volume is centred on the cerebrum, axes running to the right, front and top.
+    """
+    affine = np.diag([VOXEL_SIZE] * 3 + [1.0])
+    centre = np.array([0, -18, 16])
+    affine[:3, 3] = centre - VOXEL_SIZE * (np.array(FUNC1PT8MM_SHAPES[subject]) - 1) / 2
+    return affine
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,14 @@
-"""The simulated brain: how fsaverage5 responds to images, in percent signal change.
+"""The simulated brain: the cortex it has, what it sees in an image, how it responds.
 
-A few patches of visual cortex respond linearly to the features of :mod:`.features`. Neighbouring
+fsaverage5 is nilearn's copy. FreeSurfer refines a mesh by adding a vertex in the middle of every
+edge, after the vertices that are there. Two such steps lead from the 10,242 vertices of fsaverage5
+to the 163,842 of fsaverage. The first 10,242 are therefore where they are on fsaverage; the others
+are in plausible places, in an order of our own.
+
+The features are roughly what early visual cortex is known for, and nothing of any network: an
+encoder can only be decoded from these responses because it looks at the same pictures.
+
+A few patches of visual cortex respond linearly to the features of an image. Neighbouring
 vertices prefer similar features, and a hemisphere prefers the opposite side of the visual field.
 What subjects have in common is larger than what is their own. Everything else is noise: smooth
 over the cortex, different from trial to trial, with an offset and a gain to every session. Surface
@@ -8,14 +16,169 @@ and volume files of a session are two pictures of the same responses.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.demo.cortex import Cortex, load_cortex
-from nsd_pipeline.demo.features import HEMIFIELD
 from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere, subject_number
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+_REFINEMENTS: Final = 2
+_SMOOTHING_STEPS: Final = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cortex:
+    """One hemisphere of fsaverage5, and how to get from it to a mesh as fine as fsaverage.
+
+    Parameters
+    ----------
+    white, pial
+        (10242, 3) coordinates in mm, MNI305: the inner and outer surface of the grey matter.
+    triangles
+        (20480, 3) vertices of every triangle.
+    """
+
+    white: NDArray[np.float32]
+    pial: NDArray[np.float32]
+    triangles: NDArray[np.int32]
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices of the coarse mesh."""
+        return len(self.white)
+
+    @property
+    def middle(self) -> NDArray[np.float32]:
+        """(10242, 3) coordinates half way through the grey matter."""
+        return (self.white + self.pial) * np.float32(0.5)
+
+    @cached_property
+    def parents(self) -> list[NDArray[np.int64]]:
+        """For each refinement, the two vertices (edges, 2) that every new vertex is between."""
+        triangles, n_vertices = self.triangles.astype(np.int64), self.n_vertices
+        levels = []
+        for _ in range(_REFINEMENTS):
+            sides = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=2).reshape(-1, 2)
+            edges, index = np.unique(sides, axis=0, return_inverse=True)
+            levels.append(edges)
+            a, b, c = triangles.T
+            ab, bc, ca = index.reshape(-1, 3).T + n_vertices
+            triangles = np.concatenate(
+                [np.stack(t, axis=1) for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+            )
+            n_vertices += len(edges)
+        return levels
+
+    def refine(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values (10242, ...) on the fine mesh (163842, ...), interpolated along edges."""
+        for edges in self.parents:
+            middles = (values[edges[:, 0]] + values[edges[:, 1]]) * np.float32(0.5)
+            values = np.concatenate([values, middles])
+        return values
+
+    @cached_property
+    def smoother(self) -> "csr_array":
+        """(10242, 10242) operator that makes white noise smooth and leaves its variance as it is.
+
+        It averages with the direct neighbours three times: about 14 mm wide at half maximum.
+        """
+        from scipy.sparse import csr_array
+
+        first, second, third = self.triangles.T
+        rows = np.concatenate([first, second, third, np.arange(self.n_vertices)])
+        columns = np.concatenate([second, third, first, np.arange(self.n_vertices)])
+        shape = (self.n_vertices, self.n_vertices)
+        adjacent = csr_array((np.ones(rows.size, np.float32), (rows, columns)), shape=shape)
+        step = _rows_scaled(adjacent, 1 / adjacent.sum(axis=1))
+        smoother = step
+        for _ in range(_SMOOTHING_STEPS - 1):
+            smoother = csr_array(smoother @ step)
+        return _rows_scaled(smoother, 1 / np.sqrt(smoother.multiply(smoother).sum(axis=1)))
+
+
+def _rows_scaled(matrix: "csr_array", factors: NDArray[np.floating]) -> "csr_array":
+    scaled = matrix.copy()
+    scaled.data *= np.repeat(factors, np.diff(matrix.indptr)).astype(np.float32)
+    return scaled
+
+
+@cache
+def load_cortex(hemisphere: Hemisphere) -> Cortex:
+    """Read a hemisphere of fsaverage5 from nilearn's own files (nothing is downloaded)."""
+    import nibabel
+    from nilearn.datasets import fetch_surf_fsaverage
+
+    files = fetch_surf_fsaverage("fsaverage5")
+    side = {"lh": "left", "rh": "right"}[hemisphere]
+    white, triangles = nibabel.load(files[f"white_{side}"]).agg_data(("pointset", "triangle"))
+    pial = nibabel.load(files[f"pial_{side}"]).agg_data("pointset")
+    return Cortex(white=white, pial=pial, triangles=triangles)
+
+
+_FIELDS: Final = 3
+"""The visual field is cut into 3 x 3 for colour, and into 2 x 2 for contrast."""
+_POOL: Final = 5
+_SIZE: Final = 84
+"""Side of the picture that features are computed from, after averaging 5 x 5 pixels."""
+_ORIENTATIONS: Final = np.deg2rad([0, 45, 90, 135])
+_SCALES: Final = (1, 3)
+
+HEMIFIELD: Final[NDArray[np.int64]] = np.concatenate(
+    [
+        np.tile([-1, 0, 1], 3 * _FIELDS),
+        np.tile([-1, 1], 2 * len(_ORIENTATIONS) * len(_SCALES)),
+    ]
+)
+"""Side of the visual field each feature is from: -1 left, 0 middle, 1 right. Shape (59,)."""
+
+
+def image_features(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Features of one image.
+
+    Parameters
+    ----------
+    image
+        (425, 425, 3) uint8.
+
+    Returns
+    -------
+    numpy.ndarray
+        (59,) float32: luminance, red-green and blue-yellow in 9 places, then contrast in 4
+        orientations and 4 places at two scales.
+    """
+    side = _SIZE * _POOL
+    small = image[:side, :side].reshape(_SIZE, _POOL, _SIZE, _POOL, 3).mean((1, 3), np.float32)
+    red, green, blue = np.moveaxis(small / np.float32(255), -1, 0)
+    luminance = (red + green + blue) / 3
+    colours = (luminance, red - green, blue - (red + green) / 2)
+    features = [_places(channel, _FIELDS) for channel in colours]
+    for scale in _SCALES:
+        cells = _SIZE // scale
+        coarse = luminance.reshape(cells, scale, cells, scale).mean((1, 3))
+        down, right = np.gradient(coarse)
+        for angle in _ORIENTATIONS:
+            edges = np.abs(np.float32(np.cos(angle)) * right + np.float32(np.sin(angle)) * down)
+            features.append(_places(edges, 2))
+    return np.concatenate(features)
+
+
+def standardise(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Features (images, features) with mean 0 and standard deviation 1 over images."""
+    deviation = features.std(axis=0)
+    scaled = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def _places(channel: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Mean of a square picture over n x n places, row by row."""
+    step = len(channel) // n
+    return np.asarray(channel.reshape(n, step, n, step).mean((1, 3)).ravel())
 
 
 @dataclass(frozen=True)

@@ -3,34 +3,43 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nsd_pipeline.demo import behaviour
-from nsd_pipeline.demo.betas import write_surface_betas
-from nsd_pipeline.demo.bold import write_events, write_surface_runs
-from nsd_pipeline.demo.brain import Brain
-from nsd_pipeline.demo.design import make_design, shown_images, write_design, write_stimulus_info
-from nsd_pipeline.demo.features import image_features, standardise
-from nsd_pipeline.demo.scenes import render
-from nsd_pipeline.demo.settings import DEFAULT_SPACES, DemoSettings, Signal
-from nsd_pipeline.demo.spaces import write_session_in, write_subject_transforms
-from nsd_pipeline.demo.stimuli import create_stimuli
-from nsd_pipeline.errors import NsdError
+from nsd_pipeline.demo import experiment
+from nsd_pipeline.demo.brain import Brain, image_features, standardise
+from nsd_pipeline.demo.demo_settings import DEFAULT_SPACES, DemoSettings, Signal
+from nsd_pipeline.demo.experiment import (
+    make_design,
+    shown_images,
+    write_design,
+    write_stimulus_info,
+)
+from nsd_pipeline.demo.made_betas import (
+    write_session_in,
+    write_subject_transforms,
+    write_surface_betas,
+)
+from nsd_pipeline.demo.made_series import write_events, write_surface_runs
+from nsd_pipeline.demo.pictures import render
+from nsd_pipeline.errors import NsdError, StorageFullError
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     GENERATED_KEY,
     HEMISPHERES,
+    IMAGE_SHAPE,
+    N_IMAGES,
     STIM_INFO_KEY,
     STIMULI_KEY,
     FunctionalSpace,
@@ -38,6 +47,13 @@ from nsd_pipeline.nsd.layout import (
     betas_keys,
     responses_key,
 )
+from nsd_pipeline.nsd.stimuli import DATASET
+
+if TYPE_CHECKING:
+    import h5py
+
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE: Final = GENERATED_KEY
 """The settings of a complete dataset; written last."""
@@ -45,8 +61,50 @@ _UNFINISHED_FILE: Final = "demo.unfinished"
 """Marks a folder as ours while a dataset is being written to it."""
 _THREADS: Final = 2
 _IMAGES_AT_ONCE: Final = 32
+_PROBE_BYTES: Final = 1 << 24
+_BLOCK_BYTES: Final = 512
 
-logger = logging.getLogger(__name__)
+
+@contextmanager
+def create_stimuli(path: Path) -> Iterator["h5py.Dataset"]:
+    """Open a new ``nsd_stimuli.hdf5`` for writing: 39.6 GB, of which only what is set takes space.
+
+    The dataset is contiguous and not compressed, so that a row's place in the file can be
+    computed, and its space is left as a hole until a row is written.
+
+    Raises
+    ------
+    StorageFullError
+        If the file system has no holes in files.
+    """
+    import h5py
+
+    _require_sparse_files(path.parent)
+    with h5py.File(path, "w", libver="earliest") as file:
+        creation: Any = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.CONTIGUOUS)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple((N_IMAGES, *IMAGE_SHAPE))
+        h5py.h5d.create(file.id, DATASET.encode(), h5py.h5t.STD_U8LE, space, creation)
+        yield file[DATASET]
+
+
+def _require_sparse_files(folder: Path) -> None:
+    """Fail now rather than with a full disk later."""
+    probe = folder / "probe.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.truncate(_PROBE_BYTES)
+        used = probe.stat().st_blocks * _BLOCK_BYTES
+    finally:
+        probe.unlink(missing_ok=True)
+    if used >= _PROBE_BYTES:
+        raise StorageFullError(
+            f"{folder} is on a file system without sparse files, so the stimulus file would take "
+            "39.6 GB there.",
+            next_step="choose a folder on another file system (ext4, xfs and APFS have them).",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +266,8 @@ def _write_tables(folder: Path, settings: DemoSettings, design: ExperimentDesign
     write_design(design, _file(folder, EXPDESIGN_KEY))
     write_stimulus_info(design, _file(folder, STIM_INFO_KEY), settings.seed)
     for subject in settings.subject_sessions:
-        responses = behaviour.make_responses(design, settings, subject)
-        behaviour.write_responses(responses, _file(folder, responses_key(subject)))
+        responses = experiment.make_responses(design, settings, subject)
+        experiment.write_responses(responses, _file(folder, responses_key(subject)))
 
 
 def _write_stimuli(

@@ -1,6 +1,6 @@
-"""Command line: ``python -m nsd_pipeline.demo.run`` materializes the whole graph, stage by stage.
+"""Command line: ``python -m nsd_pipeline.demo.run`` materializes the whole graph, run by run.
 
-Sessions are a backfill, the other stages single runs, all recorded below ``DAGSTER_HOME``, where
+Sessions are a backfill, the rest single runs, all recorded below ``DAGSTER_HOME``, where
 the web UI finds them. Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name:
 nothing here knows that a dataset is generated.
 """
@@ -73,7 +73,7 @@ def main(preset: PresetName) -> None:
         )
     subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
     steps = SERIES_STEPS if preset == "neuralbench" else BETAS_STEPS
-    planned: list[PlannedRun | Backfill] = [
+    everything: list[PlannedRun | Backfill] = [
         DESIGN,
         Backfill(tuple(step.name for step in steps), tuple(sessions)),
         *embed(subjects),
@@ -85,11 +85,11 @@ def main(preset: PresetName) -> None:
     except NsdError as error:
         raise click.ClickException(str(error)) from error
     with history as instance:
-        for number, stage in enumerate(planned, 1):
-            click.echo(f"[{number}/{len(planned)}] {stage.title}")
+        for number, planned in enumerate(everything, 1):
+            click.echo(f"[{number}/{len(everything)}] {planned.title}")
             started = time.perf_counter()
             try:
-                said = _run(instance, stage, settings)
+                said = _run(instance, planned, settings)
             except AtChance as found:
                 said = ["made, but at chance: see below"]
                 at_chance.append(str(found.description))
@@ -102,13 +102,15 @@ def main(preset: PresetName) -> None:
 
 
 def _run(
-    instance: dg.DagsterInstance, stage: PlannedRun | Backfill, settings: dict[str, dict[str, Any]]
+    instance: dg.DagsterInstance,
+    planned: PlannedRun | Backfill,
+    settings: dict[str, dict[str, Any]],
 ) -> Iterable[str]:
-    """Run one stage; what there is to say of its artifacts."""
-    if isinstance(stage, Backfill):
+    """Do one run, or the backfill; what there is to say of its artifacts."""
+    if isinstance(planned, Backfill):
         with runs_here(instance) as here:
-            return run_backfill(here, stage, config=settings)
-    outcome = execute(defs.get_repository_def(), instance, stage, config=settings)
+            return run_backfill(here, planned, config=settings)
+    outcome = execute(defs.get_repository_def(), instance, planned, config=settings)
     return dict.fromkeys(outcome.values())
 
 

@@ -3,11 +3,9 @@
 Importing this loads neither torch nor transformers; making an `ImageEncoder` does.
 """
 
-from nsd_pipeline.embeddings.describe import describe_encoder
-from nsd_pipeline.embeddings.embed import embed_images
 from nsd_pipeline.embeddings.encoder import ImageEncoder, encoder_identity, same_encoder
-from nsd_pipeline.embeddings.model_files import ModelError, model_identity
-from nsd_pipeline.embeddings.parquet import read_embeddings, write_embeddings
+from nsd_pipeline.embeddings.image_set import embed_images, read_embeddings, write_embeddings
+from nsd_pipeline.embeddings.model_files import ModelError, describe_encoder, model_identity
 
 __all__ = [
     "ImageEncoder",

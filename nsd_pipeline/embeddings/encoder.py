@@ -15,7 +15,7 @@ from nsd_pipeline.embeddings.model_files import (
     model_identity,
     model_name,
 )
-from nsd_pipeline.embeddings.processor import Processor, read_preprocessing
+from nsd_pipeline.embeddings.preprocessing import Processor, read_preprocessing
 
 if TYPE_CHECKING:
     import torch

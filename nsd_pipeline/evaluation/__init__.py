@@ -3,10 +3,9 @@
 Arrays and tables come in and go out. Nothing here knows a model, or where artifacts lie.
 """
 
-from nsd_pipeline.evaluation.chance import AgainstChance, against_chance, chance_levels
+from nsd_pipeline.evaluation.chance import AgainstChance, Verdict, against_chance, chance_levels
 from nsd_pipeline.evaluation.metrics import BatchMetrics, retrieval_metrics
 from nsd_pipeline.evaluation.ranks import name_trials, top_images, trial_ranks
-from nsd_pipeline.evaluation.verdict import Verdict
 
 __all__ = [
     "AgainstChance",

@@ -1,4 +1,4 @@
-"""What every retrieval metric is worth when estimates know nothing about the images.
+"""What every retrieval metric is worth by guessing, and whether a model is better than that.
 
 Under a random permutation of the images the rank of the right one is uniform over the retrieval
 set. Means and shares follow exactly; a median of M ranks is an order statistic, whose expectation
@@ -9,7 +9,7 @@ one rank.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -184,10 +184,10 @@ def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
     """Distribute the rank of an image that is ``own`` times among the candidates.
 
     Repeats of an image are tied, so images fall in line as blocks: any number of the other blocks
-    comes before the own one, and then any choice of so many of them.
+    comes before the own one, and then any choice of that number of them.
     """
     n_others = sum(others)
-    # How many choices of so many blocks (row) have so many candidates (column).
+    # Row b, column c: how many choices of b blocks have c candidates in all.
     choices = np.zeros((len(others) + 1, n_others + 1))
     choices[0, 0] = 1
     for size in others:
@@ -210,3 +210,63 @@ def _expectations(
     normalised = _Distribution.mixture(rivalled) if rivalled else None
     yield "inv_norm_rank_mean", normalised.mean() if normalised else np.nan
     yield "inv_norm_rank_median", normalised.lower_median(n_queries) if normalised else np.nan
+
+
+LEVEL: Final = 0.001
+"""Models that know nothing pass with this probability at most."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the top-5 accuracy over images says about a model.
+
+    Parameters
+    ----------
+    cohort
+        Whose model it is.
+    against
+        Its accuracy over images, compared with guessing.
+    seed
+        Seed of the model's weights.
+    n_sessions
+        Sessions that it was trained on.
+    """
+
+    cohort: str
+    against: AgainstChance
+    seed: int
+    n_sessions: int
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the model is better than guessing."""
+        return self.against.p_value < LEVEL
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether there are enough test images for any model to show that it is better."""
+        return self.against.least_p_value < LEVEL
+
+    @property
+    def message(self) -> str:
+        """The verdict; for a model at chance with what usually causes it."""
+        found = self.against
+        numbers = (
+            f"top-5 of {found.n_images} test images {found.accuracy:.1%}, chance"
+            f" {found.chance:.1%}, p = {found.p_value:.2g}"
+        )
+        if self.above_chance:
+            return f"The model of {self.cohort} is better than guessing: {numbers}."
+        if not self.conclusive:
+            return (
+                f"{found.n_images} test images are too few to tell the model of {self.cohort} from"
+                f" guessing: {numbers}. More sessions show more of the shared images."
+            )
+        sessions = f"{self.n_sessions} session{'s' * (self.n_sessions > 1)}"
+        return (
+            f"The model of {self.cohort} is no better than guessing: {numbers}. What usually causes"
+            f" this: the seed (this is seed {self.seed}: train with another one and compare); too"
+            f" few sessions (there are {sessions}); a wrong mapping from trials to images (see the"
+            " checks trial_counts and mapping_agreement of events). The model and its metrics are"
+            " kept."
+        )

@@ -59,8 +59,8 @@ def retrieval_metrics(
     groups, subjects
         Image and subject (M,) of each trial.
     set_sizes
-        Retrieval sets: so many of the most frequent images, ``None`` for all. A set of more images
-        than there are is left out.
+        Sizes of retrieval sets: that number of the most frequent images, ``None`` for all. A set of
+        more images than there are is left out.
     batch_size
         Candidates of the ``batch_...`` metrics.
 
@@ -109,7 +109,7 @@ def _set_metrics(scores: Scores, subjects: NDArray[Any], suffix: str) -> dict[st
 
 
 def _statistics(ranks: Doubles, n_candidates: Integers, noun: str) -> Iterator[tuple[str, float]]:
-    """Named statistics of ranks (M,), each among so many candidates (M,) or ()."""
+    """Named statistics of ranks (M,), each among a number of candidates, (M,) or ()."""
     yield f"median_{noun}", lower_median(ranks)
     yield f"mean_{noun}", float(ranks.mean())
     yield f"std_{noun}", float(ranks.std(ddof=1)) if len(ranks) > 1 else float("nan")

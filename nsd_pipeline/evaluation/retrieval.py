@@ -178,7 +178,7 @@ def require_trials(n_trials: int) -> None:
     if n_trials == 0:
         raise NotEnoughDataError(
             "The test split is empty: no trial shows one of the shared images.",
-            next_step="materialize sessions with shared images for this cohort.",
+            next_step="prepare sessions with shared images for this cohort.",
         )
 
 
@@ -187,7 +187,7 @@ def require_finite(estimates: Floats, targets: Floats) -> None:
     _require_finite_rows(
         "estimates", estimates, "check the model's weights and the betas it was given for NaN."
     )
-    _require_finite_rows("targets", targets, "materialize stimulus_embeddings of the images again.")
+    _require_finite_rows("targets", targets, "make stimulus_embeddings of the images again.")
 
 
 def _require_finite_rows(what: str, values: Floats, next_step: str) -> None:

@@ -14,13 +14,12 @@ from nsd_pipeline.events.selection import (
     sole_recording,
     sole_recordings,
 )
-from nsd_pipeline.events.table import EVENT_COLUMNS, EventColumn, read_events, write_events
+from nsd_pipeline.events.table import EVENT_COLUMNS, read_events, write_events
 from nsd_pipeline.events.windows import window
 
 __all__ = [
     "DEFAULT_QUERY",
     "EVENT_COLUMNS",
-    "EventColumn",
     "assign_validation",
     "build_bold_events",
     "build_events",

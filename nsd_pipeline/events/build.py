@@ -62,9 +62,11 @@ def build_events(
     MappingError
         If a trial has no response row, several, or one about another image.
     """
+    rows = responses[responses["SESSION"] == trials["session"].iloc[0]]
+    behaviour = rows[["RUN", "TRIAL", "73KID", *_BEHAVIOUR]].rename(columns=_BEHAVIOUR)
     try:
         images = trials.assign(TRIAL=trials.groupby("run").cumcount() + 1).merge(
-            _behaviour(responses, session=int(trials["session"].iloc[0])),
+            behaviour,
             how="left",
             left_on=["run", "TRIAL"],
             right_on=["RUN", "TRIAL"],
@@ -93,20 +95,12 @@ def build_events(
             "filepath": [keys[0] for keys in files.values()],
         }
     )
-    names = [column.name for column in EVENT_COLUMNS]
-    # Typed before they are joined: pandas would otherwise turn integers beside nulls into floats.
-    parts = [conform(part.reindex(columns=names)) for part in (recordings, images)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _behaviour(responses: pd.DataFrame, *, session: int) -> pd.DataFrame:
-    rows = responses[responses["SESSION"] == session]
-    return rows[["RUN", "TRIAL", "73KID", *_BEHAVIOUR]].rename(columns=_BEHAVIOUR)
+    return _join(recordings, images)
 
 
 def _check_images(images: pd.DataFrame) -> None:
-    """Check that each trial found its response row (73KID counts from 1)."""
-    wrong = images[images["73KID"].ne(images["image_id"] + 1)]
+    """Check that each trial found its response row."""
+    wrong = images[images["73KID"].ne(images["image_id"] + 1)]  # 73KID counts from 1
     if len(wrong):
         first = wrong.iloc[0]
         raise MappingError(
@@ -125,19 +119,18 @@ def build_bold_events(
     read_onsets: Callable[[BoldRun], Onsets],
     left_out: Collection[int] = (),
 ) -> pd.DataFrame:
-    """Put the runs and their own onsets in the place of a session's recordings of betas.
+    """Build the event table of a session's time series: the trials of its betas, the runs' onsets.
 
     Parameters
     ----------
     events
-        The session's events, checked against the experiment design: of them, the trials are kept
-        with all they say, but for ``start``.
+        Event table of the session's betas. Its trials are kept as they are, but for ``start``.
     runs
-        The session's runs, one a run and space.
+        The session's runs, one for each run and space.
     read_onsets
         Reads when images were shown in a run. Spaces of one run share them.
     left_out
-        Runs that somebody left out of the session: so are their trials.
+        Runs that somebody left out of the session: their trials are left out too.
 
     Returns
     -------
@@ -158,7 +151,7 @@ def build_bold_events(
         if run not in by_run:
             raise MappingError(
                 f"{trials['timeline'].iloc[0]} has trials but no recording.",
-                next_step="materialize bold of the session again.",
+                next_step="make bold of this session again.",
             )
         recording = by_run[int(str(run))]
         seconds = _seconds_of_images(trials, read_onsets(recording), recording)
@@ -179,11 +172,14 @@ def build_bold_events(
             "filepath": [each.files[0] for each in runs],
         }
     )
+    return _join(recordings, images.assign(start=start))
+
+
+def _join(*parts: pd.DataFrame) -> pd.DataFrame:
+    """One event table of several parts: a column that a part lacks is null there, others go."""
     names = [column.name for column in EVENT_COLUMNS]
-    parts = [
-        conform(part.reindex(columns=names)) for part in (recordings, images.assign(start=start))
-    ]
-    return pd.concat(parts, ignore_index=True)
+    # Typed before they are joined: pandas would otherwise turn integers beside nulls into floats.
+    return pd.concat([conform(part.reindex(columns=names)) for part in parts], ignore_index=True)
 
 
 def _seconds_of_images(

@@ -1,4 +1,4 @@
-"""Which events are used: those that a condition keeps, the one recording, and what for (the split).
+"""Which events are used, and what for: a condition, the one recording, training or validation.
 
 ``DataFrame.query`` evaluates ``@name`` and any method of a column, so a condition could write files
 or run programs, and conditions come from a configuration that anyone who can start a run can edit.
@@ -18,7 +18,9 @@ import pandas as pd
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 
 DEFAULT_QUERY: Final = "type != 'Fmri' or space == 'fsaverage'"
-"""Every event but recordings in other spaces (neuralbench's ``fmri/image``)."""
+"""All trials, and recordings in the space fsaverage only (neuralbench's ``fmri/image``)."""
+
+SPLITS: Final = ("train", "val", "test")
 
 _METHODS: Final = ("isin", "isna", "notna", "between")
 _TEXT_METHODS: Final = ("contains", "startswith", "endswith")
@@ -54,7 +56,13 @@ def filter_events(events: pd.DataFrame, query: str = DEFAULT_QUERY) -> pd.DataFr
     """
     # Configuration files fold long conditions over several lines; pandas takes one.
     line = " ".join(query.splitlines()).strip()
-    _check(line, events)
+    # pandas rewrites these two before it parses, so the tree below would not be the one evaluated.
+    if forbidden := {"@", "`"} & set(line):
+        raise _error(query, f"{forbidden.pop()} is not allowed", events)
+    try:
+        _check_node(ast.parse(line, mode="eval"), query, events)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise _error(query, str(error), events) from error
     try:
         keep = events.eval(line, engine="python")
         if not (isinstance(keep, pd.Series) and pd.api.types.is_bool_dtype(keep.dtype)):
@@ -64,17 +72,8 @@ def filter_events(events: pd.DataFrame, query: str = DEFAULT_QUERY) -> pd.DataFr
     return events[keep.fillna(False)].reset_index(drop=True)
 
 
-def _check(query: str, events: pd.DataFrame) -> None:
-    # pandas rewrites these two before it parses, so the tree below would not be the one evaluated.
-    if forbidden := {"@", "`"} & set(query):
-        raise _error(query, f"{forbidden.pop()} is not allowed", events)
-    try:
-        _check_node(ast.parse(query, mode="eval"), query, events)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise _error(query, str(error), events) from error
-
-
 def _check_node(node: ast.AST, query: str, events: pd.DataFrame) -> None:
+    """Check that a part of a condition, and every part of it, does no more than compare columns."""
     children: list[ast.AST]
     match node:
         case ast.Name(id=name):
@@ -104,7 +103,7 @@ def _error(query: str, reason: str, events: pd.DataFrame) -> NsdError:
 
 
 def sole_recording(events: pd.DataFrame, session: str) -> str:
-    """Space of the one recording that a session's filtered events hold.
+    """Space of the one recording of betas that a session has after the space filter.
 
     Parameters
     ----------
@@ -113,66 +112,44 @@ def sole_recording(events: pd.DataFrame, session: str) -> str:
     session
         Name of the session, for the error.
 
-    Returns
-    -------
-    str
-        Its space, such as ``"fsaverage"``.
-
     Raises
     ------
     NsdError
         If no recording is left, or more than one: trials would count twice.
     """
     spaces = events.loc[events["type"] == "Fmri", "space"].tolist()
-    return _only(spaces, session, "one recording", "fsaverage_events", "events")
+    return _sole(spaces, session, "one recording", "fsaverage_events", "events")
 
 
 def sole_recordings(events: pd.DataFrame, session: str) -> dict[int, str]:
     """Space of the one recording that each run of a session has after the space filter.
 
-    Parameters
-    ----------
-    events, session
-        As for `sole_recording`.
-
-    Returns
-    -------
-    dict
-        Space by run, for every run with trials, in order.
+    As `sole_recording`, but by run, for every run with trials, in order.
 
     Raises
     ------
     NsdError
-        If a run has no recording left, or more than one: trials would count twice.
+        If a run has no recording left, or more than one.
     """
     recordings = events[events["type"] == "Fmri"]
     spaces = recordings.groupby("run")["space"].agg(list).to_dict()
-    return {
-        run: _only(
-            spaces.get(run, []),
-            session,
-            f"one recording of run {run}",
-            "fsaverage5_series",
-            "bold_events",
-        )
-        for run in sorted(events.loc[events["type"] == "Image", "run"].unique().tolist())
-    }
+    found = {}
+    for run in sorted(events.loc[events["type"] == "Image", "run"].unique().tolist()):
+        wanted = f"one recording of run {run}"
+        found[run] = _sole(spaces.get(run, []), session, wanted, "fsaverage5_series", "bold_events")
+    return found
 
 
-def _only(spaces: list[str], session: str, wanted: str, filtered_by: str, listed_in: str) -> str:
-    """The one space there is."""
+def _sole(spaces: list[str], session: str, wanted: str, filtered_by: str, listed_in: str) -> str:
+    """The one space that there is; the steps that filter and list events are for the error."""
     if len(spaces) == 1:
         return str(spaces[0])
-    found = ", ".join(map(str, spaces)) if spaces else "none"
+    found = ", ".join(map(str, spaces)) or "none"
     raise NsdError(
         f"The filtered events of {session} should hold {wanted}, but hold {len(spaces)}: {found}.",
-        next_step=f"materialize {filtered_by} with a query that keeps the one space to use, such as"
-        f" \"type != 'Fmri' or space == 'fsaverage'\"; `{listed_in}` lists the spaces that there"
-        " are.",
+        next_step=f"make {filtered_by} with a query that keeps the one space to use, such as"
+        f' "{DEFAULT_QUERY}"; `{listed_in}` lists the spaces that there are.',
     )
-
-
-SPLITS: Final = ("train", "val", "test")
 
 
 def assign_validation(

@@ -10,27 +10,20 @@ from typing import Final, Literal, NamedTuple
 import pandas as pd
 
 from nsd_pipeline.errors import ArtifactError, NsdError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
-Dtype = Literal["string", "Int64", "Float64", "boolean"]
+EVENTS_FILE: Final = "events.parquet"
+"""Name of the file in an artifact."""
 
 
 class EventColumn(NamedTuple):
-    """One column of an event table.
-
-    Attributes
-    ----------
-    name
-        Name of the column.
-    dtype
-        Nullable pandas dtype, so that integers with gaps stay integers.
-    description
-        What the column holds, with its unit.
-    """
+    """One column of an event table."""
 
     name: str
-    dtype: Dtype
+    dtype: Literal["string", "Int64", "Float64", "boolean"]
+    """Nullable pandas dtype, so that integers with gaps stay integers."""
     description: str
+    """What the column holds, with its unit."""
 
 
 EVENT_COLUMNS: Final[tuple[EventColumn, ...]] = (
@@ -95,17 +88,12 @@ def conform(events: pd.DataFrame) -> pd.DataFrame:
 def write_events(path: Path, events: pd.DataFrame) -> None:
     """Write an event table as Parquet, each column with its description in the schema.
 
-    Parameters
-    ----------
-    path
-        File to write; replaced whole if it exists.
-    events
-        Table with the columns of ``EVENT_COLUMNS``.
+    A file that exists is replaced whole.
 
     Raises
     ------
     NsdError
-        If the columns are others.
+        If the columns are not those of ``EVENT_COLUMNS``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,5 +129,5 @@ def read_events(path: Path) -> pd.DataFrame:
     except Exception as error:  # pyarrow and pandas let through whatever they trip over
         raise ArtifactError(
             f"{path} is not a readable event table: {error}",
-            next_step="materialize the events of this session again.",
+            next_step="make the events of this session again.",
         ) from error

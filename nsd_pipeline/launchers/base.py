@@ -5,8 +5,9 @@ import socket
 import threading
 import weakref
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dagster import (
     DagsterEventType,
@@ -24,8 +25,27 @@ from nsd_pipeline.dagster_private import (
     worker_command,
 )
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers import shell
-from nsd_pipeline.launchers.process import tail
+from nsd_pipeline.launchers import run_processes
+from nsd_pipeline.launchers.run_processes import tail
+
+CONFIG_TAG: Final = "dagster-k8s/config"
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+
+KUBERNETES_GPU: Final[Mapping[str, Any]] = {
+    CONFIG_TAG: {
+        "container_config": {"resources": {"limits": {GPU_RESOURCE: "1"}}},
+        "pod_spec_config": {
+            # Nodes with GPUs are usually kept free of everything else by this taint.
+            "tolerations": [
+                {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
+            ]
+        },
+    }
+}
+"""Run tags of a job that needs one GPU on Kubernetes, where Dagster's own launcher reads them.
+
+On the job, because tags of assets and ops do not reach the pod of a run. Other launchers ignore it.
+"""
 
 GPU_POOL: Final = "gpu"
 """Pool of the ops and assets that need a GPU."""
@@ -138,10 +158,10 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         counts, and where none did, it may well be alive. One whose worker has ended is reported as
         failed, unless run monitoring would resume it; it cannot resume what it did not launch.
         """
-        host = shell.signed_host(run)
+        host = run_processes.signed_host(run)
         if host is not None:
             self._tell_if_elsewhere(run, host)
-            ended = shell.how_ended(run)
+            ended = run_processes.how_ended(run)
         elif self._was_launched(run):
             ended = self.how_ended(run)
         else:
@@ -216,10 +236,10 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
 
     def _report_failed(self, run: DagsterRun, ended: str) -> None:
         info = self.get_run_worker_debug_info(run)
-        shell.report_failed(self._instance, run, f"{ended}\n{info}" if info else ended)
+        run_processes.report_failed(self._instance, run, f"{ended}\n{info}" if info else ended)
 
     def _tell_if_elsewhere(self, run: DagsterRun, host: str) -> None:
-        if shell.is_elsewhere(run.tags) and run.run_id not in self._told_elsewhere:
+        if run_processes.is_elsewhere(run.tags) and run.run_id not in self._told_elsewhere:
             self._told_elsewhere.add(run.run_id)
             self._instance.report_engine_event(
                 f"The run's process is on {host}, out of sight of run monitoring on"

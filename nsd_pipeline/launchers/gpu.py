@@ -29,7 +29,7 @@ from nsd_pipeline.dagster_private import (
     counts_pools_by_run,
 )
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers import process
+from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.launchers.base import (
     GPU_POOL,
     LAUNCHED_TAG,
@@ -37,17 +37,20 @@ from nsd_pipeline.launchers.base import (
     needs_gpu,
     run_command,
 )
-from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV, Device, visible_devices
-from nsd_pipeline.launchers.lease import (
+from nsd_pipeline.launchers.devices import (
+    DEVICES_ENV,
     LEASE_ENV,
+    MASK_ENV,
+    Device,
     Holder,
     describe_holders,
     locks_folder,
     read_holder,
     try_lock,
+    visible_devices,
     write_holder,
 )
-from nsd_pipeline.launchers.shell import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
+from nsd_pipeline.launchers.run_processes import HOST_TAG, PID_TAG, STARTED_TAG, process_tags
 
 DEVICE_TAG: Final = "nsd/device"
 """GPU of a run, or ``cpu``."""
@@ -267,7 +270,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
         descriptor: int | None = None,
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != LEASE_ENV}
-        child = process.start(
+        child = run_processes.start(
             command,
             run_id=run.run_id,
             environment={**inherited, **mask},
@@ -282,7 +285,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
                 {
                     LAUNCHED_TAG: run.run_id,
                     DEVICE_TAG: device,
-                    **process_tags(process.identify(child.pid)),
+                    **process_tags(run_processes.identify(child.pid)),
                 },
             )
         except BaseException:
@@ -303,11 +306,11 @@ class GpuRunLauncher(MonitoredRunLauncher):
     def _tell(self, run: DagsterRun, message: str) -> None:
         self._instance.report_engine_event(message, run, cls=type(self))
 
-    def _worker(self, run: DagsterRun) -> process.RunProcess | None:
-        return self._tagged_worker(run) or process.find(run.run_id)
+    def _worker(self, run: DagsterRun) -> run_processes.RunProcess | None:
+        return self._tagged_worker(run) or run_processes.find(run.run_id)
 
-    def _tagged_worker(self, run: DagsterRun) -> process.RunProcess | None:
+    def _tagged_worker(self, run: DagsterRun) -> run_processes.RunProcess | None:
         pid, started = self.own_tag(run, PID_TAG), self.own_tag(run, STARTED_TAG)
         if pid is None or started is None or run.tags.get(HOST_TAG) != socket.gethostname():
             return None
-        return process.RunProcess(int(pid), float(started))
+        return run_processes.RunProcess(int(pid), float(started))

@@ -10,9 +10,8 @@ from dagster import DagsterRun, Field
 from nsd_pipeline.dagster_private import ConfigurableClassData, LaunchRunContext
 from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, MonitoredRunLauncher, needs_gpu, run_command
-from nsd_pipeline.launchers.devices import DEVICES_ENV, MASK_ENV
-from nsd_pipeline.launchers.lease import LEASE_ENV
-from nsd_pipeline.launchers.process import RUN_ID_ENV
+from nsd_pipeline.launchers.devices import DEVICES_ENV, LEASE_ENV, MASK_ENV
+from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 
 RESOURCES_TAG: Final = "nsd/slurm"
 """Run tag with a JSON object of Slurm options, on top of those in dagster.yaml."""
@@ -25,8 +24,8 @@ class SlurmRunLauncher(MonitoredRunLauncher):
 
     The nodes have to see the same Python environment, ``DAGSTER_HOME`` and storage as the daemon. A
     run whose job waits is "Starting" for Dagster, so ``run_monitoring: start_timeout_seconds`` has
-    to be longer than the cluster's queue. A job that Slurm takes away fails its run with Slurm's
-    reason, and ``run_retries`` decides whether it is tried again.
+    to be longer than the cluster's queue. A job that Slurm ends fails its run with Slurm's reason,
+    and ``run_retries`` decides whether it is tried again.
 
     Parameters
     ----------

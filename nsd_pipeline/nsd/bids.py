@@ -15,12 +15,13 @@ from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd.bids_names import (
     CONFOUNDS,
     EVENTS,
+    SURFACES,
     TASK,
+    VOLUMES,
     NamedFile,
     companion,
     mask_beside,
     named_files,
-    names_of_run,
     recordings,
     stem,
 )
@@ -40,16 +41,14 @@ def find_runs(
         What deepprep or fMRIPrep wrote.
     raw
         The raw BIDS tree, which has the events.
-    subject, session
-        Which session, as ``"subj01"`` and from 1.
-    runs
-        The task runs that the session must have.
+    subject, session, runs
+        Which session, as ``"subj01"`` and from 1, and the task runs that it must have.
 
     Returns
     -------
     list
-        One a run and space, by run and then by space. How spaces of one name are told apart is
-        said in :func:`~nsd_pipeline.nsd.bids_names.recordings`.
+        By run and then by space. How spaces of one name are told apart is said in
+        :func:`~nsd_pipeline.nsd.bids_names.recordings`.
 
     Raises
     ------
@@ -59,8 +58,9 @@ def find_runs(
         If a hemisphere is missing, two files claim to be the same, or sidecars disagree about the
         repetition time.
     """
-    derivatives, raw = derivatives.expanduser(), raw.expanduser()
-    func = _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+    # Absolute: the list of runs is read from other folders.
+    derivatives, raw = (folder.expanduser().absolute() for folder in (derivatives, raw))
+    func = _derived_folder(derivatives, subject, session)
     raw_func = _session_folder([raw], subject, session)
     files, raw_files = named_files(func), named_files(raw_func)
     found_recordings = recordings(files)
@@ -87,11 +87,11 @@ def find_runs(
                 run=run,
                 space=space,
                 kind="surface" if surface else "mni" if space.startswith("MNI") else "other",
-                files=tuple(str(each.path.absolute()) for each in of_run),
-                onsets=str(events.path.absolute()),
+                files=tuple(str(each.path) for each in of_run),
+                onsets=str(events.path),
                 onsets_kind="events",
-                mask=str(mask.absolute()) if mask else None,
-                confounds=str(confounds.path.absolute()) if confounds else None,
+                mask=str(mask) if mask else None,
+                confounds=str(confounds.path) if confounds else None,
                 tr=_sidecar_tr([each.path for each in of_run], events.path, raw),
             )
         )
@@ -105,19 +105,19 @@ def _no_recording(
     volumes = [each.path.name for each in files if each.run == first and "bold" in each.path.name]
     there = f" It has {', '.join(volumes[:3])} of that run." if volumes else ""
     left_out = ", ".join(f'"{session}_run{run:02d}"' for run in missing)
+    names = [f"*_task-{TASK}_*run-{first:02d}{ending}" for ending in (*SURFACES, *VOLUMES)]
     return SourceError(
         f"{func} lacks a recording of run {', '.join(map(str, missing))} of {session} (of"
-        f" {n_runs} runs). Looked for {names_of_run(first)}.{there}",
-        next_step=f"preprocess the missing runs of task {TASK}, then materialize bold again; or"
+        f" {n_runs} runs). Looked for {', '.join(names)}.{there}",
+        next_step=f"preprocess the missing runs of task {TASK}, then make bold again; or"
         f" leave them out of the session: `leave_out`: [{left_out}] in the configuration of bold.",
     )
 
 
 def has_session(derivatives: Path, subject: str, session: int) -> bool:
     """Whether the derivatives have anything of a session."""
-    derivatives = derivatives.expanduser()
     try:
-        _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+        _derived_folder(derivatives.expanduser(), subject, session)
     except SourceError:
         return False
     return True
@@ -154,7 +154,12 @@ def event_onsets(path: Path) -> Onsets:
     return Onsets(seconds[order], ids[order].astype(np.int64))
 
 
+def _derived_folder(derivatives: Path, subject: str, session: int) -> Path:
+    return _session_folder([derivatives, derivatives / "BOLD"], subject, session)
+
+
 def _session_folder(roots: Sequence[Path], subject: str, session: int) -> Path:
+    """The folder of a session's functional files below the first of the roots that has it."""
     label = f"sub-{subject_number(subject):02d}"
     names = (f"ses-nsd{session:02d}", f"ses-{session:02d}")
     wanted = [root / label / name / "func" for root in roots for name in names]
@@ -189,9 +194,11 @@ def _sidecar_tr(recording: Sequence[Path], events: Path, raw: Path) -> float | N
         session.parent / f"{session.parent.name}_task-{TASK}_bold.json",
         raw / f"task-{TASK}_bold.json",
     )
-    stated = [(str(path), _repetition_time(path)) for path in (*derived, *inherited)]
-    of_raw = [(name, tr) for name, tr in stated[len(derived) :] if tr is not None]
-    return agree_on_tr([*stated[: len(derived)], *of_raw[:1]])
+    of_derived, of_raw = (
+        [(str(path), tr) for path in paths if (tr := _repetition_time(path)) is not None]
+        for paths in (derived, inherited)
+    )
+    return agree_on_tr([*of_derived, *of_raw[:1]])
 
 
 def _repetition_time(path: Path) -> float | None:
@@ -203,6 +210,5 @@ def _repetition_time(path: Path) -> float | None:
         value = json.loads(text).get("RepetitionTime")
         return None if value is None else float(value)
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InvalidFileError(
-            f"{path} is not a readable sidecar: {error}.", next_step="make it again."
-        ) from error
+        problem = f"{path} is not a readable sidecar: {error}."
+        raise InvalidFileError(problem, next_step="make it again.") from error

@@ -3,7 +3,7 @@
 fMRIPrep has named its files in three ways over the years; deepprep follows the newest.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,16 +40,9 @@ _OF_THE_SCAN: Final = ("acq", "rec", "dir", "echo", "part")
 
 
 class NamedFile(NamedTuple):
-    """A file of one of the task's runs.
+    """A file of one of the task's (1-based) runs.
 
-    Attributes
-    ----------
-    path
-        Where it is.
-    run
-        1-based run.
-    entities
-        Those of its name, such as ``{"sub": "01", "task": "nsdcore", ...}``.
+    `entities` are those of its name, such as ``{"sub": "01", "task": "nsdcore", ...}``.
     """
 
     path: Path
@@ -67,7 +60,6 @@ def named_files(folder: Path) -> list[NamedFile]:
     SourceError
         If the folder may not be read.
     """
-    found = []
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -75,11 +67,12 @@ def named_files(folder: Path) -> list[NamedFile]:
             f"The folder {folder} cannot be read: {error.strerror}.",
             next_step="ask its owner to let you read it.",
         ) from error
+    found = []
     for path in paths:
-        entities = _entities(path.name)
+        entities = _entities(path)
         run = entities.get("run", "")
-        hidden = path.name.startswith(".") or path.is_dir()
-        if not hidden and entities.get("task") == TASK and run.isdecimal():
+        of_a_run = entities.get("task") == TASK and run.isdecimal()
+        if of_a_run and not (path.name.startswith(".") or path.is_dir()):
             found.append(NamedFile(path, int(run), entities))
     return found
 
@@ -90,10 +83,10 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(ending)
 
 
-def _entities(name: str) -> dict[str, str]:
-    pairs = (part.partition("-") for part in stem(Path(name)).split("_"))
+def _entities(path: Path) -> dict[str, str]:
+    pairs = (part.partition("-") for part in stem(path).split("_"))
     entities = {key: value for key, dash, value in pairs if dash}
-    side = name.removesuffix(".func.gii")[-2:]
+    side = path.name.removesuffix(".func.gii")[-2:]  # of the oldest names
     return entities | ({"hemi": side[1]} if side in (".L", ".R") else {})
 
 
@@ -110,16 +103,12 @@ def recordings(files: Sequence[NamedFile]) -> dict[tuple[int, str], list[NamedFi
     """
     found: dict[tuple[int, str], list[NamedFile]] = {}
     for names, sides in ((SURFACES, ["L", "R"]), (VOLUMES, [""])):
-        spaces = _spaces(
-            [file for file in _preferred(files, names) if file.entities.get("hemi", "") in sides]
-        )
+        named = [file for file in _preferred(files, names) if _side(file) in sides]
         of_kind: dict[tuple[int, str], dict[str, NamedFile]] = {}
-        for file, space in spaces:
+        for file, space in zip(named, _spaces(named), strict=True):
             taken = of_kind.setdefault((file.run, space), {})
-            side = file.entities.get("hemi", "")
-            if side in taken:
-                raise _twice(taken[side], file, space)
-            taken[side] = file
+            if (before := taken.setdefault(_side(file), file)) is not file:
+                raise _twice(before, file, space)
         for present in of_kind.values():
             for missing in set(sides).difference(present):
                 raise InvalidFileError(
@@ -161,55 +150,44 @@ def mask_beside(volumes: NamedFile) -> Path | None:
     return None
 
 
-def names_of_run(run: int) -> str:
-    """Names that recordings of a run may have, for a message."""
-    names = (name.removeprefix("*") for name in (*SURFACES, *VOLUMES))
-    return ", ".join(f"*_task-{TASK}_*run-{run:02d}*{name}" for name in names)
-
-
-def _preferred(files: Iterable[NamedFile], names: Sequence[str]) -> Iterator[NamedFile]:
+def _preferred(files: Sequence[NamedFile], names: Sequence[str]) -> Iterator[NamedFile]:
     """Files with one of some names; of those that differ in nothing else, the earliest name's."""
-    ranked: dict[tuple[object, ...], list[tuple[int, NamedFile]]] = {}
-    for file in files:
-        for rank, name in enumerate(names):
-            if fnmatchcase(file.path.name, name):
-                entities = file.entities.items() - {("desc", "preproc"), ("desc", "confounds")}
-                ranked.setdefault(tuple(sorted(entities)), []).append((rank, file))
-                break
-    for same in ranked.values():
-        first = min(rank for rank, _ in same)
-        yield from (file for rank, file in same if rank == first)
+    taken: set[frozenset[tuple[str, str]]] = set()
+    for name in names:
+        of_name = [
+            (file, frozenset(file.entities.items() - {("desc", "preproc"), ("desc", "confounds")}))
+            for file in files
+            if fnmatchcase(file.path.name, name)
+        ]
+        yield from [file for file, entities in of_name if entities not in taken]
+        taken.update(entities for _, entities in of_name)
 
 
-def _spaces(files: Sequence[NamedFile]) -> list[tuple[NamedFile, str]]:
-    """Files with what their spaces are called."""
-
-    def plain(file: NamedFile) -> str:
-        resolution = file.entities.get("res")
-        return file.entities["space"] + (f"_res-{resolution}" if resolution else "")
-
-    same: dict[tuple[int, str, str | None], list[NamedFile]] = {}
-    for file in files:
-        same.setdefault((file.run, plain(file), file.entities.get("hemi")), []).append(file)
-    telling: dict[str, set[str]] = {}
-    for (_, space, _), group in same.items():
-        telling.setdefault(space, set()).update(
-            entity
-            for entity in _TELL_APART
-            if len({file.entities.get(entity) for file in group}) > 1
-        )
-    return [
-        (
-            file,
-            plain(file)
-            + "".join(
-                f"_{entity}-{file.entities[entity]}"
-                for entity in _TELL_APART
-                if entity in telling[plain(file)] and entity in file.entities
-            ),
-        )
+def _spaces(files: Sequence[NamedFile]) -> Iterator[str]:
+    """What the space of each file is called."""
+    plain = [
+        file.entities["space"]
+        + (f"_res-{file.entities['res']}" if file.entities.get("res") else "")
         for file in files
     ]
+    alike: dict[tuple[int, str, str], list[NamedFile]] = {}
+    for file, space in zip(files, plain, strict=True):
+        alike.setdefault((file.run, space, _side(file)), []).append(file)
+    telling = {
+        (space, entity)
+        for (_, space, _), group in alike.items()
+        for entity in _TELL_APART
+        if len({file.entities.get(entity) for file in group}) > 1
+    }
+    for file, space in zip(files, plain, strict=True):
+        further = [
+            each for each in _TELL_APART if (space, each) in telling and each in file.entities
+        ]
+        yield space + "".join(f"_{each}-{file.entities[each]}" for each in further)
+
+
+def _side(file: NamedFile) -> str:
+    return file.entities.get("hemi", "")
 
 
 def _scan(file: NamedFile) -> dict[str, str]:

@@ -15,7 +15,7 @@ come the tables that :mod:`~nsd_pipeline.nsd.mapping` compares it with.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,14 +81,7 @@ class ExperimentDesign:
         return int(self._first_trials[session - 1])
 
     def trials(self, subject: str, session: int) -> pd.DataFrame:
-        """One row for each trial of a session, in the order of its betas.
-
-        Parameters
-        ----------
-        subject
-            ``subj01`` to ``subj08``.
-        session
-            1-based session.
+        """One row for each trial of a session (1-based), in the order of its betas.
 
         Returns
         -------
@@ -142,15 +135,10 @@ class ExperimentDesign:
 def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     """Read and validate ``nsd_expdesign.mat``.
 
-    Parameters
-    ----------
-    path
-        MATLAB file of version 5.
-
     Raises
     ------
     InvalidFileError
-        If it is no readable MATLAB file of that version.
+        If it is no readable MATLAB file of version 5.
     MappingError
         If an array is missing or has the wrong shape, if an id is out of range, if the shared
         images are not the first 1,000 of every subject, or if two subjects have another image in
@@ -160,22 +148,17 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     arrays = _load_arrays(path)
     missing = [field for field in _FIELDS if field not in arrays]
     if missing:
-        raise MappingError(f"{name} lacks the field {', '.join(missing)}.", next_step=_NEXT_STEP)
-    pattern = _integers(arrays, "stimpattern", STIMPATTERN_SHAPE, 0, 1, name=name).astype(bool)
-    order_shape = (1, int(pattern.sum()))
+        raise _wrong(name, f" lacks the field {', '.join(missing)}")
+    integers = partial(_integers, arrays, name)
+    pattern = integers("stimpattern", STIMPATTERN_SHAPE, 0, 1).astype(bool)
+    n_trials = int(pattern.sum())
     design = ExperimentDesign(
-        masterordering=_integers(
-            arrays, "masterordering", order_shape, 1, N_SUBJECT_IMAGES, name=name
-        ).ravel(),
-        subjectim=_integers(
-            arrays, "subjectim", (len(N_SESSIONS), N_SUBJECT_IMAGES), 1, N_IMAGES, name=name
-        ),
-        sharedix=_integers(
-            arrays, "sharedix", (1, N_SHARED_IMAGES), 1, N_IMAGES, name=name
-        ).ravel(),
+        masterordering=integers("masterordering", (1, n_trials), 1, N_SUBJECT_IMAGES).ravel(),
+        subjectim=integers("subjectim", (len(N_SESSIONS), N_SUBJECT_IMAGES), 1, N_IMAGES),
+        sharedix=integers("sharedix", (1, N_SHARED_IMAGES), 1, N_IMAGES).ravel(),
         stimpattern=pattern,
     )
-    _check_images(design, name=name)
+    _check_images(design, name)
     return design
 
 
@@ -191,62 +174,60 @@ def _load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
 def _integers(
     arrays: dict[str, NDArray[Any]],
+    name: str,
     field: str,
     shape: tuple[int, ...],
     low: int,
     high: int,
-    *,
-    name: str,
 ) -> NDArray[np.int64]:
     """Check and convert a field of whole numbers, which MATLAB may store as any type."""
     values = arrays[field]
     if values.shape != shape:
         why = " (one entry for each trial of stimpattern)" if field == "masterordering" else ""
-        raise MappingError(
-            f"{name}: {field} has shape {values.shape}, not {shape}{why}.", next_step=_NEXT_STEP
-        )
+        raise _wrong(name, f": {field} has shape {values.shape}, not {shape}{why}")
     valid = (values >= low) & (values <= high) & (values == np.round(values))
     if not valid.all():
         index = tuple(int(i) for i in np.argwhere(~valid)[0])
-        raise MappingError(
-            f"{name}: {field} must hold whole numbers from {low} to {high}, but "
-            f"{np.count_nonzero(~valid)} of {values.size} entries do not; the first is "
-            f"{values[index]} at {tuple(i + 1 for i in index)} (counted from 1).",
-            next_step=_NEXT_STEP,
+        raise _wrong(
+            name,
+            f": {field} must hold whole numbers from {low} to {high}, but"
+            f" {np.count_nonzero(~valid)} of {values.size} entries do not; the first is"
+            f" {values[index]} at {tuple(i + 1 for i in index)} (counted from 1)",
         )
     return values.astype(np.int64)
 
 
-def _check_images(design: ExperimentDesign, *, name: str) -> None:
+def _check_images(design: ExperimentDesign, name: str) -> None:
     """Check that subjects have the shared images, and only those, in common."""
     shared = np.sort(design.sharedix)
     firsts = np.sort(design.subjectim[:, :N_SHARED_IMAGES], axis=1)
     wrong = np.flatnonzero((firsts != shared).any(axis=1)) + 1
     if wrong.size:
-        raise MappingError(
-            f"{name}: sharedix is not the first {N_SHARED_IMAGES} columns of subjectim for subject "
-            f"{', '.join(map(str, wrong))}.",
-            next_step=_NEXT_STEP,
+        raise _wrong(
+            name,
+            f": sharedix is not the first {N_SHARED_IMAGES} columns of subjectim for subject"
+            f" {', '.join(map(str, wrong))}",
         )
     images = np.concatenate([shared, design.subjectim[:, N_SHARED_IMAGES:].ravel()])
     counts = np.bincount(images)
     if counts.max() > 1:
         repeated = np.flatnonzero(counts > 1)
-        raise MappingError(
-            f"{name}: {repeated.size} images appear more than once among sharedix and the "
-            f"subjects' own images in subjectim; the first is {repeated[0]}.",
-            next_step=_NEXT_STEP,
+        raise _wrong(
+            name,
+            f": {repeated.size} images appear more than once among sharedix and the subjects' own"
+            f" images in subjectim; the first is {repeated[0]}",
         )
+
+
+def _wrong(name: str, problem: str) -> MappingError:
+    return MappingError(f"{name}{problem}.", next_step=_NEXT_STEP)
 
 
 def find_design(source: Source) -> dict[str, ObjectInfo]:
     """Experiment design, stimulus info, and the responses of every subject the source has.
 
-    Returns
-    -------
-    dict
-        The objects by the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv``
-        and ``subjXX_responses.tsv``.
+    By the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv`` and
+    ``subjXX_responses.tsv``.
 
     Raises
     ------

@@ -9,29 +9,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
-from nsd_pipeline.nsd import layout, mgh
-from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere
-from nsd_pipeline.storage.paths import listed_path, read_listing
+from nsd_pipeline.nsd import mgh
+from nsd_pipeline.nsd.layout import (
+    FSAVERAGE5_VERTICES,
+    FSAVERAGE_VERTICES,
+    HEMISPHERES,
+    Hemisphere,
+    betas_keys,
+)
+from nsd_pipeline.storage.names import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 
-_MIRROR = "mirror.json"
+_MIRROR: Final = "mirror.json"
 
 
 @dataclass(frozen=True)
 class BetasObject:
-    """One hemisphere's file of betas on the source, its header read and checked.
-
-    Parameters
-    ----------
-    info
-        Key, size and ETag of the object.
-    header
-        Its MGH header.
-    """
+    """One hemisphere's file of betas on the source, its header read and checked."""
 
     info: ObjectInfo
     header: mgh.MghHeader
@@ -45,16 +44,9 @@ class BetasObject:
 def inspect_betas(
     source: Source, subject: str, session: int, *, n_trials: int
 ) -> dict[Hemisphere, BetasObject]:
-    """Read and check the header of both hemispheres of a session.
+    """Read and check the header of both hemispheres of a session, as ``"subj01"`` and from 1.
 
-    Parameters
-    ----------
-    source
-        Where NSD's files are read.
-    subject, session
-        Which session, as ``"subj01"`` and from 1.
-    n_trials
-        Trials that the experiment design has for the session: the number of frames.
+    `n_trials` is the number of trials that the experiment design has for the session.
 
     Raises
     ------
@@ -65,66 +57,98 @@ def inspect_betas(
         of frames than the design has trials.
     """
     found: dict[Hemisphere, BetasObject] = {}
-    keys = layout.betas_keys(subject, session, "fsaverage")
+    keys = betas_keys(subject, session, "fsaverage")
     for hemisphere, key in zip(HEMISPHERES, keys, strict=True):
         info = source.describe(key)
         name = f"{source.url}/{key}"
         raw = source.read(key, 0, min(mgh.HEADER_BYTES, info.n_bytes), etag=info.etag)
         header = mgh.parse_header(raw, name=name)
-        mgh.check_vertices(header, layout.FSAVERAGE_VERTICES, name=name)
+        mgh.check_vertices(header, FSAVERAGE_VERTICES, name=name)
         mgh.check_size(header, info.n_bytes, name=name)
         mgh.check_frames(header, n_trials, name=name)
         found[hemisphere] = BetasObject(info, header)
     return found
 
 
-def download_betas(
-    source: Source,
-    objects: Mapping[Hemisphere, BetasObject],
-    folder: Path,
-    scratch: Path,
-    *,
-    whole_file: bool,
-    max_concurrency: int,
-) -> TransferReport:
-    """Fetch both hemispheres into a folder, or record where a local mirror has them.
+@dataclass(frozen=True)
+class FsaverageDownload:
+    """A session's betas on fsaverage, inspected, and how they get here.
 
-    Parameters
+    Attributes
     ----------
     source
         Where NSD's files are read.
-    objects
+    hemispheres
         What :func:`inspect_betas` found.
-    folder
-        Receives ``{lh,rh}.betas_sessionNN.mgh``, or ``mirror.json``.
-    scratch
-        Keeps what has arrived if this process dies, for the next attempt.
     whole_file
-        Fetch all of fsaverage's vertices instead of fsaverage5's.
-    max_concurrency
-        Requests in flight at the same time.
-
-    Raises
-    ------
-    InvalidFileError
-        If a trial came as zeros.
+        Whether all of fsaverage comes, or fsaverage5 only.
     """
-    in_place = {side: source.local_path(found.info.key) for side, found in objects.items()}
-    if all(in_place.values()):
-        paths = {side: str(path) for side, path in in_place.items()}
-        (folder / _MIRROR).write_text(json.dumps(paths, indent=2))
-        return TransferReport.total([])
 
-    reports = []
-    for found in objects.values():
-        if whole_file:
-            prefix, ranges = b"", [(0, found.info.n_bytes)]
-        else:
-            prefix = mgh.header_bytes(layout.FSAVERAGE5_VERTICES, found.header.n_frames)
-            ranges = mgh.frame_ranges(found.header, layout.FSAVERAGE5_VERTICES)
-        reports.append(
-            fetch(
-                source,
+    source: Source
+    hemispheres: Mapping[Hemisphere, BetasObject]
+    whole_file: bool
+
+    @property
+    def objects(self) -> tuple[ObjectInfo, ...]:
+        """Objects on the source that it needs."""
+        return tuple(each.info for each in self.hemispheres.values())
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a local mirror has all of them, so that nothing is fetched."""
+        return all(self.source.local_path(info.key) for info in self.objects)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of the session: frames of a file."""
+        return self.hemispheres["lh"].header.n_frames
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What else determines the bytes that come."""
+        return {"whole_file": self.whole_file}
+
+    @property
+    def fetched_bytes(self) -> int:
+        """About how many bytes come from a bucket."""
+        if self.whole_file:
+            return sum(info.n_bytes for info in self.objects)
+        return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
+
+    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+        """Fetch both hemispheres into a folder, or record where a local mirror has them.
+
+        Parameters
+        ----------
+        folder
+            Receives ``{lh,rh}.betas_sessionNN.mgh``, or ``mirror.json``.
+        scratch
+            Keeps what has arrived if this process dies, for the next attempt.
+        max_concurrency
+            Requests in flight at the same time.
+
+        Raises
+        ------
+        InvalidFileError
+            If a trial came as zeros.
+        """
+        if self.in_place:
+            paths = {
+                side: str(self.source.local_path(found.info.key))
+                for side, found in self.hemispheres.items()
+            }
+            (folder / _MIRROR).write_text(json.dumps(paths, indent=2))
+            return TransferReport.total([])
+
+        reports = []
+        for found in self.hemispheres.values():
+            if self.whole_file:
+                prefix, ranges = b"", [(0, found.info.n_bytes)]
+            else:
+                prefix = mgh.header_bytes(FSAVERAGE5_VERTICES, self.n_trials)
+                ranges = mgh.frame_ranges(found.header, FSAVERAGE5_VERTICES)
+            report = fetch(
+                self.source,
                 found.info,
                 ranges,
                 scratch / found.name,
@@ -132,21 +156,21 @@ def download_betas(
                 max_concurrency=max_concurrency,
                 progress=found.name,
             )
-        )
-    # Only now: `folder` is discarded if the right hemisphere fails, and the left one would be too.
-    for found in objects.values():
-        (scratch / found.name).rename(folder / found.name)
-    # Of ranges there is no checksum. What fails here is gone from scratch, so it is fetched anew.
-    for found in objects.values():
-        n_vertices = found.header.n_vertices if whole_file else layout.FSAVERAGE5_VERTICES
-        shape = (found.header.n_frames, n_vertices)
-        values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
-        mgh.check_no_empty_frame(values, name=f"{source.url}/{found.info.key}")
-    return TransferReport.total(reports)
+            reports.append(report)
+        # Only now: `folder` is discarded if the right hemisphere fails, the left one would be too.
+        for found in self.hemispheres.values():
+            (scratch / found.name).rename(folder / found.name)
+        # Of ranges there is no checksum. What fails here is gone from scratch and is fetched anew.
+        for found in self.hemispheres.values():
+            n_vertices = found.header.n_vertices if self.whole_file else FSAVERAGE5_VERTICES
+            shape = (self.n_trials, n_vertices)
+            values = np.memmap(folder / found.name, ">f4", "r", mgh.HEADER_BYTES, shape)
+            mgh.check_no_empty_frame(values, name=f"{self.source.url}/{found.info.key}")
+        return TransferReport.total(reports)
 
 
 def locate_betas(folder: Path) -> dict[Hemisphere, Path]:
-    """Files of a session's betas by what :func:`download_betas` wrote: fetched, or a mirror's.
+    """Find what `FsaverageDownload.download` fetched into a folder, or recorded there.
 
     Raises
     ------

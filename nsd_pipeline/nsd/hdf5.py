@@ -6,8 +6,8 @@ else chose.
 
 The index of chunks is a tree of small nodes that lie between the chunks, so HDF5 reads thousands of
 them one after the other, and each would cost the time of a request. But a node above the leaves
-names all of its children: when such a node passes by, they are fetched together, before HDF5 asks
-for them. That is a guess at what comes next and nothing more: HDF5 alone reads meaning into the
+names all of its children: when such a node is read, they are fetched together, before HDF5 asks
+for them. This guesses what HDF5 will ask for next, and nothing more: HDF5 alone interprets the
 bytes, and what was not guessed is fetched when it is asked for.
 """
 
@@ -15,6 +15,7 @@ import io
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -28,46 +29,54 @@ if TYPE_CHECKING:
     import h5py
     from _typeshed import WriteableBuffer
 
-_NEXT_STEP = "use NSD's own file: download it again, or point the mirror to a whole copy."
 
-
-def own_member(file: "h5py.File", member: str, *, name: str) -> Any:
-    """Get a member of a file, if all of it lies in that file.
-
-    Parameters
-    ----------
-    file
-        The file.
-    member
-        Name of a member of its root.
-    name
-        What to call the file in an error.
-
-    Returns
-    -------
-    object
-        A dataset or a group; None if there is no such member.
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what HDF5 raises for a damaged file into an error that names the file.
 
     Raises
     ------
     InvalidFileError
-        If the member, or its data, lies in another file.
+        If the file is damaged, or is none of HDF5.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, LookupError, ValueError, OverflowError, TypeError) as error:
+        # HDF5's own complaints are plain OSErrors. Subclasses come from below it, from the disk or
+        # from the network behind a file object: the file is not to blame.
+        if isinstance(error, OSError) and type(error) is not OSError:
+            raise
+        raise InvalidFileError(
+            f"{name} is not a whole, readable HDF5 file ({error}).",
+            next_step="download it again; a mirror's copy may be incomplete.",
+        ) from error
+
+
+def own_member(file: "h5py.File", member: str, *, name: str) -> Any:
+    """Dataset or group at the root of a file, None if there is none.
+
+    Raises
+    ------
+    InvalidFileError
+        If it, or its data, lies in another file. The error calls the file `name`.
     """
     import h5py
 
+    problem = found = None
+    # Not opened before it is known to be no link: that would open the other file.
     if isinstance(file.get(member, getlink=True), h5py.ExternalLink):
-        raise _elsewhere(name, member, "is a link to another file")
-    found = file.get(member)
-    if isinstance(found, h5py.Dataset):
+        problem = "is a link to another file"
+    elif isinstance(found := file.get(member), h5py.Dataset):
         if found.external:
-            raise _elsewhere(name, member, "has its data in another file (external storage)")
-        if found.is_virtual:
-            raise _elsewhere(name, member, "is put together from other datasets (virtual)")
+            problem = "has its data in another file (external storage)"
+        elif found.is_virtual:
+            problem = "is put together from other datasets (virtual)"
+    if problem:
+        raise InvalidFileError(
+            f"{name}: {member} {problem}.",
+            next_step="use NSD's own file: download it again, or point the mirror to a whole copy.",
+        )
     return found
-
-
-def _elsewhere(name: str, member: str, problem: str) -> InvalidFileError:
-    return InvalidFileError(f"{name}: {member} {problem}.", next_step=_NEXT_STEP)
 
 
 # A node of HDF5's version 1 B-tree (HDF5 File Format Specification, III.A.1).

@@ -141,13 +141,23 @@ def valid_key(subject: str, session: int, space: Space) -> str:
     return f"{valid_prefix(subject, space)}{session:02d}.nii.gz"
 
 
-def layer_keys(subject: str, space: FunctionalSpace, hemisphere: Hemisphere) -> tuple[str, ...]:
-    """Keys of the files that say where a subject's vertices lie in a volume.
+def layer_keys(subject: str, space: Space, hemisphere: Hemisphere) -> tuple[str, ...]:
+    """Keys of the files that say where a subject's vertices lie in a functional volume.
 
     One for each of the three depths of the cortex that NSD's authors average.
+
+    Raises
+    ------
+    NsdError
+        If it is no functional space.
     """
     # Folders say func1mm where the names of transforms say func1pt0.
-    name = "func1pt0" if space == "func1mm" else "func1pt8"
+    name = {"func1mm": "func1pt0", "func1pt8mm": "func1pt8"}.get(space)
+    if name is None:
+        raise NsdError(
+            f"NSD has no transforms from {space!r} to a subject's cortex.",
+            next_step=f"choose one of {', '.join(FUNCTIONAL_SPACES)} and nativesurface.",
+        )
     return tuple(
         _transform_key(subject, hemisphere, f"{name}-to-layerB{depth}") for depth in (1, 2, 3)
     )
@@ -180,23 +190,6 @@ def transform_keys(subject: str, space: Space) -> tuple[str, ...]:
         if space == "nativesurface":
             keys.append(fsaverage_to_white_key(subject, hemisphere))
         else:
-            keys += layer_keys(subject, functional_space(space), hemisphere)
+            keys += layer_keys(subject, space, hemisphere)
         keys.append(white_to_fsaverage_key(subject, hemisphere))
     return tuple(keys)
-
-
-def functional_space(space: str) -> FunctionalSpace:
-    """The space itself, if it is one of the functional ones.
-
-    Raises
-    ------
-    NsdError
-        If it is not.
-    """
-    for known in FUNCTIONAL_SPACES:
-        if space == known:
-            return known
-    raise NsdError(
-        f"NSD has no transforms from {space!r} to a subject's cortex.",
-        next_step=f"choose one of {', '.join(FUNCTIONAL_SPACES)} and nativesurface.",
-    )

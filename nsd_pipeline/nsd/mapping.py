@@ -167,12 +167,10 @@ def check_mapping(
     ----------
     trials
         The session's trials, from `ExperimentDesign.trials`.
-    design
-        The experiment design.
-    stimulus_info
-        The table of images, from `read_stimulus_info`.
+    design, stimulus_info
+        The experiment design, and the table of images.
     responses
-        The subject's responses in all sessions, from `read_responses`.
+        The subject's responses in all sessions.
     subject, session
         Which session, ``subj01`` and 1-based.
 

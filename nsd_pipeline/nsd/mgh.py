@@ -15,13 +15,13 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64
@@ -50,21 +50,13 @@ _NOT_NSD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MghHeader:
-    """Size of an MGH file with one float32 per vertex and frame.
+    """Size of an MGH file with one float32 for each of V vertices and T frames.
 
-    Parameters
-    ----------
-    n_vertices
-        Vertices V; the file's dimensions are (V, 1, 1, T).
-    n_frames
-        Frames T; in NSD's betas, a frame is a trial.
+    Its dimensions are (V, 1, 1, T). In NSD's betas, a frame is a trial.
     """
 
     n_vertices: int
     n_frames: int
-
-    data_offset: ClassVar[int] = HEADER_BYTES
-    """Byte at which the first frame starts."""
 
     @property
     def frame_bytes(self) -> int:
@@ -74,7 +66,7 @@ class MghHeader:
     @property
     def data_end(self) -> int:
         """Byte after the last frame, where the footer starts."""
-        return self.data_offset + self.n_frames * self.frame_bytes
+        return HEADER_BYTES + self.n_frames * self.frame_bytes
 
 
 def parse_header(raw: bytes, *, name: str) -> MghHeader:
@@ -188,7 +180,7 @@ def frame_ranges(header: MghHeader, n_vertices: int) -> list[tuple[int, int]]:
     if not 1 <= n_vertices <= header.n_vertices:
         raise ValueError(f"cannot take {n_vertices} of {header.n_vertices} vertices")
     length = n_vertices * _VALUE_BYTES
-    starts = range(header.data_offset, header.data_end, header.frame_bytes)
+    starts = range(HEADER_BYTES, header.data_end, header.frame_bytes)
     return [(start, length) for start in starts]
 
 
@@ -291,14 +283,9 @@ def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
 
 
 def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
-    """Write frames of vertices as an MGH file that FreeSurfer and nibabel open.
+    """Write frames of vertices, (T, V), as float32 in a file that FreeSurfer and nibabel open.
 
-    Parameters
-    ----------
-    path
-        File to write. It appears whole or, if writing fails, not at all.
-    data
-        Values of shape (T, V): one row a frame. Stored as float32.
+    The file appears whole or, if writing fails, not at all.
     """
     n_frames, n_vertices = data.shape
     with replacing(Path(path)) as partial, partial.open("wb") as file:

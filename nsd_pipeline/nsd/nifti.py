@@ -26,7 +26,7 @@ HEADER_PART: Final = 2**16
 _HEADER_BYTES: Final = {1: 348, 2: 540}
 """Length of the header by the version of the format."""
 _GZIP_MOST: Final = 1032
-"""How many times as long unpacked content can be: as far as deflate can go."""
+"""How many times as long as the file its unpacked content can be: what deflate reaches at most."""
 _SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _VOLUMES_AT_ONCE: Final = 32
 
@@ -68,13 +68,7 @@ class VolumeHeader:
 
 @dataclass(frozen=True, eq=False)
 class VolumeSeries(VolumeHeader):
-    """A NIfTI file of one or many volumes on this machine, its header read.
-
-    Attributes
-    ----------
-    path
-        The file; gzipped if its name ends in ``.gz``.
-    """
+    """A NIfTI file on this machine, its header read; gzipped if its name ends in ``.gz``."""
 
     path: Path
 
@@ -135,25 +129,23 @@ class VolumeSeries(VolumeHeader):
         n_bytes = math.prod(self.shape) * self.dtype.itemsize
         packed = self.path.suffix == ".gz"
         opened: Any = igzip.IGzipFile if packed else Path.open
+        truncated = _damaged(self.path, f"is truncated: {self.n_volumes} volumes were expected")
         # Before memory is reserved for a volume of a size that the header alone claims.
         if self.n_volumes * n_bytes > self.path.stat().st_size * (_GZIP_MOST if packed else 1):
-            raise self._truncated()
+            raise truncated
         with opened(self.path, "rb") as file:
             try:
                 file.seek(self.data_offset)
                 for _ in range(self.n_volumes):
                     raw = file.read(n_bytes)
                     if len(raw) != n_bytes:
-                        raise self._truncated()
+                        raise truncated
                     yield np.frombuffer(raw, self.dtype)
                 # The end of a compressed file holds its checksum.
                 if file.read(1):
                     raise _damaged(self.path, "is longer than its header says")
             except _unpacking_errors() as error:
                 raise _damaged(self.path, f"is truncated or damaged ({error})") from error
-
-    def _truncated(self) -> InvalidFileError:
-        return _damaged(self.path, f"is truncated: {self.n_volumes} volumes were expected")
 
 
 def parse_header(start: bytes, *, name: str) -> VolumeHeader:

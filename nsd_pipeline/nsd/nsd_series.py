@@ -28,9 +28,6 @@ TR: Final[dict[FunctionalSpace, float]] = {"func1pt8mm": 4 / 3, "func1mm": 1.0}
 """Seconds from one volume to the next. Trials start every 4 s, so the design files must have an
 onset on every third or fourth volume, which is checked; headers are not relied upon."""
 
-_RESTING_SESSIONS: Final = {"subj01": range(21, 39), "subj05": range(21, 39)}
-_OTHERS_RESTING_SESSIONS: Final = range(21, 31)
-
 
 def file_run(subject: str, session: int, run: int) -> int:
     """Number that a task run (1 to 12) has in file names.
@@ -38,8 +35,8 @@ def file_run(subject: str, session: int, run: int) -> int:
     Sessions 21 to 38 of subjects 1 and 5, and 21 to 30 of the others, have 14 runs, of which the
     first and the last are rest.
     """
-    resting = _RESTING_SESSIONS.get(subject, _OTHERS_RESTING_SESSIONS)
-    return run + 1 if session in resting else run
+    last = 38 if subject in ("subj01", "subj05") else 30
+    return run + 1 if 21 <= session <= last else run
 
 
 def series_key(subject: str, session: int, run: int, space: FunctionalSpace) -> str:
@@ -88,27 +85,15 @@ def read_design(path: Path) -> NDArray[np.int64]:
 
 
 def design_onsets(path: Path, tr: float) -> Onsets:
-    """When images were shown in a run, from its design file."""
+    """When images were shown in a run, from its design file; `tr` is in seconds."""
     design = read_design(path)
     volumes = np.flatnonzero(design)
     return Onsets(volumes.astype(np.float64) * tr, design[volumes])
 
 
-_BLOCK = 16 * 2**20
-"""Bytes per request: what a lost connection costs at most."""
-
-
 @dataclass(frozen=True)
 class SeriesObject:
-    """One run's files on the source.
-
-    Parameters
-    ----------
-    run
-        1-based task run.
-    volumes, design
-        Key, size and ETag of the volumes and of the design file.
-    """
+    """One (1-based) task run's volumes and design file on the source."""
 
     run: int
     volumes: ObjectInfo
@@ -128,8 +113,9 @@ def inspect_series(
     keys = {
         run: [key(subject, session, run, space) for key in (series_key, design_key)] for run in runs
     }
-    prefixes = session_prefixes(subject, session, space)
-    offered = {key for prefix in prefixes for key in source.list(prefix)}
+    offered = {
+        key for prefix in session_prefixes(subject, session, space) for key in source.list(prefix)
+    }
     missing = [run for run, wanted in keys.items() if not offered.issuperset(wanted)]
     if missing:
         first = next(key for key in keys[missing[0]] if key not in offered)
@@ -163,12 +149,8 @@ def download_series(
 
     Parameters
     ----------
-    source
-        Where NSD's files are read.
-    objects
-        What :func:`inspect_series` found.
-    space
-        Space of the volumes.
+    source, objects, space
+        What :func:`inspect_series` found there in which space.
     folder
         Receives the files.
     scratch
@@ -181,6 +163,11 @@ def download_series(
     InvalidFileError
         If a design file is no such file.
     """
+
+    def name(path: Path) -> str:
+        """Relative to the folder where the file lies in it."""
+        return path.name if path.parent == folder else str(path)
+
     runs: list[BoldRun] = []
     reports: list[TransferReport] = []
     for found in objects:
@@ -192,16 +179,13 @@ def download_series(
                 report = fetch(
                     source,
                     info,
-                    [
-                        (start, min(_BLOCK, info.n_bytes - start))
-                        for start in range(0, info.n_bytes, _BLOCK)
-                    ],
+                    [(0, info.n_bytes)],
                     arrived,
                     max_concurrency=max_concurrency,
                     progress=arrived.name,
                 )
-                path = arrived.rename(folder / arrived.name)
                 reports.append(report)
+                path = arrived.rename(folder / arrived.name)
             paths.append(path)
         volumes, design = paths
         runs.append(
@@ -209,16 +193,11 @@ def download_series(
                 run=found.run,
                 space=space,
                 kind="native",
-                files=(_name(volumes, folder),),
-                onsets=_name(design, folder),
+                files=(name(volumes),),
+                onsets=name(design),
                 onsets_kind="design",
                 tr=TR[space],
                 n_samples=len(read_design(design)),
             )
         )
     return runs, TransferReport.total(reports)
-
-
-def _name(path: Path, folder: Path) -> str:
-    """Relative to the folder where the file lies in it."""
-    return path.name if path.parent == folder else str(path)

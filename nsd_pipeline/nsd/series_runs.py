@@ -1,7 +1,7 @@
-"""Recordings of BOLD, one file or pair of files a run, wherever they come from.
+"""Runs of BOLD: the files of each, how they are listed, and on which repetition time they agree.
 
-NSD's prepared time series (`timeseries`) and a BIDS derivatives folder (`bids`) are described in
-the same words, so that nothing behind this module needs to know which of them a session is of.
+NSD's prepared time series (`nsd_series`) and a BIDS derivatives folder (`bids`) are described in
+the same words, so that what uses them need not know which of them a session comes from.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
-from nsd_pipeline.storage.paths import listed_path
+from nsd_pipeline.storage.names import listed_path
 
 RUNS_FILE: Final = "runs.json"
 TrSource = Literal["both", "sidecar", "header"]
@@ -23,7 +23,7 @@ BrainMask = Literal["run", "template"]
 TR_TOLERANCE: Final = 1e-3
 """Seconds by which two statements of one repetition time may differ: headers round."""
 TR_RANGE: Final = (0.05, 60.0)
-"""Seconds that a repetition time can be: what is outside is in another unit, or made up."""
+"""Seconds that a repetition time can have: any other is in another unit, or wrong."""
 
 
 class BoldRun(BaseModel):
@@ -77,7 +77,7 @@ class Onsets(NamedTuple):
     seconds : array of shape (n,), float64
         After the run's first sample, ascending.
     numbers : array of shape (n,), int64
-        NSD's number of each image among the 73,000, as the file counts.
+        NSD's number of each image among the 73,000, from 0 or from 1 as the file counts.
     """
 
     seconds: NDArray[np.float64]
@@ -106,7 +106,7 @@ def read_runs(folder: Path) -> list[BoldRun]:
     except (OSError, ValidationError) as error:
         raise ArtifactError(
             f"{path} is not a readable list of runs: {error}.",
-            next_step="materialize bold of this session again.",
+            next_step="make bold of this session again.",
         ) from error
     for run in runs:
         for name in (*run.files, run.onsets, run.mask, run.confounds):
@@ -150,7 +150,7 @@ def agree_on_tr(
     for name, tr in stated:
         if not low <= tr <= high:
             raise InvalidFileError(
-                f"{name} states a repetition time of {tr:.6g} s, which is none.",
+                f"{name} states a repetition time of {tr:.6g} s, not one of {low:g} to {high:g} s.",
                 next_step="state it as RepetitionTime, in seconds, in the sidecar.",
             )
     return first

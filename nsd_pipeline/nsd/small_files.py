@@ -11,8 +11,12 @@ from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere, Space, transform_ke
 from nsd_pipeline.nsd.space_betas import volume_shape
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
+_LABELS: Final = "nsddata/freesurfer/fsaverage/label"
+_PLACE: Final = "{hemisphere}"
+_BY_PATH: Final = "name files by a path such as /my/labels/{hemisphere}.mine.mgz"
 
-def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
+
+def _local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
     """Path of an object on this machine: a mirror's own file, or a copy in a folder."""
     path = source.local_path(info.key)
     if path is None:
@@ -23,14 +27,9 @@ def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Transforms:
-    """The transforms from one space to a subject's cortex and on to fsaverage, on the source.
+    """The files, by key, that lead from a space to a subject's cortex and on to fsaverage.
 
-    Attributes
-    ----------
-    objects
-        Every file, by its key.
-    volume_shape
-        Voxels along each axis of the space; None for a native surface.
+    `volume_shape` is the number of voxels along each axis of the space; None for a native surface.
     """
 
     objects: Mapping[str, ObjectInfo]
@@ -63,24 +62,15 @@ def find_transforms(source: Source, subject: str, space: Space) -> Transforms:
 
 def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str, Path]:
     """Copy the files into a folder, unless a mirror has them on this machine: paths by key."""
-    return {key: local_file(source, info, folder) for key, info in found.objects.items()}
-
-
-FOLDER: Final = "nsddata/freesurfer/fsaverage/label"
-_PLACE: Final = "{hemisphere}"
+    return {key: _local_file(source, info, folder) for key, info in found.objects.items()}
 
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """A region's files.
+    """A region's files: `versions` identify their content, by key or path.
 
-    Attributes
-    ----------
-    versions
-        What identifies their content, by key or path.
-    copy
-        Gives the path of each hemisphere's file, after copying it into a folder if it is not on
-        this machine.
+    `copy` gives the path of each hemisphere's file, after copying it into a folder if it is not on
+    this machine.
     """
 
     versions: dict[str, str]
@@ -108,35 +98,31 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     if _PLACE in roi or "/" in roi:
         return _by_path(roi)
     source = open_source()
-    found = {hemisphere: f"{FOLDER}/{hemisphere}.{roi}.mgz" for hemisphere in HEMISPHERES}
-    offered = source.list(f"{FOLDER}/")
+    found = {side: f"{_LABELS}/{side}.{roi}.mgz" for side in HEMISPHERES}
+    offered = source.list(f"{_LABELS}/")
     if not set(found.values()) <= set(offered):
         names = {PurePosixPath(key).name.removesuffix(".mgz")[3:] for key in offered}
         raise SourceError(
             f"{source.url} has no region {roi!r} on fsaverage ({found['lh']}).",
-            next_step=f"choose one of {', '.join(sorted(names)) or 'none: it has no labels'}, or"
-            " name files by a path such as /my/labels/{hemisphere}.mine.mgz.",
+            next_step=(f"choose one of {', '.join(sorted(names))}, or " if names else "")
+            + f"{_BY_PATH}.",
         )
-    objects = {hemisphere: source.describe(key) for hemisphere, key in found.items()}
+    objects = {side: source.describe(key) for side, key in found.items()}
 
     def copy(folder: Path) -> dict[Hemisphere, Path]:
-        return {side: local_file(source, info, folder) for side, info in objects.items()}
+        return {side: _local_file(source, info, folder) for side, info in objects.items()}
 
     return LabelFiles({info.key: info.etag for info in objects.values()}, copy)
 
 
 def _by_path(pattern: str) -> LabelFiles:
-    paths = {
-        hemisphere: Path(pattern.replace(_PLACE, hemisphere)).expanduser()
-        for hemisphere in HEMISPHERES
-    }
+    paths = {side: Path(pattern.replace(_PLACE, side)).expanduser() for side in HEMISPHERES}
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing or _PLACE not in pattern:
         raise NsdError(
             f"The region {pattern!r} names no file for each hemisphere"
             + (f": there is no {missing[0]}." if missing else "."),
-            next_step="name files by a path such as /my/labels/{hemisphere}.mine.mgz, where"
-            " {hemisphere} becomes lh and rh.",
+            next_step=f"{_BY_PATH}, where {_PLACE} becomes lh and rh.",
         )
     versions = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths.values()}
     return LabelFiles(versions, lambda _: paths)

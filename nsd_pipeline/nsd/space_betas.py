@@ -8,10 +8,11 @@ whole. A local mirror is read in place: of it, only the paths are recorded.
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import nifti, voxel_chunks
 from nsd_pipeline.nsd.hdf5 import IndexFile, npy_header
 from nsd_pipeline.nsd.layout import FileFormat, Space, betas_files, session_key, valid_key
-from nsd_pipeline.storage.paths import listed_path, read_listing
+from nsd_pipeline.storage.names import listed_path, read_listing
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 
@@ -31,13 +32,17 @@ _ROWS_AT_ONCE: Final = 2**14
 
 
 @dataclass(frozen=True)
-class SpaceObjects:
-    """A session's files in a space, as the source has them, their headers read and checked.
+class SpaceDownload:
+    """A session's betas in a space, their headers read and checked, and how they get here.
+
+    Its properties mean what those of `FsaverageDownload` do.
 
     Attributes
     ----------
-    space, file_format
-        What they are.
+    source
+        Where NSD's files are read.
+    file_format
+        Of the betas.
     betas
         One object; for native surfaces one for each hemisphere, left first.
     shapes
@@ -46,19 +51,110 @@ class SpaceObjects:
         Trials of the session.
     masks
         The mask of voxels with data; none for native surfaces.
+    voxels : array of shape (n,), int
+        Voxels that are needed, in C order, the hemispheres of a native surface one after the
+        other. Only for HDF5 files that are not on this machine.
     """
 
-    space: Space
+    source: Source
     file_format: FileFormat
     betas: tuple[ObjectInfo, ...]
     shapes: tuple[tuple[int, ...], ...]
     n_trials: int
     masks: tuple[ObjectInfo, ...]
+    voxels: NDArray[np.int64] | None = None
 
     @property
     def objects(self) -> tuple[ObjectInfo, ...]:
-        """Everything that is needed of the source."""
+        """Betas and mask."""
         return (*self.betas, *self.masks)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether nothing is fetched."""
+        return all(self.source.local_path(info.key) for info in self.objects)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Format, shapes, and which voxels come."""
+        return {
+            "file_format": self.file_format,
+            "shapes": [list(shape) for shape in self.shapes],
+            "voxels": None if self.voxels is None else sha256(self.voxels.tobytes()).hexdigest(),
+        }
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Whole files, or the voxels that are needed."""
+        if self.voxels is None:
+            return sum(info.n_bytes for info in self.objects)
+        return 2 * self.n_trials * len(self.voxels)
+
+    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+        """Fetch betas and mask into a folder, or record where a local mirror has them.
+
+        Parameters
+        ----------
+        folder
+            Receives the files.
+        scratch
+            Keeps what has arrived if this process dies, for the next attempt.
+        max_concurrency
+            Requests in flight at the same time.
+        """
+        reports: list[TransferReport] = []
+
+        def move(
+            info: ObjectInfo, name: str, ranges: list[tuple[int, int]], prefix: bytes = b""
+        ) -> str:
+            report = fetch(
+                self.source,
+                info,
+                ranges,
+                scratch / name,
+                prefix=prefix,
+                max_concurrency=max_concurrency,
+                progress=name,
+            )
+            reports.append(report)
+            return (scratch / name).rename(folder / name).name
+
+        def move_whole(info: ObjectInfo) -> str:
+            return move(info, PurePosixPath(info.key).name, [(0, info.n_bytes)])
+
+        def move_voxels(info: ObjectInfo, n_axes: int, wanted: NDArray[np.int64]) -> str:
+            started = time.monotonic()
+            with IndexFile(self.source, info, n_axes) as remote:
+                layout = voxel_chunks.read_layout(remote, name=remote.name)
+            seconds = time.monotonic() - started
+            reports.append(TransferReport(remote.n_bytes, remote.n_requests, seconds, 0))
+            plan = voxel_chunks.plan_chunks(layout, wanted)
+            name = f"{PurePosixPath(info.key).stem}.npy"
+            np.save(_voxels_file(folder / name), plan.voxels)
+            header = npy_header((len(plan.voxels), self.n_trials), voxel_chunks.VALUE)
+            return move(info, name, plan.ranges, header)
+
+        local_format: str = self.file_format
+        if self.in_place:
+            betas, masks = (
+                [str(self.source.local_path(info.key)) for info in infos]
+                for infos in (self.betas, self.masks)
+            )
+        elif self.file_format == "nii.gz":
+            betas, masks = ([move_whole(info) for info in of] for of in (self.betas, self.masks))
+        elif self.voxels is None:
+            raise ValueError("which voxels of the HDF5 files on a bucket are needed?")
+        else:
+            local_format, betas, first = "npy", [], 0
+            for info, shape in zip(self.betas, self.shapes, strict=True):
+                last = first + math.prod(shape)
+                own = self.voxels[(self.voxels >= first) & (self.voxels < last)] - first
+                betas.append(move_voxels(info, len(shape) + 1, own))
+                first = last
+            masks = [move_whole(info) for info in self.masks]
+        listed = {"file_format": local_format, "betas": betas, "masks": masks}
+        (folder / _FILES).write_text(json.dumps(listed, indent=2))
+        return TransferReport.total(reports)
 
 
 def inspect_space(
@@ -69,19 +165,17 @@ def inspect_space(
     *,
     file_format: FormatChoice,
     n_trials: int,
-) -> SpaceObjects:
+) -> SpaceDownload:
     """Read and check the headers of a session's betas in a space.
 
     Parameters
     ----------
-    source
-        Where NSD's files are read.
-    subject, session, space
+    source, subject, session, space
         Which betas.
     file_format
         ``auto`` takes NIfTI where the source has it.
     n_trials
-        Trials the experiment design has for the session.
+        Trials that the experiment design has for the session.
 
     Raises
     ------
@@ -114,7 +208,7 @@ def inspect_space(
                 next_step="check that both are of the same release.",
             )
         masks = (mask,)
-    return SpaceObjects(space, chosen, betas, tuple(shapes), n_trials, masks)
+    return SpaceDownload(source, chosen, betas, tuple(shapes), n_trials, masks)
 
 
 def volume_shape(source: Source, info: ObjectInfo) -> tuple[int, int, int]:
@@ -170,103 +264,11 @@ def _read_header(source: Source, info: ObjectInfo) -> nifti.VolumeHeader:
     return header
 
 
-def download_space(
-    source: Source,
-    found: SpaceObjects,
-    voxels: NDArray[np.int64] | None,
-    folder: Path,
-    scratch: Path,
-    *,
-    max_concurrency: int,
-) -> TransferReport:
-    """Fetch a session's betas and mask into a folder, or record where a local mirror has them.
-
-    Parameters
-    ----------
-    source
-        Where NSD's files are read.
-    found
-        What :func:`inspect_space` found.
-    voxels : array of shape (n,), int
-        Voxels that are needed, in C order, the hemispheres of a native surface one after the
-        other. Only for HDF5 files that are not on this machine.
-    folder
-        Receives the files.
-    scratch
-        Keeps what has arrived if this process dies, for the next attempt.
-    max_concurrency
-        Requests in flight at the same time.
-    """
-
-    def record(file_format: str, betas: Sequence[str], masks: Sequence[str]) -> None:
-        listed = {"file_format": file_format, "betas": betas, "masks": masks}
-        (folder / _FILES).write_text(json.dumps(listed, indent=2))
-
-    in_place = {info: source.local_path(info.key) for info in found.objects}
-    if all(in_place.values()):
-        betas, masks = ([str(in_place[each]) for each in of] for of in (found.betas, found.masks))
-        record(found.file_format, betas, masks)
-        return TransferReport.total([])
-
-    reports: list[TransferReport] = []
-
-    def move(
-        info: ObjectInfo, name: str, ranges: list[tuple[int, int]], prefix: bytes = b""
-    ) -> str:
-        report = fetch(
-            source,
-            info,
-            ranges,
-            scratch / name,
-            prefix=prefix,
-            max_concurrency=max_concurrency,
-            progress=name,
-        )
-        reports.append(report)
-        return (scratch / name).rename(folder / name).name
-
-    def move_whole(info: ObjectInfo) -> str:
-        return move(info, PurePosixPath(info.key).name, [(0, info.n_bytes)])
-
-    def move_voxels(info: ObjectInfo, n_axes: int, wanted: NDArray[np.int64]) -> str:
-        started = time.monotonic()
-        with IndexFile(source, info, n_axes) as remote:
-            layout = voxel_chunks.read_layout(remote, name=remote.name)
-        seconds = time.monotonic() - started
-        reports.append(TransferReport(remote.n_bytes, remote.n_requests, seconds, 0))
-        plan = voxel_chunks.plan_chunks(layout, wanted)
-        name = f"{PurePosixPath(info.key).stem}.npy"
-        np.save(_voxels_file(folder / name), plan.voxels)
-        header = npy_header((len(plan.voxels), found.n_trials), voxel_chunks.VALUE)
-        return move(info, name, plan.ranges, header)
-
-    if found.file_format == "nii.gz":
-        betas = [move_whole(info) for info in found.betas]
-    elif voxels is None:
-        raise ValueError("which voxels of the HDF5 files on a bucket are needed?")
-    else:
-        betas, first = [], 0
-        for info, shape in zip(found.betas, found.shapes, strict=True):
-            own = voxels[(voxels >= first) & (voxels < first + math.prod(shape))]
-            betas.append(move_voxels(info, len(shape) + 1, own - first))
-            first += math.prod(shape)
-    masks = [move_whole(info) for info in found.masks]
-    record("npy" if found.file_format == "hdf5" else found.file_format, betas, masks)
-    return TransferReport.total(reports)
-
-
 @dataclass(frozen=True)
 class SpaceFiles:
-    """A session's files in a space on this machine.
+    """A session's files in a space on this machine: as in `SpaceDownload`.
 
-    Attributes
-    ----------
-    file_format
-        ``hdf5`` or ``nii.gz`` as NSD has them, or ``npy``: one row for each voxel that was fetched.
-    betas
-        One file; for native surfaces one for each hemisphere, left first.
-    masks
-        The mask of voxels with data; none for native surfaces.
+    Files of format ``npy`` have one row for each voxel that was fetched from HDF5.
     """
 
     file_format: Literal["hdf5", "nii.gz", "npy"]
@@ -275,7 +277,7 @@ class SpaceFiles:
 
 
 def locate_files(folder: Path) -> SpaceFiles:
-    """Find what :func:`download_space` fetched into a folder, or recorded there.
+    """Find what `SpaceDownload.download` fetched into a folder, or recorded there.
 
     Raises
     ------

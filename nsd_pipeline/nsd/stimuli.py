@@ -11,7 +11,8 @@ touched. An index says which part holds which image.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -19,16 +20,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError, parsing
-from nsd_pipeline.nsd.hdf5 import npy_header, own_member
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
+from nsd_pipeline.nsd.hdf5 import npy_header, own_member, reading
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
-from nsd_pipeline.storage.keys import is_component
+from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.transfer import fetch
 
 DATASET: Final = "imgBrick"
 IMAGE_BYTES: Final = math.prod(IMAGE_SHAPE)
 
+ImageIds = NDArray[np.int64]
+Images = NDArray[np.uint8]
+
+PART_FILE: Final = "images.npy"
+INDEX_FILE: Final = "index.parquet"
+_IN_PLACE: Final = ""
+"""Part of an image that is read from a mirror's own HDF5 file."""
+_IMAGES_AT_ONCE: Final = 64
+"""Images in memory when they have to go through HDF5: 35 MB."""
 _CHUNK_CACHE_BYTES: Final = 64 * 2**20
 """Room for a chunk of many images, so that reading them in order decompresses it once."""
 _LARGEST_CHUNK_BYTES: Final = 512 * 2**20
@@ -45,8 +55,6 @@ class StimulusFile:
     ----------
     file
         Path, or a seekable binary file (which stays open when this is closed).
-    name
-        What to call the file in an error; a path's own name unless given.
 
     Attributes
     ----------
@@ -63,23 +71,17 @@ class StimulusFile:
         type uint8.
     """
 
-    def __init__(self, file: str | os.PathLike[str] | BinaryIO, *, name: str | None = None) -> None:
+    def __init__(self, file: str | os.PathLike[str] | BinaryIO) -> None:
         import h5py
 
-        if name is None:
-            name = os.fspath(file) if isinstance(file, str | os.PathLike) else STIMULI_KEY
-        self._name = name
-        with parsing(self._unreadable):
-            self._file = h5py.File(file, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
-        try:
-            with parsing(self._unreadable):
-                self._images = self._find_images()
-        except BaseException:
-            self.close()
-            raise
-        self.n_images = int(self._images.shape[0])
-        # HDF5 has no offset to give for chunked (hence compressed) datasets.
-        self.contiguous_offset: int | None = self._images.id.get_offset()
+        self._name = os.fspath(file) if isinstance(file, str | os.PathLike) else STIMULI_KEY
+        with reading(self._name), ExitStack() as opened:
+            self._file = opened.enter_context(h5py.File(file, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES))
+            self._images = self._find_images()
+            self.n_images = int(self._images.shape[0])
+            # HDF5 has no offset to give for chunked (hence compressed) datasets.
+            self.contiguous_offset: int | None = self._images.id.get_offset()
+            opened.pop_all()  # it is open until it is closed, unless something was raised
 
     def __enter__(self) -> Self:
         return self
@@ -102,24 +104,13 @@ class StimulusFile:
         ids = np.asarray(image_ids)
         outside = ids[(ids < 0) | (ids >= self.n_images)]
         if outside.size:
-            raise InvalidFileError(
-                f"{self._name} is too short: its dataset {DATASET} has {self.n_images} images, "
-                f"numbered from 0, but image {outside[0]} is needed.",
-                next_step=_NEXT_STEP,
+            raise self._invalid(
+                f" is too short: its dataset {DATASET} has {self.n_images} images, numbered from 0,"
+                f" but image {outside[0]} is needed"
             )
 
     def read(self, image_ids: ArrayLike) -> NDArray[np.uint8]:
-        """Read images, in the order asked for.
-
-        Parameters
-        ----------
-        image_ids
-            0-based ids of shape (N,), in any order.
-
-        Returns
-        -------
-        ndarray of shape (N, 425, 425, 3)
-            uint8, RGB.
+        """Read images by their 0-based ids, in the order asked for: (N, 425, 425, 3) uint8, RGB.
 
         Raises
         ------
@@ -130,7 +121,7 @@ class StimulusFile:
         self.check_ids(ids)
         images = np.empty((ids.size, *IMAGE_SHAPE), np.uint8)
         for position in np.argsort(ids, kind="stable"):  # forward through the file
-            with parsing(self._unreadable):
+            with reading(self._name):
                 self._images.read_direct(images, np.s_[ids[position]], np.s_[position])
         return images
 
@@ -140,68 +131,37 @@ class StimulusFile:
         dataset = own_member(self._file, DATASET, name=self._name)
         if not isinstance(dataset, h5py.Dataset):
             found = ", ".join(self._file) or "nothing"
-            raise InvalidFileError(
-                f"{self._name} has no dataset {DATASET}; it has {found}.", next_step=_NEXT_STEP
-            )
+            raise self._invalid(f" has no dataset {DATASET}; it has {found}")
         if dataset.shape[1:] != IMAGE_SHAPE or dataset.ndim != 1 + len(IMAGE_SHAPE):
-            raise InvalidFileError(
-                f"{self._name}: {DATASET} has shape {dataset.shape}, not (images, "
-                f"{', '.join(map(str, IMAGE_SHAPE))}).",
-                next_step=_NEXT_STEP,
-            )
+            expected = f"(images, {', '.join(map(str, IMAGE_SHAPE))})"
+            raise self._invalid(f": {DATASET} has shape {dataset.shape}, not {expected}")
         chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
         if chunk_bytes > _LARGEST_CHUNK_BYTES:
             # HDF5 unpacks a chunk as a whole, and a few megabytes can be packed zeros of many GB.
-            raise InvalidFileError(
-                f"{self._name}: {DATASET} is stored in chunks of {dataset.chunks}, and each takes"
-                f" {chunk_bytes / 1e9:.1f} GB of memory to read one image.",
-                next_step=_NEXT_STEP,
+            raise self._invalid(
+                f": {DATASET} is stored in chunks of {dataset.chunks}, and each takes"
+                f" {chunk_bytes / 1e9:.1f} GB of memory to read one image"
             )
         if dataset.fletcher32:
             # HDF5's library ends the process over the checksum of a chunk of no bytes.
             sizes: list[int] = []
             dataset.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
             if not all(sizes):
-                raise self._unreadable("a chunk has no bytes")
+                raise self._invalid(f": {DATASET} has a chunk without bytes")
         if dataset.dtype != np.uint8:
-            raise InvalidFileError(
-                f"{self._name}: {DATASET} holds {dataset.dtype}, not uint8.", next_step=_NEXT_STEP
-            )
+            raise self._invalid(f": {DATASET} holds {dataset.dtype}, not uint8")
         return dataset
 
-    def _unreadable(self, problem: str) -> InvalidFileError:
-        return InvalidFileError(
-            f"{self._name} is not a whole, readable HDF5 file ({problem}).", next_step=_NEXT_STEP
-        )
+    def _invalid(self, problem: str) -> InvalidFileError:
+        return InvalidFileError(f"{self._name}{problem}.", next_step=_NEXT_STEP)
 
 
 def image_ranges(offset: int, image_ids: Iterable[int]) -> list[tuple[int, int]]:
-    """Where images lie in a contiguous stimulus file.
+    """Where images lie in a file with `StimulusFile.contiguous_offset`: offsets and lengths.
 
-    Parameters
-    ----------
-    offset
-        Byte at which image 0 starts: `StimulusFile.contiguous_offset`.
-    image_ids
-        0-based ids, in any order.
-
-    Returns
-    -------
-    list of (offset, length)
-        One range of bytes for each image, in the order asked for.
+    One range of bytes for each image, in the order asked for.
     """
     return [(offset + int(image_id) * IMAGE_BYTES, IMAGE_BYTES) for image_id in image_ids]
-
-
-ImageIds = NDArray[np.int64]
-Images = NDArray[np.uint8]
-
-PART_FILE = "images.npy"
-INDEX_FILE = "index.parquet"
-_IN_PLACE = ""
-"""Part of an image that is read from a mirror's own HDF5 file."""
-_IMAGES_AT_ONCE = 64
-"""Images in memory when they have to go through HDF5: 35 MB."""
 
 
 def part_bytes(n_images: int) -> int:
@@ -221,7 +181,8 @@ def download_images(
     """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
     Where the dataset is contiguous and uncompressed, each image is one range of bytes. Otherwise
-    the images go through HDF5, a few at a time; the 40 GB are never in memory.
+    the images go through HDF5, a few at a time; the 40 GB are never in memory. Returns the number
+    of bytes that came.
 
     Parameters
     ----------
@@ -236,11 +197,6 @@ def download_images(
     max_concurrency
         Requests in flight at the same time.
 
-    Returns
-    -------
-    int
-        Bytes received.
-
     Raises
     ------
     InvalidFileError
@@ -248,7 +204,7 @@ def download_images(
     """
     arrived = scratch / PART_FILE
     shape = (len(image_ids), *IMAGE_SHAPE)
-    with source.open(info.key) as remote, StimulusFile(remote, name=info.key) as brick:
+    with source.open(info.key) as remote, StimulusFile(remote) as brick:
         brick.check_ids(image_ids)
         if brick.contiguous_offset is None:
             target = np.lib.format.open_memmap(arrived, mode="w+", dtype=np.uint8, shape=shape)
@@ -285,7 +241,7 @@ def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
     InvalidFileError
         If the mirror's stimulus file does not have them, or is not what NSD's is.
     """
-    with StimulusFile(mirror, name=str(mirror)) as brick:
+    with StimulusFile(mirror) as brick:
         brick.check_ids(image_ids)
     return pd.DataFrame({"image_id": image_ids, "part": _IN_PLACE, "row": image_ids})
 
@@ -311,26 +267,26 @@ class ImageReader:
     def __init__(
         self, index: pd.DataFrame, part_folder: Callable[[str], Path], mirror: Path | None
     ) -> None:
+        self._index = index.set_index("image_id")
+        self._mirror = mirror or Path()
+        self._parts: dict[str, Images] = {}
         for part in index["part"].unique():
-            if not (isinstance(part, str) and (part == _IN_PLACE or is_component(part))):
+            if part == _IN_PLACE:
+                if mirror is None:
+                    raise ArtifactError(
+                        "The stimuli are indexed in a local mirror, but the source now is a"
+                        " bucket.",
+                        next_step="point NSD_SOURCE at the mirror again, or make stimuli from the"
+                        " bucket.",
+                    )
+            elif isinstance(part, str) and is_component(part):
+                file = part_folder(part) / PART_FILE
+                self._parts[part] = np.load(file, mmap_mode="r", allow_pickle=False)
+            else:
                 raise DamagedArtifactError(
                     f"The index of the stimuli names {part!r} as a part, which is no name of one.",
-                    next_step="materialize stimuli of this stimulus set again.",
+                    next_step="make stimuli of this stimulus set again.",
                 )
-        self._index = index.set_index("image_id")
-        self._parts = {
-            part: np.load(part_folder(part) / PART_FILE, mmap_mode="r", allow_pickle=False)
-            for part in index["part"].unique()
-            if part != _IN_PLACE
-        }
-        in_place = (index["part"] == _IN_PLACE).any()
-        if in_place and mirror is None:
-            raise ArtifactError(
-                "The stimuli are indexed in a local mirror, but the source now is a bucket.",
-                next_step="point NSD_SOURCE at the mirror again, or materialize stimuli from the"
-                " bucket.",
-            )
-        self._mirror = mirror or Path()
 
     @property
     def image_ids(self) -> ImageIds:
@@ -341,16 +297,12 @@ class ImageReader:
         """Images in the order asked for, (n, 425, 425, 3) uint8."""
         images = np.empty((len(image_ids), *IMAGE_SHAPE), np.uint8)
         wanted = self._index.loc[image_ids]
-        for part, positions in _positions(wanted["part"]):
+        for part in wanted["part"].unique():
+            positions = np.flatnonzero(wanted["part"] == part)
             rows = wanted["row"].to_numpy()[positions]
             if part == _IN_PLACE:
-                with StimulusFile(self._mirror, name=str(self._mirror)) as brick:
+                with StimulusFile(self._mirror) as brick:
                     images[positions] = brick.read(rows)
             else:
                 images[positions] = self._parts[part][rows]
         return images
-
-
-def _positions(parts: pd.Series) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    for part in parts.unique():
-        yield part, np.flatnonzero(parts.to_numpy() == part)

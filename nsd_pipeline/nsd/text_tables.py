@@ -1,7 +1,8 @@
-"""Text files and tables, as people and NSD keep them, checked so that an error names the line.
+"""Text files and tables: those that people keep themselves, and NSD's own long ones.
 
-Editors and spreadsheets leave marks (a byte order mark, other line ends, other encodings, blank
-lines) that change nothing of what a file says. What does is an error that names the line.
+Editors and spreadsheets leave traces (a byte order mark, other line ends, other encodings, blank
+lines) that change nothing of what a file says: they are read over. Everything else that is not as
+expected is an error that names the line.
 """
 
 import codecs
@@ -133,16 +134,7 @@ class Table:
 
 
 def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Table:
-    """Read a tab-separated table. Blank lines are left out.
-
-    Parameters
-    ----------
-    path
-        The file.
-    wanted
-        Columns that must be there.
-    next_step
-        What to do about a table that is not as it should be.
+    """Read a tab-separated table that must have the wanted columns. Blank lines are left out.
 
     Raises
     ------
@@ -157,7 +149,7 @@ def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Tab
 
     text = read_text(path, next_step=next_step).split("\n")
     reader = csv.reader(text, delimiter="\t", strict=True)
-    before = 0  # lines that are read: a cell in quotation marks may go over several
+    before = 0  # lines read so far: a cell in quotation marks may go over several
     names: list[str] = []
     lines: list[int] = []
     rows: list[list[str]] = []

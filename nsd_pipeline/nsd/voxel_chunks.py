@@ -1,15 +1,14 @@
 """Reader of NSD's HDF5 betas, in which every voxel (or vertex) is a chunk of its own.
 
-A chunk holds one voxel in all trials of a session, uncompressed: its place in the file is all that
-is needed to read it. HDF5 itself says where the chunks lie; the bytes are then read without it,
-neighbours together, whether the file is here or on a bucket.
+A chunk holds one voxel in all trials of a session, uncompressed, so that it can be read
+without HDF5 once its place in the file is known. HDF5 says where the chunks lie; the bytes are then
+read directly, neighbours together, whether the file is here or on a bucket.
 """
 
 import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError, parsing
-from nsd_pipeline.nsd.hdf5 import own_member
+from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.nsd.hdf5 import own_member, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -27,8 +26,8 @@ DATASET: Final = "betas"
 VALUE: Final = np.dtype("<i2")
 
 _BRIDGE_BYTES: Final = 2**15
-"""Chunks that nobody asked for are read with their neighbours up to this size: as much passes in
-the time that a request of its own would take (0.3 ms of a gigabit, with 32 requests in flight)."""
+"""A gap between wanted chunks is read too if it is not larger: one more request would take as long
+(0.3 ms at a gigabit, with 32 requests in flight)."""
 _PART_BYTES: Final = 24 * 2**20
 """What is in memory at once."""
 
@@ -78,34 +77,27 @@ class ChunkPlan:
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """Offset and length of each run of chunks that follow one another."""
-        starts = np.flatnonzero(np.diff(self.offsets, prepend=-1) != self.chunk_bytes)
+        starts = np.flatnonzero(
+            np.diff(self.offsets, prepend=-1 - self.chunk_bytes) != self.chunk_bytes
+        )
         counts = np.diff(starts, append=len(self.offsets))
         lengths = (counts * self.chunk_bytes).tolist()
         return list(zip(self.offsets[starts].tolist(), lengths, strict=True))
 
 
 def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...], int]:
-    """Shape and number of trials of a file of betas, without its index of chunks.
+    """Shape, (X, Y, Z) or (V,), and number of trials of a file, without its index of chunks.
 
-    Parameters
-    ----------
-    file
-        The file, open or by its path.
-    name
-        What to call it in errors.
-
-    Returns
-    -------
-    shape
-        (X, Y, Z) or (V,).
-    n_trials
+    `name` is what an error calls the file.
 
     Raises
     ------
     InvalidFileError
         If it is not HDF5, or not one uncompressed chunk of int16 for each voxel.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
         return dataset.shape[:0:-1], dataset.shape[0]
 
@@ -118,13 +110,15 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
     InvalidFileError
         As `read_shape`; also if a voxel has no chunk.
     """
-    with _open(file, name) as opened:
+    import h5py
+
+    with reading(name), h5py.File(file, "r") as opened:
         dataset = _dataset(opened, name)
-        # Before memory is reserved for as many voxels as the file alone claims to have.
-        if math.prod(dataset.shape) * VALUE.itemsize > opened.id.get_filesize():
-            raise _invalid(name, f"is too short for values of shape {dataset.shape}")
         # MATLAB counts axes from the other end: h5py sees (trial, z, y, x).
         shape = dataset.shape[:0:-1]
+        # Before memory is reserved for voxels that the header alone claims.
+        if math.prod(dataset.shape) * VALUE.itemsize > opened.id.get_filesize():
+            raise _invalid(name, f"is too short for voxels {shape} in {dataset.shape[0]} trials")
         offsets = np.full(shape, -1, np.int64)
 
         def note(chunk: "h5py.h5d.StoreInfo") -> None:
@@ -153,7 +147,7 @@ def plan_chunks(layout: VoxelLayout, voxels: NDArray[np.int64]) -> ChunkPlan:
     wanted[voxels] = True
     wanted = wanted[order]
     offsets = layout.offsets[order]
-    # Runs of chunks without anything else between them: only these can be read through.
+    # Numbers stretches of chunks with nothing else between them: only there can a gap be read.
     run = np.cumsum(np.diff(offsets, prepend=offsets[:1]) != layout.chunk_bytes)
     places = np.flatnonzero(wanted)
     gap = np.diff(places) - 1
@@ -192,20 +186,9 @@ def read_chunks(
             yield part.voxels, np.frombuffer(raw, VALUE).reshape(len(part.voxels), -1)
 
 
-@contextmanager
-def _open(file: io.RawIOBase | Path, name: str) -> "Iterator[h5py.File]":
-    import h5py
-
-    with (
-        parsing(lambda problem: _invalid(name, f"is not a readable HDF5 file ({problem})")),
-        h5py.File(file, "r") as opened,
-    ):
-        yield opened
-
-
 def _dataset(file: "h5py.File", name: str) -> "h5py.Dataset":
     dataset = own_member(file, DATASET, name=name)
-    if dataset is None or not hasattr(dataset, "shape"):
+    if not getattr(dataset, "shape", None):
         raise _invalid(name, f"has no dataset {DATASET!r}")
     n_trials, *others = dataset.shape
     if dataset.dtype != VALUE:

@@ -4,16 +4,14 @@ Figures come as PNG bytes, for a file, a page or a user interface. matplotlib, n
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.comparison import NOT_RECORDED, differing_settings
-from nsd_pipeline.report.curves import training_curves
-from nsd_pipeline.report.distributions import metric_bars, rank_distribution
-from nsd_pipeline.report.examples import Example, gallery_examples
-from nsd_pipeline.report.figure import data_uri
-from nsd_pipeline.report.gallery import Retrieval, retrieval_gallery
+from nsd_pipeline.report.cortex_map import surface_map
+from nsd_pipeline.report.gallery import Example, Retrieval, gallery_examples, retrieval_gallery
+from nsd_pipeline.report.metric_figures import metric_bars, rank_distribution, training_curves
 from nsd_pipeline.report.page import CohortReport, PageFigure, render_page
-from nsd_pipeline.report.surface import surface_map
 from nsd_pipeline.report.tables import (
+    NOT_RECORDED,
     as_read,
+    differing_settings,
     metric_label,
     metrics_table,
     place_of,
@@ -28,7 +26,6 @@ __all__ = [
     "PageFigure",
     "Retrieval",
     "as_read",
-    "data_uri",
     "differing_settings",
     "gallery_examples",
     "metric_bars",

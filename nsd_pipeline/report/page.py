@@ -1,5 +1,6 @@
 """The decoding report: one HTML page across cohorts that needs no file beside it."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,15 +8,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from nsd_pipeline.report.comparison import differing_settings, shared_settings
-from nsd_pipeline.report.figure import data_uri
-from nsd_pipeline.report.tables import as_read, metric_label, metrics_table, readable_metrics
+from nsd_pipeline.report.tables import (
+    as_read,
+    differing_settings,
+    metric_label,
+    metrics_table,
+    readable_metrics,
+    shared_settings,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seed")
-"""Settings that are named above the table if all cohorts share them; the others are in tables."""
+"""Settings that are named above the table if all cohorts share them."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ class CohortReport:
     figures
         Figures, in order.
     provenance
-        How the numbers came about: a heading ("Sessions", "Encoder", "Training", "Fingerprints")
-        over settings by name, or over a sentence.
+        How the numbers came about, by heading ("Sessions", "Encoder", ...): a sentence, or settings
+        by name.
     settings
-        By what cohorts may be compared: decoder, image encoder and whatever else was set.
+        What must be the same if cohorts are to be compared: decoder, image encoder, and so on.
     warnings
         What a reader must know before the numbers: that a model is no better than guessing, ...
     """
@@ -101,20 +107,20 @@ def render_page(
         HTML with style and pictures inside; whatever was passed in is shown as text.
     """
     all_figures = [*figures, *(figure for cohort in cohorts for figure in cohort.figures)]
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        cohorts=cohorts,
-        created=created,
-        main_metrics=main_metrics,
-        figures=figures,
-        photographs=any(figure.photographs for figure in all_figures),
-        generated=generated,
-        alike={
-            name: value
-            for name, value in shared_settings([cohort.settings for cohort in cohorts]).items()
-            if name in _IN_A_SENTENCE
-        },
-        different=differing_settings({cohort.cohort: cohort.settings for cohort in cohorts}),
+    shared = shared_settings([cohort.settings for cohort in cohorts])
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            cohorts=cohorts,
+            created=created,
+            main_metrics=main_metrics,
+            figures=figures,
+            photographs=any(figure.photographs for figure in all_figures),
+            generated=generated,
+            alike={name: value for name, value in shared.items() if name in _IN_A_SENTENCE},
+            different=differing_settings({cohort.cohort: cohort.settings for cohort in cohorts}),
+        )
     )
 
 
@@ -129,7 +135,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update(
-        data_uri=data_uri,
+        data_uri=_data_uri,
         metric_label=metric_label,
         metric_value=_metric_value,
         ratio=_ratio,
@@ -142,13 +148,17 @@ def _environment() -> "Environment":
     return environment
 
 
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
 def _metric_value(value: float | None, name: str) -> str:
     """Write a metric as it is read: places from 1, accuracies as percentages."""
     return _metric_in_table(None if value is None else as_read(name, value), name)
 
 
 def _metric_in_table(value: float | None, name: str) -> str:
-    """Write a value that is a place already; everything else with four significant digits."""
+    """Write a value of a readable table: an accuracy as a percentage, others with four digits."""
     if value is None or pd.isna(value):
         return "–"  # noqa: RUF001
     return f"{100 * value:.1f} %" if name.endswith("_acc") or "_acc_" in name else f"{value:.4g}"

@@ -1,19 +1,16 @@
-"""Metrics in words: what each name means, tables of them, and Markdown.
+"""Metrics in words and as tables, and the settings in which results differ.
 
-The reference's ranks count from 0, and so do values by its names. A person counts places from 1:
-whatever is written for people says *place*, which is the rank plus 1.
+The reference's ranks count from 0, and so do metrics by its names. What is written for people says
+*place*, which counts from 1: the rank plus 1.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pandas as pd
 
 _NAMES: Final = {
-    "median_retrieval_rank": "Median place",
-    "mean_retrieval_rank": "Mean place",
-    "std_retrieval_rank": "Standard deviation of place",
     "median_rank": "Median place",
     "mean_rank": "Mean place",
     "std_rank": "Standard deviation of place",
@@ -24,8 +21,8 @@ _NAMES: Final = {
 _QUALIFIERS: Final = {
     "_instance-agg": "averaged per image",
     "_subject-agg": "averaged per subject and image",
-    "_subject-ind": "of the subject",
-    "_macro": "mean over subjects",
+    "_subject-ind": "mean over subjects",
+    "_macro": "mean over images",
 }
 _NAME = re.compile(
     r"(?P<batch>batch_)?(?P<base>.+?)(?P<level>_(?:instance|subject)-(?:agg|ind))?"
@@ -33,7 +30,7 @@ _NAME = re.compile(
 )
 _TOP_K = re.compile(r"top(\d+)_acc")
 _RANK = re.compile(r"(?:batch_)?(?:median|mean)_(?:retrieval_)?rank")
-"""Beginning of the names of metrics that are a rank; their spread and normalised ranks are not."""
+"""How names of metrics begin whose value is a rank. A standard deviation of ranks is none."""
 
 
 def place_of(rank: float) -> float:
@@ -47,7 +44,7 @@ def as_read(name: str, value: float) -> float:
 
 
 def metric_label(name: str) -> str:
-    """Say in words what a metric's name means.
+    """Say in words what a metric's name means; a name that is not known stays as it is.
 
     Examples
     --------
@@ -57,14 +54,15 @@ def metric_label(name: str) -> str:
     match = _NAME.fullmatch(name)
     if match is None:
         return name
-    base = _NAMES.get(match["base"]) or _TOP_K.sub(r"Top-\1 accuracy", match["base"])
+    base = match["base"]
+    words = _NAMES.get(base.replace("retrieval_", "")) or _TOP_K.sub(r"Top-\1 accuracy", base)
     notes = [
         "within batches" if match["batch"] else "",
         _QUALIFIERS[match["macro"] or match["level"]] if match["level"] else "",
         f"set of {match['size']}" if match["size"] else "",
     ]
     qualified = ", ".join(note for note in notes if note)
-    return f"{base} ({qualified})" if qualified else base
+    return f"{words} ({qualified})" if qualified else words
 
 
 def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> pd.DataFrame:
@@ -85,8 +83,7 @@ def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> 
     """
     table = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
     table["chance"] = table["metric"].map(chance).astype(float)
-    table["ratio"] = table["value"] / table["chance"].where(table["chance"] != 0)
-    return table
+    return _with_ratio(table)
 
 
 def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +93,7 @@ def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``metric`` in words, ``value`` and ``chance`` with places instead of ranks, their ``ratio``,
-        and ``name``, by which the reference knows the metric (and counts ranks from 0).
+        and ``name``, the reference's.
     """
     names = [str(name) for name in table["metric"]]
     read = {
@@ -104,8 +101,12 @@ def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
         for column in ("value", "chance")
     }
     readable = pd.DataFrame({"metric": [metric_label(name) for name in names], **read})
-    readable["ratio"] = readable["value"] / readable["chance"].where(readable["chance"] != 0)
-    return readable.assign(name=names)
+    return _with_ratio(readable).assign(name=names)
+
+
+def _with_ratio(table: pd.DataFrame) -> pd.DataFrame:
+    # No ratio to a chance level of 0.
+    return table.assign(ratio=table["value"] / table["chance"].where(table["chance"] != 0))
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -113,3 +114,42 @@ def to_markdown(table: pd.DataFrame) -> str:
     # tabulate would write nan; it has a sign for None alone.
     table = table.astype(object).where(table.notna(), None)
     return table.to_markdown(index=False, floatfmt=".4g", missingval="-")
+
+
+Settings = Mapping[str, Any]
+
+NOT_RECORDED: Final = "not recorded"
+"""The value of a setting that the version which made a result did not record yet."""
+
+
+def shared_settings(each: Sequence[Settings]) -> dict[str, Any]:
+    """Settings that have the same value in all results, in the order of the first one."""
+    if not each:
+        return {}
+    return {
+        name: value
+        for name, value in each[0].items()
+        if all(name in other and other[name] == value for other in each)
+    }
+
+
+def differing_settings(by_result: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    """Settings in which results differ.
+
+    Parameters
+    ----------
+    by_result
+        Settings by the name of the result (a cohort).
+
+    Returns
+    -------
+    dict
+        For each setting that differs, its value by result; `NOT_RECORDED` where a result has none.
+    """
+    names = dict.fromkeys(name for settings in by_result.values() for name in settings)
+    shared = shared_settings(list(by_result.values()))
+    return {
+        name: {result: each.get(name, NOT_RECORDED) for result, each in by_result.items()}
+        for name in names
+        if name not in shared
+    }

@@ -24,8 +24,7 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.processes import HISTORY_FILE, TRIALS_FILE, TrainingPlan, train_model
 from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.errors import NotEnoughDataError, Remake
-from nsd_pipeline.evaluation.chance import against_chance
-from nsd_pipeline.evaluation.verdict import Verdict
+from nsd_pipeline.evaluation.chance import Verdict, against_chance
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd.layout import SUBJECTS, session_key

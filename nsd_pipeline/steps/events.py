@@ -16,6 +16,7 @@ from nsd_pipeline.events import (
     read_events,
     write_events,
 )
+from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design, responses_file
 from nsd_pipeline.nsd.layout import betas_files
@@ -26,8 +27,6 @@ from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
-
-EVENTS_FILE = "events.parquet"
 
 COLUMN_SCHEMA = {
     "dagster/column_schema": dg.TableSchema(

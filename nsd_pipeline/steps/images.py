@@ -23,16 +23,23 @@ from nsd_pipeline.embeddings import (
     write_embeddings,
 )
 from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
+from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd import stimuli as stimuli_download
-from nsd_pipeline.nsd.stimuli import INDEX_FILE, ImageReader
+from nsd_pipeline.nsd.stimuli import (
+    INDEX_FILE,
+    ImageReader,
+    download_images,
+    mirror_index,
+    part_bytes,
+    part_index,
+)
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.places import parse_model
+from nsd_pipeline.storage.names import parse_model
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
@@ -40,7 +47,6 @@ PHOTOGRAPHS: Final = "photographs of NSD"
 GENERATED: Final = "generated"
 """What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
 
-EMBEDDINGS_FILE: Final = "embeddings.parquet"
 ENCODER = os.environ.get("NSD_ENCODER", DEFAULT_MODEL)
 
 
@@ -82,14 +88,14 @@ class Stimuli(Step):
                 "image_ids": hashlib.sha256(image_ids.tobytes()).hexdigest(),
                 "in_place": in_place,
             },
-            expected_bytes=0 if in_place else stimuli_download.part_bytes(len(image_ids)),
+            expected_bytes=0 if in_place else part_bytes(len(image_ids)),
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         image_ids = self._needed[partition]
         n_bytes = 0
         if self._mirror is not None:
-            index = stimuli_download.mirror_index(image_ids, self._mirror)
+            index = mirror_index(image_ids, self._mirror)
         else:
             index, n_bytes = self._fetch_new_images(partition)
         index.to_parquet(draft.folder / INDEX_FILE, index=False)
@@ -120,9 +126,9 @@ class Stimuli(Step):
                 code_version="1",
                 inputs={file.key: file.etag},
                 config={},
-                expected_bytes=stimuli_download.part_bytes(len(new)),
+                expected_bytes=part_bytes(len(new)),
             ) as draft:
-                n_bytes = stimuli_download.download_images(
+                n_bytes = download_images(
                     self.source,
                     file,
                     new,
@@ -130,7 +136,7 @@ class Stimuli(Step):
                     scratch,
                     max_concurrency=self.max_concurrency,
                 )
-        index = pd.concat([known, stimuli_download.part_index(new, part)])
+        index = pd.concat([known, part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 
     def _known_images(self, partition: str) -> pd.DataFrame:
@@ -138,7 +144,7 @@ class Stimuli(Step):
         manifest = self.store.manifest(self.key(partition))
         current = {self._file.key: self._file.etag}
         if manifest is None or manifest.inputs != current or manifest.config["in_place"]:
-            return stimuli_download.part_index(np.empty(0, np.int64), "")
+            return part_index(np.empty(0, np.int64), "")
         return pd.read_parquet(self.store.folder(manifest.key) / INDEX_FILE)
 
     @classmethod

@@ -7,13 +7,16 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.nsd import design as design_download
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design
-from nsd_pipeline.nsd.fsaverage_betas import inspect_betas
+from nsd_pipeline.nsd.design import (
+    ExperimentDesign,
+    copy_design,
+    find_design,
+    read_experiment_design,
+)
+from nsd_pipeline.nsd.fsaverage_betas import FsaverageDownload, inspect_betas
 from nsd_pipeline.nsd.mapping import read_stimulus_info
-from nsd_pipeline.nsd.session_betas import FsaverageDownload, SessionDownload, SpaceDownload
-from nsd_pipeline.nsd.space_betas import FormatChoice, inspect_space
+from nsd_pipeline.nsd.space_betas import FormatChoice, SpaceDownload, inspect_space
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -34,7 +37,7 @@ class Design(Step):
     def __init__(self, store: Store, source: Source) -> None:
         super().__init__(store)
         self.source = source
-        self.objects = design_download.find_design(source)
+        self.objects = find_design(source)
 
     def plan(self, partition: str) -> Plan:
         return Plan(
@@ -43,7 +46,7 @@ class Design(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        design_download.copy_design(self.source, self.objects, draft.folder)
+        copy_design(self.source, self.objects, draft.folder)
         design = read_experiment_design(draft.folder / DESIGN_FILE)
         stimulus_info = read_stimulus_info(draft.folder / STIMULUS_INFO_FILE)
         trials = [design.n_trials(session) for session in range(1, 41)]
@@ -111,7 +114,7 @@ class Betas(Step):
         super().__init__(store)
         self.source, self.config, self.max_concurrency = source, config, max_concurrency
         self._design = Design.read(store)
-        self._found: dict[str, SessionDownload] = {}
+        self._found: dict[str, FsaverageDownload | SpaceDownload] = {}
 
     def plan(self, partition: str) -> Plan:
         download = self._found[partition] = self._inspect(partition)
@@ -125,14 +128,14 @@ class Betas(Step):
             expected_bytes=0 if download.in_place else download.fetched_bytes,
         )
 
-    def _inspect(self, partition: str) -> SessionDownload:
+    def _inspect(self, partition: str) -> FsaverageDownload | SpaceDownload:
         subject, session = layout.parse_session_key(partition)
         n_trials = self._design.n_trials(session)
         space = self.config.space
         if space == "fsaverage":
             hemispheres = inspect_betas(self.source, subject, session, n_trials=n_trials)
             return FsaverageDownload(self.source, hemispheres, self.config.whole_file)
-        objects = inspect_space(
+        download = inspect_space(
             self.source,
             subject,
             session,
@@ -140,10 +143,9 @@ class Betas(Step):
             file_format=self.config.file_format,
             n_trials=n_trials,
         )
-        download = SpaceDownload(self.source, objects, None)
-        if objects.file_format == "hdf5" and not download.in_place:
+        if download.file_format == "hdf5" and not download.in_place:
             operator = Operator.load(self.store, subject, space)
-            check_shapes([info.key for info in objects.betas], objects.shapes, operator)
+            check_shapes([info.key for info in download.betas], download.shapes, operator)
             download = replace(download, voxels=operator.touched_voxels)
         return download
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import build_bold_events, write_events
+from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd import bids, layout
 from nsd_pipeline.nsd.layout import FunctionalSpace
 from nsd_pipeline.nsd.nsd_series import (
@@ -25,12 +26,12 @@ from nsd_pipeline.nsd.nsd_series import (
 )
 from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.events import COLUMN_SCHEMA, EVENTS_FILE, Events, EventTables
+from nsd_pipeline.steps.events import COLUMN_SCHEMA, Events, EventTables
 from nsd_pipeline.steps.raw import Design, experiment_design
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.places import parse_folder
+from nsd_pipeline.storage.names import parse_folder
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
@@ -86,13 +87,8 @@ class BoldConfig(dg.Config):
         Raises
         ------
         NsdError
-            If one of them is no folder's name, or there is no raw tree.
+            If one of them is no folder's name.
         """
-        if not self.raw:
-            raise NsdError(
-                f"bold is given the derivatives {self.derivatives}, but no raw BIDS tree.",
-                next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
-            )
         return (
             parse_folder(self.derivatives, what="The derivatives folder (NSD_BIDS_DERIVATIVES)"),
             parse_folder(self.raw, what="The raw BIDS tree (NSD_BIDS_RAW)"),
@@ -136,6 +132,12 @@ class SeriesFiles(Step):
         # Only where somebody chose it, so that artifacts from before it could be chosen stay.
         chosen = {"left_out": without} if without else {}
         if self.config.derivatives:
+            if not self.config.raw:
+                raise NsdError(
+                    f"bold is given the derivatives {self.config.derivatives}, but no raw BIDS"
+                    " tree.",
+                    next_step="set `raw`, or NSD_BIDS_RAW, to the tree that has the events.tsv.",
+                )
             found = bids.find_runs(*self.config.folders(), subject, session, runs)
             self._derived[partition] = found
             return Plan(

@@ -12,31 +12,18 @@ from pydantic import Field
 from nsd_pipeline import partitions
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
-from nsd_pipeline.nsd import layout, mgh
-from nsd_pipeline.nsd import nifti as nifti
-from nsd_pipeline.nsd.fsaverage_betas import locate_betas
+from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES
 from nsd_pipeline.nsd.small_files import find_labels
-from nsd_pipeline.nsd.space_betas import locate_files, read_parts
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.raw import Betas
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
-from nsd_pipeline.surface import (
-    betas_from_nifti,
-    betas_from_vertices,
-    betas_from_voxels,
-    grid_operator,
-    read_roi,
-    summarise,
-    write_session,
-)
-from nsd_pipeline.surface.projected_betas import check_shapes
+from nsd_pipeline.surface import read_betas, read_roi, summarise, write_session
 
 
 class SurfaceConfig(dg.Config):
@@ -97,8 +84,15 @@ class SurfaceBetas(Step):
         subject, session = layout.parse_session_key(partition)
         space = sole_recording(FsaverageEvents.read(self.store, partition), partition)
         downloaded = Betas.made(self.store, partition)
-        check_space(partition, downloaded.config["space"], space, self.config.space)
-        data = read_fsaverage5(self.store, downloaded)
+        fetched: layout.Space = downloaded.config["space"]
+        check_space(partition, fetched, space, self.config.space)
+        data = read_betas(
+            self.store.folder(downloaded.key),
+            fetched,
+            int(downloaded.metadata["trials"]),
+            lambda: Operator.load(self.store, subject, fetched),
+            downloaded.config.get("shapes", ()),
+        )
         statistics = summarise(data)
         write_session(
             draft.folder,
@@ -148,46 +142,6 @@ def fsaverage5_betas(
     one that `betas` fetched and that the filtered events keep.
     """
     materialize(context, SurfaceBetas(store.open(), source.open, config))
-
-
-def read_fsaverage5(store: Store, downloaded: Manifest) -> NDArray[np.float32]:
-    """Betas of a session: (trial, vertex) in percent signal change, NaN where there is no data.
-
-    Parameters
-    ----------
-    store
-        Where `betas` and, for most spaces, `fsaverage5_operator` lie.
-    downloaded
-        The session's `betas`.
-    """
-    space: layout.Space = downloaded.config["space"]
-    folder = store.folder(downloaded.key)
-    n_trials = int(downloaded.metadata["trials"])
-    if space == "fsaverage":
-        data = np.empty((n_trials, 2 * layout.FSAVERAGE5_VERTICES), np.float32)
-        halves = np.split(data, 2, axis=1)
-        for half, path in zip(halves, locate_betas(folder).values(), strict=True):
-            mgh.read_vertices(path, layout.FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)
-            mgh.check_no_empty_frame(half, name=str(path))
-        return data
-
-    files = locate_files(folder)
-    shapes = [tuple(shape) for shape in downloaded.config["shapes"]]
-    if space == "MNI":
-        header = nifti.open_volumes(files.betas[0])
-        valid = nifti.read_mask(files.masks[0])
-        return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
-    subject, _ = layout.parse_session_key(str(downloaded.partition))
-    operator = Operator.load(store, subject, space)
-    check_shapes([str(path) for path in files.betas], shapes, operator)
-    for mask in files.masks:
-        operator = operator.masked(nifti.read_mask(mask).reshape(-1))
-    if files.file_format == "nii.gz":
-        return betas_from_nifti(files.betas[0], operator)
-    parts = read_parts(files, shapes, operator.touched_voxels)
-    if space == "nativesurface":
-        return betas_from_vertices(parts, operator, n_trials)
-    return betas_from_voxels(parts, operator, n_trials)
 
 
 def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:

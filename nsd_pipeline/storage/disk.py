@@ -1,10 +1,27 @@
-"""Room on a disk: asked for before writing, and a full disk told as such."""
+"""The local disk: room on it, what survives a power cut, and a folder for what is unfinished.
 
+For single files. Artifacts of several files are published by a store (``store``).
+
+A file system may write the names of files before their bytes, and forgets either when the power
+goes. What has been synced is kept: bytes of files, and the folders that name them.
+
+Whoever makes a draft holds its lock, and the operating system drops the lock with the process, so
+drafts of dead processes are told from living ones without process ids.
+"""
+
+import ctypes
 import errno
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
 
 from nsd_pipeline.errors import StorageFullError
 
@@ -46,3 +63,182 @@ def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
 
 def _human(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:,.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.2f} MB"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of ``path`` if nothing goes wrong.
+
+    Parameters
+    ----------
+    path
+        The file that is to appear, or to be replaced. One process at a time may write it.
+
+    Yields
+    ------
+    Path
+        The file to write, in the same folder. It is removed if an error leaves the block.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        # Or the name could be on the disk before the content, and a power cut leave neither.
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""How some network file systems say that their folders need no, or know no, sync."""
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_FOLDER_SYNC):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync all files and folders below a folder, and the folder itself."""
+    paths = [
+        path
+        for parent, _, names in os.walk(folder)
+        for path in (Path(parent), *map(Path(parent).joinpath, names))
+    ]
+    # All at once: the disk orders waiting writes as suits it, and the journal takes many together.
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(sync, paths))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of which will be there after a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def exchange(one: Path, other: Path, *, aside: Path) -> None:
+    """Let two folders take each other's place.
+
+    At once on Linux's own file systems. On others (NFS, SMB) and on macOS by renaming: for a moment
+    there is nothing at `other`, and what was there is at `aside`.
+    """
+    rename = _renameat2()
+    if rename is not None:
+        failed = rename(
+            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+        )
+        if not failed:
+            return
+        if (code := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code), str(one), None, str(other))
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    """The C library's function, where it has it."""
+    with suppress(AttributeError, OSError):
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+        place = (ctypes.c_int, ctypes.c_char_p)
+        function.argtypes = (*place, *place, ctypes.c_uint)
+        call: Callable[[int, bytes, int, bytes, int], int] = function
+        return call
+    return None
+
+
+class Workspace:
+    """What one store keeps outside of its artifacts.
+
+    Parameters
+    ----------
+    folder
+        Made when first needed. On the same disk as the artifacts, if those are to be moved there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._drafts = folder / "drafts"
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """Make an empty folder that is gone afterwards, and clear away those of dead processes."""
+        self._drafts.mkdir(parents=True, exist_ok=True)
+        self._clear_dead()
+        folder = self._drafts / uuid.uuid4().hex
+        lock = self._draft_lock(folder)
+        try:
+            # The lock comes before the folder: a folder without a held lock has no living owner.
+            with FileLock(lock):
+                folder.mkdir()
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder)
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def _draft_lock(self, folder: Path) -> Path:
+        return folder.with_name(folder.name + ".lock")
+
+    def _clear_dead(self) -> None:
+        for folder in self._drafts.iterdir():
+            if not folder.is_dir():
+                continue
+            lock = self._draft_lock(folder)
+            try:
+                with FileLock(lock, timeout=0):
+                    # Another process may be clearing the same one.
+                    shutil.rmtree(folder, ignore_errors=True)
+            except Timeout:
+                continue
+            lock.unlink(missing_ok=True)
+
+    def scratch(self, key: str) -> Path:
+        """Folder for partial work on an artifact, which the next attempt continues."""
+        folder = self._folder / "scratch" / _flat(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def discard_scratch(self, key: str) -> None:
+        """Forget the partial work on an artifact."""
+        shutil.rmtree(self._folder / "scratch" / _flat(key), ignore_errors=True)
+
+    def next(self, key: str) -> Path:
+        """Place of an artifact's files between their publication and their final place."""
+        return self._folder / "next" / _flat(key)
+
+    def aside(self, key: str) -> Path:
+        """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
+        return self._folder / "next" / f"{_flat(key)}~"
+
+    def lock(self, key: str) -> AbstractContextManager[object]:
+        """Lock of the short moments in which an artifact is replaced.
+
+        Whoever may only read goes without: a store of others, shared read-only, is still readable.
+        """
+        folder = self._folder / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return nullcontext()
+        if not os.access(folder, os.W_OK):
+            return nullcontext()
+        return FileLock(folder / f"{_flat(key)}.lock")
+
+
+def _flat(key: str) -> str:
+    return key.replace("/", "+")

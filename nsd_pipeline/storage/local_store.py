@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import DamagedArtifactError
-from nsd_pipeline.storage.durable import exchange, make_folder, sync, sync_tree
-from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
+from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
 from nsd_pipeline.storage.store import (
     Store,
     damaged,
@@ -20,7 +20,6 @@ from nsd_pipeline.storage.store import (
     sha256,
     without_manifest,
 )
-from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import zarr

@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from nsd_pipeline.errors import DamagedArtifactError
-from nsd_pipeline.storage.keys import is_component
-from nsd_pipeline.storage.paths import is_inner_path
+from nsd_pipeline.storage.names import is_component, is_inner_path
 
 
 def _is(test: Callable[[str], bool], what: str) -> AfterValidator:
@@ -73,7 +72,7 @@ class Manifest(BaseModel):
     key
         Name of the artifact in its store.
     asset, partition
-        What was materialized; an unpartitioned asset has the partition None.
+        What it is an artifact of; the partition is None where there is only one.
     fingerprint
         See :func:`fingerprint`.
     code_version
@@ -164,7 +163,7 @@ def _refused(url: str, key: str, reason: str) -> DamagedArtifactError:
     return DamagedArtifactError(
         f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is not one"
         f" that could be used ({reason}).",
-        next_step=f"materialize {asset} of this partition again; if you did not write to this store"
+        next_step=f"make {asset} of this partition again; if you did not write to this store"
         " yourself, ask who did.",
     )
 

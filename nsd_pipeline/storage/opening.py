@@ -6,7 +6,7 @@ Which kind it is decides which libraries are loaded: a folder needs none of thos
 from pathlib import Path
 from typing import Final
 
-from nsd_pipeline.storage.places import parse_place
+from nsd_pipeline.storage.names import parse_place
 from nsd_pipeline.storage.source import DEFAULT_CONCURRENCY, DEFAULT_REGION, DEFAULT_URL, Source
 from nsd_pipeline.storage.store import Store
 
@@ -27,7 +27,7 @@ def open_source(
     ----------
     url
         ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
-        :func:`~nsd_pipeline.storage.places.parse_place`.
+        :func:`~nsd_pipeline.storage.names.parse_place`.
     region
         Region of the bucket.
     endpoint_url
@@ -56,7 +56,7 @@ def open_source(
             max_concurrency=max_concurrency,
             signed=signed,
         )
-    from nsd_pipeline.storage.mirror import LocalMirror
+    from nsd_pipeline.storage.source import LocalMirror
 
     return LocalMirror(place, max_concurrency=max_concurrency)
 
@@ -68,7 +68,7 @@ def open_store(url: str | Path = DEFAULT_STORE) -> Store:
     ----------
     url
         A folder, which is made when needed, or ``s3://bucket/prefix``; see
-        :func:`~nsd_pipeline.storage.places.parse_place`. For S3, boto3's own environment variables
+        :func:`~nsd_pipeline.storage.names.parse_place`. For S3, boto3's own environment variables
         and files give credentials, region and endpoint.
 
     Raises

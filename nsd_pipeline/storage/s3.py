@@ -41,17 +41,18 @@ from tenacity import (
 from nsd_pipeline.errors import SourceError
 from nsd_pipeline.storage import terms
 from nsd_pipeline.storage.checksums import stated_checksum
-from nsd_pipeline.storage.keys import check_object_key, split_s3_url
+from nsd_pipeline.storage.names import check_object_key, split_s3_url
 from nsd_pipeline.storage.range_file import RangeFile
-from nsd_pipeline.storage.s3_lacks import list_objects
-from nsd_pipeline.storage.s3_probe import (
+from nsd_pipeline.storage.s3_servers import (
     Way,
+    can_be_condition,
     choose_way,
     head_object,
+    is_version,
+    list_objects,
     refuse_odd,
     version_by_head,
 )
-from nsd_pipeline.storage.s3_versions import can_be_condition, is_version
 from nsd_pipeline.storage.source import (
     DEFAULT_CONCURRENCY,
     DEFAULT_REGION,

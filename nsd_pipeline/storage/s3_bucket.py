@@ -23,9 +23,9 @@ from tenacity import (
 )
 
 from nsd_pipeline.errors import ArtifactError
-from nsd_pipeline.storage.keys import split_s3_url
+from nsd_pipeline.storage.names import split_s3_url
 from nsd_pipeline.storage.s3 import byte_store, client_config, reason
-from nsd_pipeline.storage.s3_lacks import lacks, list_objects, tell_once
+from nsd_pipeline.storage.s3_servers import lacks, list_objects, tell_once
 
 if TYPE_CHECKING:
     from s3transfer.futures import TransferFuture

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
-from nsd_pipeline.storage.disk import room_for
-from nsd_pipeline.storage.keys import check_artifact_key, is_artifact_key
+from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key, user_folder
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
 from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
-from nsd_pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import zarr
@@ -37,8 +36,7 @@ _ABANDONED: Final = timedelta(days=1)
 
 def cache_folder() -> Path:
     """Folder of downloaded artifacts, as the XDG base directory specification wants it."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "nsd_pipeline"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 class S3Store(Store):

@@ -1,11 +1,29 @@
-"""The dataset as something to read from: a bucket, or a local mirror read in place."""
+"""The dataset as something to read from: a bucket, or a local mirror read in place.
 
+A mirror is whatever a lab has: files, links to files, folders that are links to another disk, a
+DataLad clone of which only a part was fetched. Links are followed wherever they lead, out of the
+mirror as well: who may make one there may also put a file there. What follows from that:
+
+- A link to a folder above it ends there, or the listing would have no end.
+- A link that leads nowhere is a file that is not there. A clone has one for every file that was not
+  fetched, so a listing leaves them out, and says so once. To read one is an error.
+- A folder that cannot be listed, such as one that this user may not enter or one on a disk that is
+  away, is an error. It would look empty, and nothing would ever be made of what it holds.
+- Names that start with a dot are none of the dataset's (``.git``, ``.DS_Store``, macOS's ``._*``).
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
+from nsd_pipeline.storage.names import check_object_key
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
 DEFAULT_REGION: Final = "us-east-2"
@@ -110,4 +128,205 @@ def too_short(name: str, n_bytes: int, offset: int, length: int) -> SourceError:
         f"{name} has {n_bytes} bytes, too few for {length} bytes from {offset}.",
         next_step="check that the object, or the mirror's copy of it, is complete and of the "
         "expected shape.",
+    )
+
+
+_log = logging.getLogger(__name__)
+
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Nothing is there: a link in a circle leads nowhere too."""
+
+_Identity = tuple[int, int]
+
+
+class LocalMirror:
+    """A folder with the dataset's files under the bucket's keys. Read in place; nothing is copied.
+
+    Implements :class:`~nsd_pipeline.storage.source.Source`. A version is told by size and
+    modification time.
+
+    Parameters
+    ----------
+    folder
+        Root of the mirror: the folder that holds ``nsddata``, ``nsddata_betas``, ...
+    max_concurrency
+        How many reads :func:`~nsd_pipeline.storage.transfer.fetch` may have in flight.
+
+    Raises
+    ------
+    SourceError
+        If the folder does not exist, or cannot be entered.
+    """
+
+    requires_terms = False
+
+    def __init__(self, folder: Path, *, max_concurrency: int = DEFAULT_CONCURRENCY) -> None:
+        self.folder = folder.absolute()
+        self.url = str(self.folder)
+        self.max_concurrency = max_concurrency
+        if not _is_folder(self.folder):
+            raise SourceError(
+                f"There is no folder {self.folder} to read the dataset from.",
+                next_step="set NSD_SOURCE to your mirror's folder (it holds `nsddata_betas`) or to "
+                f"{DEFAULT_URL}.",
+            )
+
+    def describe(self, key: str) -> ObjectInfo:
+        """Size and version of a file; see :meth:`Source.describe`."""
+        with self.open(key) as file:
+            return self._describe(key, file)
+
+    def list(self, prefix: str) -> list[str]:
+        """Sorted keys of the files that start with a prefix, as on S3 not only below a folder.
+
+        Raises
+        ------
+        SourceError
+            If a folder that has such keys cannot be listed.
+        """
+        parent, _, start = prefix.rpartition("/")
+        folder = self.folder / check_object_key(parent) if parent else self.folder
+        if not _is_folder(folder):
+            return []
+        # Those above as well, or what a link back lists would depend on where the listing starts.
+        above = [_identity(each) for each in folder.parents if each.is_relative_to(self.folder)]
+        files = _files(folder, start, frozenset(above))
+        return sorted(file.relative_to(self.folder).as_posix() for file in files)
+
+    def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
+        """Exactly `length` bytes of one version of a file; see :meth:`Source.read`."""
+        with self.open(key) as file:
+            # The version is compared after reading: a file that changes meanwhile is noticed.
+            try:
+                data = _read_all(file.fileno(), length, offset)
+            except OSError as error:
+                raise _unreadable(self.local_path(key), error) from error
+            info = self._describe(key, file)
+        if info.etag != etag:
+            raise source_changed(f"{self.url}/{key}")
+        if len(data) != length:
+            raise too_short(f"{self.url}/{key}", info.n_bytes, offset, length)
+        return data
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a file; see :meth:`Source.open`."""
+        path = self.local_path(key)
+        try:
+            # Before it is opened, since opening a pipe would wait for somebody to write into it.
+            if stat.S_ISFIFO(path.stat().st_mode):
+                raise OSError(errno.EINVAL, "it is a pipe")
+            return path.open("rb")
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def local_path(self, key: str) -> Path:
+        """Path of the file that holds an object; see :meth:`Source.local_path`."""
+        return self.folder / check_object_key(key)
+
+    def _describe(self, key: str, file: BinaryIO) -> ObjectInfo:
+        try:
+            status = os.fstat(file.fileno())
+        except OSError as error:
+            raise _unreadable(self.local_path(key), error) from error
+        return ObjectInfo(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _read_all(descriptor: int, length: int, offset: int) -> bytes:
+    """That number of bytes, or fewer at the end of the file."""
+    data = b""
+    # A network file system may return less than was asked for.
+    while len(data) < length and (part := os.pread(descriptor, length - len(data), offset)):
+        data, offset = data + part, offset + len(part)
+    return data
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there. One that a link promises and does not have is an error."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in _ABSENT and _lost_link(path) is None:
+            return False
+        raise _unreadable(path, error) from error
+
+
+def _identity(folder: Path) -> _Identity:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _files(folder: Path, start: str, above: frozenset[_Identity]) -> Iterator[Path]:
+    """Yield the files below a folder, of which the first part of the name starts with `start`."""
+    identity = _identity(folder)
+    if identity in above:
+        return
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if _is_named(entry.name, start)]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    for entry in entries:
+        path = folder / entry.name
+        try:
+            if entry.is_symlink():
+                entry.stat()  # fails for a link that leads nowhere: is_dir would just say no
+            if entry.is_dir():
+                yield from _files(path, "", above | {identity})
+            elif entry.is_file():
+                yield path
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise _unreadable(path, error) from error
+            _tell_lost_link(folder, path)
+
+
+def _is_named(name: str, start: str) -> bool:
+    return name.startswith(start) and not name.startswith(".")
+
+
+def _lost_link(path: Path) -> Path | None:
+    """Find the link on the way to a path that leads nowhere, if that is why nothing is there."""
+    for part in [*reversed(path.parents), path]:
+        if part.is_symlink() and not part.exists():
+            return part
+    return None
+
+
+_told: set[Path] = set()
+
+
+def _tell_lost_link(folder: Path, link: Path) -> None:
+    """Say it once for each folder: a schedule lists them again at every tick."""
+    if folder not in _told:
+        _told.add(folder)
+        _log.warning(
+            "%s has links that lead nowhere, such as %s. They count as files that are not there;"
+            " fetch them (`datalad get`), or mount the disk that they lead to.",
+            folder,
+            link.name,
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    link = _lost_link(path) if error.errno in _ABSENT else None
+    if link is not None:
+        return SourceError(
+            f"The mirror's {path} cannot be read: {link} is a link to {link.readlink()}, which"
+            " is not there.",
+            next_step="fetch it (`datalad get` or `git annex get` in a clone), or mount the disk"
+            " that the link leads to.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return SourceError(
+            f"The mirror's {path} may not be read by this user: {error.strerror}.",
+            next_step="let this user read it (`chmod -R o+rX`, or its group), and enter every"
+            " folder above it.",
+        )
+    return SourceError(
+        f"The mirror's {path} cannot be read: {error.strerror or error}.",
+        next_step="add the file to the mirror, check the disk that it lies on, or set NSD_SOURCE to"
+        " a source that has it.",
     )

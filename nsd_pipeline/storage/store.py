@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
-from nsd_pipeline.storage.disk import room_for
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
+from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import FileRecord, Manifest, fingerprint
-from nsd_pipeline.storage.paths import is_inner_path
-from nsd_pipeline.storage.workspace import Workspace
+from nsd_pipeline.storage.names import check_artifact_key, is_inner_path
 
 if TYPE_CHECKING:
     import zarr
@@ -213,8 +211,7 @@ def missing(url: str, key: str) -> ArtifactError:
     """Error for an artifact that is not there."""
     return ArtifactError(
         f"There is no complete artifact {url}/{key}.",
-        next_step="materialize the asset that makes it: `dagster asset materialize "
-        "-m nsd_pipeline.definitions --select <asset> --partition <partition>`.",
+        next_step="make it first.",
     )
 
 
@@ -222,18 +219,16 @@ def without_manifest(url: str, key: str) -> DamagedArtifactError:
     """Error for an artifact whose files are there and whose manifest is not."""
     return DamagedArtifactError(
         f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is missing.",
-        next_step="make it again: materialize the asset whose folder it lies in for this partition;"
-        " or delete the folder if it is no longer wanted.",
+        next_step="make it again, or delete the folder if it is no longer wanted.",
     )
 
 
 def damaged(url: str, manifest: Manifest, damage: str) -> DamagedArtifactError:
     """Error for an artifact whose files are not as they were written."""
-    partition = f" --partition {manifest.partition}" if manifest.partition else ""
     return DamagedArtifactError(
         f"The artifact {url}/{manifest.key} is damaged: {damage}.",
-        next_step="make it again: `dagster asset materialize -m nsd_pipeline.definitions "
-        f"--select {manifest.asset}{partition}`.",
+        next_step="make it again.",
+        remake=Remake(manifest.asset, manifest.partition),
     )
 
 

@@ -14,7 +14,8 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from nsd_pipeline.errors import TermsNotAcceptedError
+from nsd_pipeline.errors import NsdError, TermsNotAcceptedError
+from nsd_pipeline.storage.names import user_folder
 
 TERMS_URL: Final = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
 TERMS_TEXT: Final = f"""\
@@ -41,8 +42,14 @@ class Acceptance(BaseModel):
 
 def config_folder() -> Path:
     """Folder of this user's settings, as the XDG base directory specification wants it."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "nsd_pipeline"
+    return user_folder("XDG_CONFIG_HOME", ".config")
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
+        return f"user {os.getuid()}"
 
 
 def _record(home: Path | None) -> Path:
@@ -58,16 +65,26 @@ def accept(home: Path | None = None, *, who: str | None = None) -> Acceptance:
         Folder of the record; :func:`config_folder` by default.
     who
         Who accepts; the login name by default.
+
+    Raises
+    ------
+    NsdError
+        If the record cannot be written.
     """
-    acceptance = Acceptance(
-        who=who or getpass.getuser(), when=datetime.now(UTC), terms_url=TERMS_URL
-    )
+    acceptance = Acceptance(who=who or _login_name(), when=datetime.now(UTC), terms_url=TERMS_URL)
     record = _record(home)
-    record.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed, so that a daemon that reads at this moment sees all or nothing.
     draft = record.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(acceptance.model_dump_json(indent=2) + "\n")
-    draft.replace(record)
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(acceptance.model_dump_json(indent=2) + "\n")
+        draft.replace(record)
+    except OSError as error:
+        raise NsdError(
+            f"Your acceptance cannot be recorded in {record}: {error.strerror}.",
+            next_step="set XDG_CONFIG_HOME to a folder that this user can write to, here and where"
+            f" the pipeline runs; or set {ENVIRONMENT_VARIABLE}=1 there.",
+        ) from error
     return acceptance
 
 
@@ -78,7 +95,7 @@ def accepted(home: Path | None = None) -> Acceptance | None:
     """
     try:
         acceptance = Acceptance.model_validate_json(_record(home).read_bytes())
-    except (OSError, ValidationError):
+    except (NsdError, OSError, ValidationError):  # the first: there is no place for it
         return None
     return acceptance if acceptance.terms_url == TERMS_URL else None
 
@@ -100,9 +117,13 @@ def require_acceptance(url: str, home: Path | None = None) -> None:
     """
     if os.environ.get(ENVIRONMENT_VARIABLE) == "1" or accepted(home):
         return
+    try:
+        looked = f"looked for {_record(home)}"
+    except NsdError as error:
+        looked = error.problem
     raise TermsNotAcceptedError(
         f"NSD's terms of use are not accepted for this user, so nothing is read from {url} "
-        f"(looked for {_record(home)}).",
+        f"({looked.rstrip('.')}).",
         next_step=f"read {TERMS_URL} and run `nsd terms --accept`; where no person is, such as on "
         f"a cluster's nodes, set {ENVIRONMENT_VARIABLE}=1.",
     )

@@ -6,17 +6,11 @@ Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left h
 from nsd_pipeline.surface.cleaned_runs import clean
 from nsd_pipeline.surface.interpolation import interpolate
 from nsd_pipeline.surface.meshes import downsample, read_roi
-from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
-from nsd_pipeline.surface.projected_betas import (
-    betas_from_nifti,
-    betas_from_vertices,
-    betas_from_voxels,
-)
-from nsd_pipeline.surface.projection import grid_operator, project_volume
+from nsd_pipeline.surface.nsd_transforms import read_operator
+from nsd_pipeline.surface.projected_betas import betas_from_nifti, betas_from_voxels, read_betas
+from nsd_pipeline.surface.projection import project_volume
 from nsd_pipeline.surface.session_files import (
-    CHUNK_TRIALS,
     SeriesLayout,
-    SessionStatistics,
     series_layout,
     summarise,
     write_series,
@@ -26,26 +20,22 @@ from nsd_pipeline.surface.session_rows import SessionRows, read_roi_vertices, re
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
-    "CHUNK_TRIALS",
     "FsaverageOperator",
     "SeriesLayout",
     "SessionRows",
-    "SessionStatistics",
     "betas_from_nifti",
-    "betas_from_vertices",
     "betas_from_voxels",
     "clean",
     "downsample",
-    "grid_operator",
     "interpolate",
     "project_volume",
+    "read_betas",
     "read_operator",
     "read_roi",
     "read_roi_vertices",
     "read_session",
     "series_layout",
     "summarise",
-    "transform_keys",
     "write_series",
     "write_session",
 ]

@@ -1,6 +1,6 @@
 """A run's time series on fsaverage5, detrended and z-scored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,16 +17,16 @@ from nsd_pipeline.surface.projected_runs import (
     project_native_run,
     read_gifti_run,
 )
-from nsd_pipeline.surface.volume_operator import FsaverageOperator
+from nsd_pipeline.surface.volume_operator import FindOperator
 
-FindOperator = Callable[[], FsaverageOperator]
-"""Gives the operator that maps a subject's functional volumes."""
+# Vertices that are cleaned at once: their time series, in double precision, stay in the cache.
+_BLOCK_BYTES: Final = 2**18
 
 
 class Treatment(NamedTuple):
-    """What is done to a run beyond detrending and z-scoring; by default nothing, as the reference.
+    """What is done to a run beyond detrending and z-scoring, and which of its files are believed.
 
-    And what is believed of its files where they disagree or lack something.
+    By default nothing more is done, as in the reference.
 
     Attributes
     ----------
@@ -35,11 +35,12 @@ class Treatment(NamedTuple):
     high_pass
         Frequency in Hz below which fluctuations are removed.
     fwhm
-        Width in mm of a Gaussian that volumes are smoothed with before they are projected.
+        Width in mm (full width at half maximum) of a Gaussian that volumes are smoothed with before
+        they are projected.
     tr_from
-        What says the repetition time.
+        What the repetition time is read from: the sidecar, the header, or both, which must agree.
     brain_mask
-        Where the brain is in volumes in MNI space.
+        What says where the brain is in volumes in MNI space: the run's own mask, or the template's.
     """
 
     confounds: Sequence[str] = ()
@@ -49,25 +50,10 @@ class Treatment(NamedTuple):
     brain_mask: BrainMask = "run"
 
 
-class CleanRun(NamedTuple):
-    """A run on fsaverage5, detrended and z-scored.
-
-    Attributes
-    ----------
-    series : array of shape (T, 20484), float32
-        Time first; left hemisphere, then right. NaN where there are no data.
-    tr
-        Seconds from one sample to the next.
-    """
-
-    series: NDArray[np.float32]
-    tr: float
-
-
 def load_run(
     recording: BoldRun, folder: Path, find_operator: FindOperator, treatment: Treatment
-) -> CleanRun:
-    """Bring a run to fsaverage5 and clean it.
+) -> tuple[NDArray[np.float32], float]:
+    """Bring a run to fsaverage5, then detrend and z-score it.
 
     Parameters
     ----------
@@ -78,23 +64,29 @@ def load_run(
     find_operator
         Gives the operator for volumes in the subject's own space; called for no others.
     treatment
-        What is done to it.
+        What else is done to it.
+
+    Returns
+    -------
+    series : array of shape (T, 20484), float32
+        Time first; left hemisphere, then right. NaN where there are no data.
+    tr
+        Seconds from one sample to the next.
 
     Raises
     ------
     InvalidFileError
         If a file is damaged or does not fit the others, or no file states the repetition time.
     NsdError
-        If the treatment is of no use for this kind of recording.
+        If the treatment cannot be given to this kind of recording.
     """
     projected = _project(recording, folder, find_operator, treatment)
     tr = _repetition_time(recording, folder, projected.tr, treatment.tr_from)
-    data = _without_rest(recording, folder, projected.data)
+    data = _designed_samples(recording, folder, projected.data)
     confounds = None
     if treatment.confounds:
         confounds = _read_confounds(recording, folder, treatment.confounds, data.shape[1])
-    cleaned = clean(data, tr, confounds=confounds, high_pass=treatment.high_pass)
-    return CleanRun(cleaned.T, tr)
+    return clean(data, tr, confounds=confounds, high_pass=treatment.high_pass).T, tr
 
 
 def _project(
@@ -105,7 +97,7 @@ def _project(
         check_content(path, next_step="make it again.")
     fwhm = treatment.fwhm
     match recording.kind:
-        # fsLR has a mesh with as many vertices as fsaverage's, at other places.
+        # Not every surface: fsLR's mesh has as many vertices as fsaverage's, at other places.
         case "surface" if recording.space.startswith("fsaverage"):
             if fwhm is not None:
                 raise NsdError(
@@ -127,13 +119,12 @@ def _project(
 
 
 def _mask(recording: BoldRun, folder: Path, chosen: BrainMask) -> Path | None:
-    """The run's mask, None for the template's."""
+    """The run's brain mask; None if the template's is to be taken."""
     name = folder / recording.files[0]
     if chosen == "template":
         if not recording.space.startswith("MNI152"):
             raise NsdError(
-                f"{name} is in {recording.space}, but the template whose brain mask is at hand is"
-                " MNI152.",
+                f"{name} is in {recording.space}, but the template's brain mask is in MNI152.",
                 next_step="set brain_mask to 'run', or choose another space by the query.",
             )
         return None
@@ -149,41 +140,43 @@ def _mask(recording: BoldRun, folder: Path, chosen: BrainMask) -> Path | None:
 
 
 def _repetition_time(
-    recording: BoldRun, folder: Path, header: float | None, counts: TrSource
+    recording: BoldRun, folder: Path, header: float | None, chosen: TrSource
 ) -> float:
-    name = str(folder / recording.files[0])
-    sidecar, stated = ("the sidecar of " + name, recording.tr), ("the header of " + name, header)
-    match counts:
-        case "both":
-            statements = [sidecar, stated]
-        case "sidecar":
-            statements = [sidecar]
-        case "header":
-            statements = [stated]
+    name = folder / recording.files[0]
     if recording.kind == "native":
-        # NSD resampled its time series; the design files, not headers, vouch for the result.
-        statements = [(name, recording.tr)]
+        # NSD resampled its time series: their design files say what came of it, not their headers.
+        statements = [(str(name), recording.tr)]
+    else:
+        stated = {"sidecar": recording.tr, "header": header}
+        statements = [
+            (f"the {source} of {name}", tr)
+            for source, tr in stated.items()
+            if chosen in ("both", source)
+        ]
     tr = agree_on_tr(
         statements,
         next_step="find out which is right, and set tr_from to 'sidecar' or to 'header'; or correct"
         " the other.",
     )
     if tr is None:
-        what = {"both": "Neither {} nor a sidecar states", "sidecar": "No sidecar of {} states"}
+        nothing = {
+            "both": f"Neither {name} nor a sidecar states",
+            "sidecar": f"No sidecar of {name} states",
+            "header": f"The header of {name} does not state",
+        }
         raise InvalidFileError(
-            what.get(counts, "The header of {} does not state").format(name)
-            + " a repetition time.",
+            f"{nothing[chosen]} a repetition time.",
             next_step="add RepetitionTime, in seconds, to the recording's .json sidecar or to"
-            " task-nsdcore_bold.json in the raw BIDS tree, and materialize bold again"
-            + (", with tr_from left at 'both'." if counts == "header" else "."),
+            " task-nsdcore_bold.json in the raw BIDS tree, and make bold again"
+            + (", with tr_from left at 'both'." if chosen == "header" else "."),
         )
     return tr
 
 
-def _without_rest(
+def _designed_samples(
     recording: BoldRun, folder: Path, data: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Samples that the design knows: NSD's runs have one volume more, which belongs to nothing."""
+    """Samples (V, T) that the design file has: NSD's recordings have one more, of no use."""
     if recording.n_samples is None:
         return data
     surplus = data.shape[1] - recording.n_samples
@@ -234,10 +227,6 @@ def _read_confounds(
         )
     filled: NDArray[np.float64] = np.where(empty, np.nanmean(chosen, axis=0), chosen)
     return filled
-
-
-# Vertices that are worked on at once: their time series, in double precision, stay in the cache.
-_BLOCK_BYTES: Final = 2**18
 
 
 def clean(

@@ -71,7 +71,7 @@ def interpolate(
         points = inside[start : start + _BLOCK_POINTS]
         voxels, weights = neighbours(coordinates[points], shape, method)
         n_points, n_neighbours = voxels.shape
-        touched, columns = compact(voxels, int(np.prod(shape)))
+        touched, columns = list_voxels(voxels, int(np.prod(shape)))
         # Built row by row, so weights of zero stay and a NaN below them gets through.
         operator = csr_array(
             (weights.ravel(), columns.ravel(), np.arange(n_points + 1) * n_neighbours),
@@ -79,23 +79,14 @@ def interpolate(
         )
         for first in range(0, n_volumes, _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
-            values[points, some] = operator @ gather(volumes[..., some], touched, np.float64)
+            values[points, some] = operator @ take_voxels(volumes[..., some], touched, np.float64)
     return values if volume.ndim == 4 else values[:, 0]
 
 
 def is_inside(coordinates: NDArray[np.floating[Any]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Whether points lie in a volume.
+    """Whether points (n, 3), in 1-based voxel coordinates, lie in a volume of a shape: (n,).
 
-    Parameters
-    ----------
-    coordinates : array of shape (n, 3)
-        1-based voxel coordinates. NaN, and the 9999 with which NSD marks "no value", are outside.
-    shape
-        Voxels along each of three axes.
-
-    Returns
-    -------
-    array of shape (n,), bool
+    NaN, and the 9999 with which NSD marks "no value", are outside.
     """
     inside: NDArray[np.bool_] = np.logical_and.reduce(
         (coordinates >= 1) & (coordinates <= np.asarray(shape)), axis=1
@@ -159,19 +150,9 @@ def linear_weights(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
 def combine_axes(
     positions: NDArray[np.int64], weights: NDArray[np.float64], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Every combination of positions along three axes, as voxels and products of weights.
+    """Every combination of 0-based positions along three axes and of their weights, (n, 3, k) each.
 
-    Parameters
-    ----------
-    positions, weights : arrays of shape (n, 3, k)
-        0-based positions along each axis and their weights.
-    shape
-        Voxels along each of three axes.
-
-    Returns
-    -------
-    voxels, weights : arrays of shape (n, k ** 3)
-        Indices into the volume in C order, and weights.
+    As indices into a volume of that shape in C order and products of weights: (n, k ** 3) each.
     """
     n_points, _, n_along = positions.shape
     _, n_y, n_z = shape
@@ -197,24 +178,13 @@ def _cubic_weights(fraction: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def compact(
+def list_voxels(
     voxels: NDArray[np.int64], n_voxels: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """List the voxels that occur, and express each one as its place in the list.
+    """List each voxel that occurs, once and in increasing order, and say where it is in the list.
 
-    Parameters
-    ----------
-    voxels : array of any shape, int
-        Indices into a volume.
-    n_voxels
-        Voxels of the volume.
-
-    Returns
-    -------
-    touched : array of shape (n,), int
-        Each voxel that occurs, once, in increasing order.
-    numbers : array of the shape of ``voxels``, int32
-        ``touched[numbers]`` is ``voxels``.
+    Returns ``touched`` (n,) and ``places`` of the shape of ``voxels``: ``touched[places]`` is
+    ``voxels``. The volume has ``n_voxels``.
     """
     occurs = np.zeros(n_voxels, np.bool_)
     occurs[voxels] = True
@@ -222,23 +192,12 @@ def compact(
     return np.flatnonzero(occurs), number[voxels]
 
 
-def gather(
+def take_voxels(
     volumes: NDArray[Any], voxels: NDArray[np.int64], dtype: type[np.floating[Any]]
 ) -> NDArray[Any]:
-    """Values of some voxels in each volume.
+    """Values (n, T) of some voxels in volumes (X, Y, Z, T) of any memory layout.
 
-    Parameters
-    ----------
-    volumes : array of shape (X, Y, Z, T)
-        In any memory layout: nibabel reads files in Fortran order.
-    voxels : array of shape (n,), int
-        Indices into a volume in C order.
-    dtype
-        Of the result.
-
-    Returns
-    -------
-    array of shape (n, T)
+    ``voxels`` (n,) are indices into a volume in C order; nibabel reads files in Fortran order.
     """
     places = np.unravel_index(voxels, volumes.shape[:3])
     if not volumes.flags.f_contiguous:

@@ -80,9 +80,6 @@ def downsample(data: NDArray[Any], mesh: Mesh = "fsaverage5") -> NDArray[Any]:
     return np.concatenate([data[:n_target], data[n_source : n_source + n_target]])
 
 
-_LABEL: Final = ".label"
-
-
 def read_roi(
     paths: Mapping[Hemisphere, Path], *, above: float = 0.0, up_to: float | None = None
 ) -> NDArray[np.bool_]:
@@ -134,7 +131,7 @@ def _values(path: Path) -> NDArray[Any]:
             next_step="name an .mgz, .mgh or .label file on fsaverage.",
         )
     ):
-        if path.suffix == _LABEL:
+        if path.suffix == ".label":
             values = np.zeros(MESH_VERTICES["fsaverage7"])
             values[read_label(path)] = 1
         else:

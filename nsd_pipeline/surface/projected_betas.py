@@ -1,7 +1,7 @@
-"""One session's betas from NSD's other spaces, on fsaverage5 and in percent.
+"""One session's downloaded betas on fsaverage5 and in percent, from any of NSD's spaces.
 
-Files hold int16, percent signal change times 300. Maps are linear, so integers go through them and
-the result is divided.
+Files of other spaces than fsaverage hold int16, percent signal change times 300. Maps are linear,
+so integers go through them and the result is divided.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.nsd import nifti
-from nsd_pipeline.nsd.layout import PERCENT_SCALE
-from nsd_pipeline.surface.volume_operator import FsaverageOperator
+from nsd_pipeline.nsd import mgh, nifti
+from nsd_pipeline.nsd.fsaverage_betas import locate_betas
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, PERCENT_SCALE, Space
+from nsd_pipeline.nsd.space_betas import locate_files, read_parts
+from nsd_pipeline.surface.projection import grid_operator
+from nsd_pipeline.surface.volume_operator import FindOperator, FsaverageOperator
 
 Parts = Iterable[tuple[NDArray[np.int64], NDArray[Any]]]
 """Places (k,) in an operator's touched voxels, and values (k, T) of these voxels."""
+
+
+def read_betas(
+    folder: Path,
+    space: Space,
+    n_trials: int,
+    find_operator: FindOperator,
+    shapes: Iterable[Sequence[int]] = (),
+) -> NDArray[np.float32]:
+    """Read a session's betas from what was downloaded of them, whichever the space.
+
+    Parameters
+    ----------
+    folder
+        Where the betas were downloaded to, or where it was written down which files of a mirror
+        they are.
+    space
+        The space that they are in.
+    n_trials
+        Trials of the session.
+    find_operator
+        Gives the operator from the subject's space; not called for fsaverage and MNI.
+    shapes
+        What each file of the subject's space holds: (X, Y, Z), or (V,) of each hemisphere.
+
+    Returns
+    -------
+    array of shape (T, 20484), float32
+        Percent signal change; NaN where there is no data.
+
+    Raises
+    ------
+    InvalidFileError
+        If a file is damaged, or of another shape than the operator's.
+    """
+    if space == "fsaverage":
+        betas = np.empty((n_trials, 2 * FSAVERAGE5_VERTICES), np.float32)
+        halves = np.split(betas, 2, axis=1)
+        for half, path in zip(halves, locate_betas(folder).values(), strict=True):
+            mgh.read_vertices(path, FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)
+            mgh.check_no_empty_frame(half, name=str(path))
+        return betas
+    files = locate_files(folder)
+    if space == "MNI":
+        header = nifti.open_volumes(files.betas[0])
+        valid = nifti.read_mask(files.masks[0])
+        return betas_from_nifti(files.betas[0], grid_operator(header.affine, header.shape, valid))
+    operator, of_files = find_operator(), [tuple(shape) for shape in shapes]
+    check_shapes([str(path) for path in files.betas], of_files, operator)
+    for mask in files.masks:
+        operator = operator.masked(nifti.read_mask(mask).reshape(-1))
+    if files.file_format == "nii.gz":
+        return betas_from_nifti(files.betas[0], operator)
+    parts = read_parts(files, of_files, operator.touched_voxels)
+    if space != "nativesurface":
+        return betas_from_voxels(parts, operator, n_trials)
+    values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
+    for places, part in parts:
+        values[places] = part
+    # There are no masks of native surfaces: a vertex that is 0 in all trials has no data.
+    betas = operator.masked((values != 0).any(axis=1)).apply(values)
+    betas /= PERCENT_SCALE
+    return betas
 
 
 def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.float32]:
@@ -42,11 +108,8 @@ def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.floa
     """
     volumes = nifti.open_volumes(path)
     check_shapes([str(path)], [volumes.shape], operator)
-    betas = np.empty((volumes.n_volumes, operator.weights.shape[0]), np.float32)
-    first = 0
-    for block in volumes.voxels(operator.touched_voxels):
-        betas[first : first + block.shape[1]] = operator.apply(block)
-        first += block.shape[1]
+    blocks = volumes.voxels(operator.touched_voxels)
+    betas = operator.apply_to_blocks(blocks, volumes.n_volumes)
     betas /= PERCENT_SCALE
     return betas
 
@@ -54,32 +117,8 @@ def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.floa
 def betas_from_voxels(
     parts: Parts, operator: FsaverageOperator, n_trials: int
 ) -> NDArray[np.float32]:
-    """Map voxels of a functional space that come some at a time, each in all trials.
-
-    Returns
-    -------
-    array of shape (T, 20484), float32
-        Percent signal change; NaN where there is no data.
-    """
+    """Map voxels of a functional space that come a few at a time: as `betas_from_nifti`."""
     betas = operator.apply_to_parts(parts, n_trials)
-    betas /= PERCENT_SCALE
-    return betas
-
-
-def betas_from_vertices(
-    parts: Parts, operator: FsaverageOperator, n_trials: int
-) -> NDArray[np.float32]:
-    """Map vertices of a subject's own surface; one that is 0 in all trials has no data.
-
-    Returns
-    -------
-    array of shape (T, 20484), float32
-        Percent signal change; NaN where there is no data.
-    """
-    values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
-    for places, part in parts:
-        values[places] = part
-    betas = operator.masked((values != 0).any(axis=1)).apply(values)
     betas /= PERCENT_SCALE
     return betas
 
@@ -87,14 +126,7 @@ def betas_from_vertices(
 def check_shapes(
     names: Sequence[str], shapes: Sequence[tuple[int, ...]], operator: FsaverageOperator
 ) -> None:
-    """Check that files are of the space that an operator starts from.
-
-    Parameters
-    ----------
-    names
-        What to call the files in the error.
-    shapes
-        (X, Y, Z) of one file, or (V,) of each hemisphere.
+    """Check that files, by name and shape, are of the space that an operator starts from.
 
     Raises
     ------
@@ -107,5 +139,5 @@ def check_shapes(
                 f"{name} has shape {shape}, but the subject's transforms to fsaverage5 are for"
                 f" {expected}.",
                 next_step="check that the file is of this subject, space and hemisphere and of the"
-                " same release as the transforms, then materialize fsaverage5_operator again.",
+                " same release as the transforms, then make fsaverage5_operator again.",
             )

@@ -1,4 +1,4 @@
-"""One run's recording to fsaverage5, whatever space it was recorded or prepared in.
+"""A run's recording on fsaverage5, from whatever space it was prepared in.
 
 Three kinds of recordings lead there: time series on an fsaverage mesh (decimation), volumes in MNI
 space (nilearn's projection) and a subject's own functional volumes (NSD's transforms).
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,11 +76,11 @@ def read_gifti_run(lh: Path, rh: Path, *, space: str = "fsaverage") -> SurfaceRu
             + ".",
             next_step="use a recording on fsaverage, fsaverage6 or fsaverage5.",
         )
-    named: dict[str, int] = {name: n for name, n in MESH_VERTICES.items() if name != "fsaverage"}
-    if len(left.data) != named.get(space, len(left.data)):
+    named = MESH_VERTICES.get(space, len(left.data))
+    if len(left.data) != named:
         raise InvalidFileError(
             f"{lh} has {len(left.data):,} vertices, but {space}, which its name says, has"
-            f" {named[space]:,}.",
+            f" {named:,}.",
             next_step="find out what it is, and name it so or make it again.",
         )
     data = downsample(np.concatenate([left.data, right.data]))
@@ -131,14 +131,8 @@ def project_native_run(
 ) -> SurfaceRun:
     """Map a run of a subject's own functional volumes by NSD's transforms.
 
-    Parameters
-    ----------
-    path
-        ``timeseries_sessionNN_runMM.nii.gz``.
-    operator
-        The operator of the subject and space.
-    fwhm
-        Width in mm of a Gaussian that volumes are smoothed with first; not at all if None.
+    ``path`` is a ``timeseries_sessionNN_runMM.nii.gz``, ``operator`` that of the subject and space,
+    ``fwhm`` as for `project_mni_run`.
 
     Raises
     ------
@@ -153,10 +147,7 @@ def project_native_run(
         blocks = (
             volume.reshape(-1, 1)[operator.touched_voxels] for volume in _smoothed(series, fwhm)
         )
-    data, first = np.empty((series.n_volumes, operator.weights.shape[0]), np.float32), 0
-    for block in blocks:
-        data[first : first + block.shape[1]] = operator.apply(block)
-        first += block.shape[1]
+    data = operator.apply_to_blocks(blocks, series.n_volumes)
     return SurfaceRun(np.ascontiguousarray(data.T), series.tr)
 
 
@@ -164,17 +155,9 @@ def project_native_run(
 def template_brain(shape: tuple[int, int, int], affine: bytes) -> NDArray[np.bool_]:
     """Brain of the MNI152 template that nilearn brings along, on the grid of a recording.
 
-    Parameters
-    ----------
-    shape
-        Voxels along each axis.
-    affine
-        Bytes of the (4, 4) float64 matrix from 0-based voxel indices to mm.
-
-    Returns
-    -------
-    array of shape (X, Y, Z), bool
-        Whether the template's voxel nearest to each voxel is brain. Not to be written to.
+    An array of that shape, not to be written to: whether the template's nearest voxel is brain.
+    ``affine`` is the bytes of a (4, 4) float64 matrix from 0-based voxel indices to mm: a cache
+    needs something that has a hash.
     """
     from nilearn.datasets import load_mni152_brain_mask
     from nilearn.image import resample_img
@@ -207,7 +190,7 @@ _TOO_MANY_AXES: Final = re.compile(rb"Dimensionality\s*=\s*[\"'][^\"']{3}")
 
 
 def _read_gifti(path: Path) -> SurfaceRun:
-    """Time series (V, T) of one hemisphere."""
+    """Time series (V, T) of one hemisphere, and the repetition time that its header states."""
     from nibabel.gifti import GiftiImage
 
     if not path.exists():
@@ -223,19 +206,12 @@ def _read_gifti(path: Path) -> SurfaceRun:
                 raise ValueError("it has an array of a hundred axes or more")
         arrays = GiftiImage.from_filename(path).darrays
         data = np.stack([array.data.ravel() for array in arrays], axis=-1, dtype=np.float32)
-    return SurfaceRun(data, _gifti_tr(arrays[0].meta))
-
-
-def _gifti_tr(metadata: Any) -> float | None:
-    """Repetition time by ``TimeStep``, whose unit the format leaves open.
-
-    FreeSurfer writes milliseconds, other tools seconds. The number tells: no scanner takes a volume
-    in 60 ms, and none takes longer than a minute.
-    """
     try:
-        step = float(metadata.get("TimeStep", 0))
+        step = float(arrays[0].meta.get("TimeStep", 0))
     except ValueError:
-        return None
+        step = 0.0
     if not step > 0:
-        return None
-    return step if step <= TR_RANGE[1] else step / 1000
+        return SurfaceRun(data, None)
+    # The format leaves the unit open: FreeSurfer writes milliseconds, other tools seconds. The
+    # number tells: no scanner takes a volume in 60 ms, and none takes longer than a minute.
+    return SurfaceRun(data, step if step <= TR_RANGE[1] else step / 1000)

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.surface.interpolation import combine_axes, compact, gather, linear_weights
+from nsd_pipeline.surface.interpolation import (
+    combine_axes,
+    linear_weights,
+    list_voxels,
+    take_voxels,
+)
 from nsd_pipeline.surface.meshes import Mesh, mesh_vertices
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
@@ -77,24 +82,22 @@ def project_volume(
 def grid_operator(
     affine: ArrayLike,
     shape: tuple[int, int, int],
-    valid: NDArray[np.bool_] | None = None,
-    mesh: Mesh = "fsaverage5",
+    valid: NDArray[np.bool_],
 ) -> FsaverageOperator:
     """What `project_volume` does with volumes of one grid, as an operator.
 
     Parameters
     ----------
-    affine, mesh
+    affine
         As for `project_volume`.
     shape
         Voxels along each axis.
-    valid : array of shape (X, Y, Z), bool, optional
+    valid : array of shape (X, Y, Z), bool
         Voxels that hold data; the others are treated as `project_volume` treats NaN: samples that
         look at them are left out of a vertex's mean.
     """
-    projector = _projector(mesh, np.asarray(affine, np.float64).tobytes(), shape)
-    mean = projector.mean if valid is None else projector.mean_where(valid)
-    return FsaverageOperator(mean, projector.touched, (shape,))
+    projector = _projector("fsaverage5", np.asarray(affine, np.float64).tobytes(), shape)
+    return FsaverageOperator(projector.mean_where(valid), projector.touched, (shape,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ class _Projector:
         surface = np.empty((n_vertices, n_volumes), np.float32)
         for first in range(0, n_volumes, _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
-            values = gather(volumes[..., some], self.touched, np.float32)
+            values = take_voxels(volumes[..., some], self.touched, np.float32)
             block = self.mean @ values
             block[empty] = np.nan
             affected = ~np.isfinite(block).all(axis=1) & ~empty
@@ -184,7 +187,7 @@ def _projector(mesh: Mesh, affine: bytes, shape: tuple[int, int, int]) -> _Proje
     voxels, weights = combine_axes(
         base.astype(np.int64)[:, :, None] + np.array([0, 1]), linear_weights(kept - base), shape
     )
-    touched, columns = compact(voxels, int(np.prod(shape)))
+    touched, columns = list_voxels(voxels, int(np.prod(shape)))
     n_samples, n_neighbours = voxels.shape
     samples = csr_array(
         (

@@ -15,10 +15,6 @@ Of time series it holds::
 
 with ``tr``, in seconds, and ``runs`` (number, first sample and number of samples of each) among its
 attributes. Time runs along the first axis, so that a window is one contiguous piece.
-
-Chunks are plain: betas are noise to a compressor, and Zarr's checksum in every chunk (``crc32c``)
-made reading half as long again; the artifact's manifest holds one of every file instead, which the
-store compares while it reads.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,6 +30,10 @@ from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 
 if TYPE_CHECKING:
     import zarr
+
+CHUNK_ROWS: Final = 75
+"""Trials or samples in one chunk: 6.1 MB on fsaverage5. Smaller chunks read slower, larger ones no
+faster."""
 
 # Trials that are turned into double precision at once: 2.6 MB on fsaverage5.
 _BLOCK_TRIALS: Final = 16
@@ -51,59 +51,42 @@ class SessionStatistics:
         z-score for the noise ceiling and as nilearn's ``zscore_sample`` does.
     valid : array of shape (V,), bool
         Whether the vertex has a z-score: at least two finite trials that are not all equal.
+    n_finite : array of shape (V,), int64
+        Finite trials of the vertex.
     n_trials
         Trials of the session.
-    n_nan
-        Vertices without a single finite trial.
-    n_partly_nan
-        Vertices that lack some trials, but not all.
-    n_constant
-        Vertices whose finite trials are all equal.
-    n_missing
-        Single values (a vertex in a trial) that are not finite, over the whole session.
     """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    n_finite: NDArray[np.int64]
     n_trials: int
-    n_nan: int
-    n_partly_nan: int
-    n_constant: int
-    n_missing: int
-
-    @property
-    def n_vertices(self) -> int:
-        """Vertices of both hemispheres."""
-        return len(self.valid)
-
-    @property
-    def nan_share(self) -> float:
-        """Share of vertices without a single finite trial, 0 to 1."""
-        return self.n_nan / self.n_vertices
-
-    @property
-    def valid_share(self) -> float:
-        """Share of vertices that have a z-score, 0 to 1."""
-        return float(np.count_nonzero(self.valid)) / self.n_vertices
 
     def counts(self) -> dict[str, int | float]:
-        """Everything but the arrays, for metadata and checks."""
+        """How many trials, vertices and values there are, and how many of them can be used.
+
+        ``n_nan`` vertices have no finite trial, ``n_partly_nan`` lack some trials but not all, the
+        finite trials of ``n_constant`` are all equal, and ``n_missing`` single values (a vertex in
+        a trial) are not finite. Shares are of all vertices, from 0 to 1.
+        """
+        n_vertices, n_valid = len(self.valid), np.count_nonzero(self.valid)
+        is_nan, is_whole = self.n_finite == 0, self.n_finite == self.n_trials
         return {
             "n_trials": self.n_trials,
-            "n_vertices": self.n_vertices,
-            "n_valid": int(np.count_nonzero(self.valid)),
-            "n_nan": self.n_nan,
-            "n_partly_nan": self.n_partly_nan,
-            "n_constant": self.n_constant,
-            "n_missing": self.n_missing,
-            "nan_share": self.nan_share,
-            "valid_share": self.valid_share,
+            "n_vertices": n_vertices,
+            "n_valid": int(n_valid),
+            "n_nan": int(np.count_nonzero(is_nan)),
+            "n_partly_nan": int(np.count_nonzero(~is_nan & ~is_whole)),
+            "n_constant": int(np.count_nonzero(~is_nan & ~self.valid)),
+            "n_missing": int(self.n_trials * n_vertices - self.n_finite.sum()),
+            "nan_share": float(np.count_nonzero(is_nan) / n_vertices),
+            "valid_share": float(n_valid / n_vertices),
         }
 
 
 def summarise(betas: NDArray[np.float32]) -> SessionStatistics:
-    """Mean, standard deviation and usability of each vertex of one session.
+    """Mean, standard deviation and finite trials of each vertex of one session.
 
     Values that are not finite (NaN marks what NSD's authors could not sample) are left out; they
     never reach another trial or vertex. Sums are made in double precision, a few trials at a time.
@@ -145,17 +128,7 @@ def summarise(betas: NDArray[np.float32]) -> SessionStatistics:
     with np.errstate(invalid="ignore"):
         std = np.sqrt(squares / np.where(n_finite > 1, n_finite - 1, 0)).astype(np.float32)
     # Equal values give exactly zero: double precision holds the sum of millions of float32s.
-    valid = std > 0
-    return SessionStatistics(
-        mean=mean.astype(np.float32),
-        std=std,
-        valid=valid,
-        n_trials=n_trials,
-        n_nan=int(np.count_nonzero(n_finite == 0)),
-        n_partly_nan=int(np.count_nonzero((n_finite > 0) & (n_finite < n_trials))),
-        n_constant=int(np.count_nonzero((n_finite > 0) & ~valid)),
-        n_missing=int(n_trials * n_vertices - n_finite.sum()),
-    )
+    return SessionStatistics(mean.astype(np.float32), std, std > 0, n_finite, n_trials)
 
 
 def _blocks(
@@ -165,18 +138,6 @@ def _blocks(
     for start in range(0, len(betas), _BLOCK_TRIALS):
         block = betas[start : start + _BLOCK_TRIALS].astype(np.float64)
         yield block, np.isfinite(block)
-
-
-CHUNK_TRIALS: Final = 75
-"""Trials in one chunk: 6.1 MB on fsaverage5, a tenth of a session. Smaller chunks read slower,
-larger ones no faster."""
-
-ZSCORE: Final = "(betas - mean) / std; 0 where a value is not finite or its vertex is not valid"
-
-_DESCRIPTION: Final = (
-    "Single-trial betas of one session of the Natural Scenes Dataset on the fsaverage5 surface. "
-    "Subject to NSD's terms of use: research and education only, no redistribution."
-)
 
 
 def write_session(
@@ -209,62 +170,28 @@ def write_session(
     ValueError
         If ``statistics`` are those of other betas, by their shape.
     """
-    import zarr
-
-    shape = (statistics.n_trials, statistics.n_vertices)
+    shape = (statistics.n_trials, len(statistics.valid))
     if betas.shape != shape:
         raise ValueError(
             f"The betas have shape {betas.shape}, but their statistics are of {shape}."
         )
-    group = zarr.create_group(
-        folder,
-        zarr_format=3,
-        attributes={
-            "description": _DESCRIPTION,
-            "mesh": "fsaverage5",
-            "hemispheres": ["lh", "rh"],
-            "n_vertices_per_hemisphere": statistics.n_vertices // 2,
-            "units": "percent signal change",
-            "zscore": ZSCORE,
-            "zscore_scope": "per vertex, over the finite trials of this session",
-            "std_ddof": 1,
-            **statistics.counts(),
-            "software": {name: version(name) for name in ("nsd_pipeline", "numpy", "zarr")},
-            **attributes,
-        },
-    )
-    units = {"units": "percent signal change"}
-    arrays: dict[str, tuple[NDArray[Any], tuple[str, ...], dict[str, str]]] = {
-        "betas": (betas, ("trial", "vertex"), units),
-        "mean": (statistics.mean, ("vertex",), units),
-        "std": (statistics.std, ("vertex",), units),
-        "valid": (statistics.valid, ("vertex",), {"meaning": "the vertex has a z-score"}),
+    unit = {"units": "percent signal change"}
+    arrays: dict[str, tuple[NDArray[Any], dict[str, str]]] = {
+        "betas": (betas, unit),
+        "mean": (statistics.mean, unit),
+        "std": (statistics.std, unit),
+        "valid": (statistics.valid, {"meaning": "the vertex has a z-score"}),
     }
     if roi is not None:
-        arrays["roi"] = (roi, ("vertex",), {"meaning": "the vertex is in the region of interest"})
-    for name, (data, dimensions, array_attributes) in arrays.items():
-        chunks = (min(CHUNK_TRIALS, len(data)), *data.shape[1:]) if data.ndim > 1 else data.shape
-        array = group.create_array(
-            name,
-            shape=data.shape,
-            dtype=data.dtype,
-            chunks=chunks,
-            compressors=None,
-            fill_value=False if data.dtype == np.bool_ else float("nan"),
-            dimension_names=dimensions,
-            attributes=array_attributes,
-            config={"write_empty_chunks": True},
-        )
-        array[...] = data
-
-
-CHUNK_SAMPLES: Final = 75
-"""Samples in one chunk: 6.1 MB on fsaverage5, as for betas."""
-
-_SERIES_DESCRIPTION: Final = (
-    "Time series of one session of the Natural Scenes Dataset on the fsaverage5 surface. Subject "
-    "to NSD's terms of use: research and education only, no redistribution."
-)
+        arrays["roi"] = (roi, {"meaning": "the vertex is in the region of interest"})
+    own = {
+        **unit,
+        "zscore": "(betas - mean) / std; 0 where a value is not finite or its vertex is not valid",
+        "zscore_scope": "per vertex, over the finite trials of this session",
+        "std_ddof": 1,
+        **statistics.counts(),
+    }
+    _write_group(folder, "Single-trial betas", "trial", arrays, own, attributes)
 
 
 @dataclass(frozen=True)
@@ -287,11 +214,6 @@ class SeriesLayout:
         """Layout of runs that follow each other without gaps, by the samples of each."""
         ends = np.cumsum([0, *n_samples.values()]).tolist()
         return cls(tr, {run: (ends[i], n) for i, (run, n) in enumerate(n_samples.items())})
-
-    @property
-    def n_samples(self) -> int:
-        """Samples of all runs."""
-        return sum(n for _, n in self.runs.values())
 
 
 def write_series(
@@ -319,41 +241,18 @@ def write_series(
     ValueError
         If the layout is not that of this series.
     """
-    import zarr
-
-    if len(series) != layout.n_samples:
-        raise ValueError(
-            f"The layout is of {layout.n_samples} samples, the series has {len(series)}."
-        )
-    group = zarr.create_group(
-        folder,
-        zarr_format=3,
-        attributes={
-            "description": _SERIES_DESCRIPTION,
-            "mesh": "fsaverage5",
-            "hemispheres": ["lh", "rh"],
-            "n_vertices_per_hemisphere": series.shape[1] // 2,
-            "units": "standard deviations of the vertex within the run",
-            "tr": layout.tr,
-            "runs": [
-                {"run": run, "first_sample": first, "n_samples": n}
-                for run, (first, n) in layout.runs.items()
-            ],
-            "software": {name: version(name) for name in ("nsd_pipeline", "numpy", "zarr")},
-            **attributes,
-        },
-    )
-    array = group.create_array(
-        "series",
-        shape=series.shape,
-        dtype=series.dtype,
-        chunks=(min(CHUNK_SAMPLES, len(series)), series.shape[1]),
-        compressors=None,
-        fill_value=float("nan"),
-        dimension_names=("sample", "vertex"),
-        config={"write_empty_chunks": True},
-    )
-    array[...] = series
+    n_samples = sum(n for _, n in layout.runs.values())
+    if len(series) != n_samples:
+        raise ValueError(f"The layout is of {n_samples} samples, the series has {len(series)}.")
+    own = {
+        "units": "standard deviations of the vertex within the run",
+        "tr": layout.tr,
+        "runs": [
+            {"run": run, "first_sample": first, "n_samples": n}
+            for run, (first, n) in layout.runs.items()
+        ],
+    }
+    _write_group(folder, "Time series", "sample", {"series": (series, {})}, own, attributes)
 
 
 def series_layout(group: "zarr.Group") -> SeriesLayout:
@@ -372,5 +271,52 @@ def series_layout(group: "zarr.Group") -> SeriesLayout:
     except KeyError as error:
         raise ArtifactError(
             f"The surface time series at {group.store_path} lack the attribute {error}.",
-            next_step="materialize fsaverage5_series for this session again.",
+            next_step="make fsaverage5_series of this session again.",
         ) from error
+
+
+def _write_group(
+    folder: Path,
+    content: str,
+    row: str,
+    arrays: Mapping[str, tuple[NDArray[Any], Mapping[str, str]]],
+    own: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write arrays (row, vertex) or (vertex,) with attributes of each, as a group with its own."""
+    import zarr
+
+    n_vertices = next(iter(arrays.values()))[0].shape[1]
+    group = zarr.create_group(
+        folder,
+        zarr_format=3,
+        attributes={
+            "description": f"{content} of one session of the Natural Scenes Dataset on the"
+            " fsaverage5 surface. Subject to NSD's terms of use: research and education only, no"
+            " redistribution.",
+            "mesh": "fsaverage5",
+            "hemispheres": ["lh", "rh"],
+            "n_vertices_per_hemisphere": n_vertices // 2,
+            **own,
+            "software": {name: version(name) for name in ("nsd_pipeline", "numpy", "zarr")},
+            **attributes,
+        },
+    )
+    for name, (data, array_attributes) in arrays.items():
+        array = group.create_array(
+            name,
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=(min(CHUNK_ROWS, len(data)), n_vertices) if data.ndim == 2 else data.shape,
+            # fMRI is noise to a compressor. Zarr's own checksum in every chunk (crc32c) made
+            # reading half as long again; the artifact's manifest has one of every file instead,
+            # which the store compares while it reads.
+            compressors=None,
+            fill_value=False if data.dtype == np.bool_ else float("nan"),
+            dimension_names=(row, "vertex")[-data.ndim :],
+            attributes=dict(array_attributes),
+            # Zarr leaves out chunks of nothing but NaN otherwise, and a chunk that is not there is
+            # taken for damage.
+            config={"write_empty_chunks": True},
+        )
+        array[...] = data

@@ -4,14 +4,14 @@ A row is all vertices of one trial (betas) or of one sample (a time series). Bet
 while they are read, a few rows at a time: a training set of many sessions is filled session by
 session, without a second copy. Time series were z-scored by run before they were stored.
 
-Zarr hands out whole chunks, by way of two copies. Where a chunk is a plain local file, its rows are
+Zarr reads whole chunks and copies them twice. Where a chunk is a plain local file, its rows are
 read into one small buffer instead, which stays in the processor's cache until they have been used.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +22,11 @@ if TYPE_CHECKING:
     import zarr
 
 
-class _Kind(NamedTuple):
-    """What the rows of a group are, for messages."""
-
-    what: str
-    asset: str
-    row: str
-
-
-_KINDS = {
-    "betas": _Kind("surface betas", "fsaverage5_betas", "trial"),
-    "series": _Kind("surface time series", "fsaverage5_series", "sample"),
+_WORDS: Final = {
+    "betas": ("surface betas", "fsaverage5_betas", "trial"),
+    "series": ("surface time series", "fsaverage5_series", "sample"),
 }
-"""By the array that a group holds; betas for a group that holds neither."""
+"""By the array that a group holds, for messages: what it is, its step, what a row is."""
 
 
 class SessionRows:
@@ -75,11 +67,12 @@ class SessionRows:
         zscore: bool = True,
     ) -> None:
         name = "series" if "series" in group else "betas"
-        self._group, self._kind, self._vertices = group, _KINDS[name], vertices
+        self._what, self._made_by, self._row = _WORDS[name]
+        self._group, self._vertices = group, vertices
         self._array = self._complete(name)
         self._zscore: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self._invalid = np.empty(0, np.int64)
-        # Outside invalid vertices, that is. A time series does not say.
+        # Whether valid vertices lack values. A time series does not say, so it is looked for.
         self._some_missing = bool(group.attrs.get("n_partly_nan", True))
         if name == "betas":
             mean, std, valid = self._statistics()
@@ -124,7 +117,7 @@ class SessionRows:
         result = np.empty(shape, np.float32) if out is None else out
         if result.shape != shape or result.dtype != np.float32:
             raise ValueError(
-                f"`out` is {result.dtype} of shape {result.shape}; these {self._kind.row}s need"
+                f"`out` is {result.dtype} of shape {result.shape}; these {self._row}s need"
                 f" float32 of shape {shape}."
             )
 
@@ -132,7 +125,10 @@ class SessionRows:
             chosen = values if self._vertices is None else values[:, self._vertices]
             self._prepare(chosen, result[place])
 
-        read_rows(self._array, wanted, take, self._damaged_chunk)
+        def damaged(row: int, error: Exception) -> ArtifactError:
+            return self._damaged(f"have a damaged chunk at {self._row} {row} ({error})")
+
+        read_rows(self._array, wanted, take, damaged)
         return result
 
     def _prepare(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -171,13 +167,10 @@ class SessionRows:
             raise self._damaged(f"have {array.nchunks_initialized} of {array.nchunks} chunks")
         return array
 
-    def _damaged_chunk(self, row: int, error: Exception) -> ArtifactError:
-        return self._damaged(f"have a damaged chunk at {self._kind.row} {row} ({error})")
-
     def _damaged(self, problem: str) -> ArtifactError:
         return ArtifactError(
-            f"The {self._kind.what} at {self._group.store_path} {problem}.",
-            next_step=f"materialize {self._kind.asset} for this session again.",
+            f"The {self._what} at {self._group.store_path} {problem}.",
+            next_step=f"make {self._made_by} of this session again.",
         )
 
 
@@ -203,7 +196,7 @@ def read_roi_vertices(group: "zarr.Group") -> NDArray[np.int64]:
     if "roi" not in group:
         raise ArtifactError(
             f"The surface betas at {group.store_path} were written without a region of interest.",
-            next_step="materialize fsaverage5_betas with `roi` set, or train without it.",
+            next_step="make fsaverage5_betas with `roi` set, or train without it.",
         )
     return np.flatnonzero(group["roi"][...])
 
@@ -227,7 +220,7 @@ class Check(Protocol):
 
 @runtime_checkable
 class HasFiles(Protocol):
-    """A Zarr store whose values are files, perhaps."""
+    """A Zarr store whose values may be local files."""
 
     def open_file(self, key: str) -> tuple[FileIO, Check | None] | None:
         """Open the file that is the value of a key, unbuffered; None if values are no files.
@@ -251,8 +244,8 @@ def read_rows(
     wanted : array of shape (N,)
         Numbers of the rows, ascending.
     take
-        Is given a slice of the N rows and their values (n, V), good until it returns. Called from
-        several threads.
+        Is given a slice of the N rows and their values (n, V), which are overwritten when it has
+        returned. Called from several threads.
     damaged
         Makes the exception for a chunk that cannot be read, from its first row and what was wrong.
     """
@@ -263,6 +256,7 @@ def read_rows(
         first, last = np.searchsorted(wanted, (start, start + chunk_rows))
         blocks = _blocks(array, number, wanted[first:last] - start)
         while True:
+            # Not around `take`: an error of its own says nothing of the chunk.
             try:
                 found = next(blocks, None)
             except (ValueError, EOFError, FileNotFoundError) as error:
@@ -283,7 +277,7 @@ def read_rows(
 def _blocks(
     array: Any, number: int, rows: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks of a chunk that hold some of these rows of it, each after its first row's number."""
+    """Blocks of a chunk that hold any of these rows of it, each after its first row's number."""
     n_rows, n_columns = array.shape
     first = number * array.chunks[0]
     n_rows = min(array.chunks[0], n_rows - first)
@@ -294,7 +288,7 @@ def _blocks(
     file, check = plain
     buffer = np.empty((_BLOCK_ROWS, n_columns), np.float32)
     wanted = np.unique(rows // _BLOCK_ROWS) * _BLOCK_ROWS
-    # A checksum is one of all blocks; they pass by in the processor's cache, which costs little.
+    # A checksum is that of all blocks; it costs little while a block is in the processor's cache.
     starts = wanted if check is None else np.arange(0, n_rows, _BLOCK_ROWS)
     is_wanted = np.isin(starts, wanted)
     with file:
@@ -307,15 +301,15 @@ def _blocks(
             if is_taken:
                 yield start, block
         if check is not None:
-            # The last chunk has rows beyond the array's.
+            # All chunks are of one size: the last one has rows beyond the array's.
             while rest := file.read(buffer.nbytes):
                 check.update(memoryview(rest))
             check.finish()
 
 
 def _fill(file: FileIO, view: memoryview) -> None:
-    """Fill a buffer; a network file system may return less than was asked for."""
-    while view:
+    """Fill a buffer from a file."""
+    while view:  # a network file system may return less than was asked for
         n_read = file.readinto(view)
         if not n_read:
             raise EOFError("its file ends too early")

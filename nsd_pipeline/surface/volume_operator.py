@@ -8,7 +8,7 @@ on the subject's own surface take the last step only; the vertices of both hemis
 first, then count as the voxels of a volume with one axis.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.surface.interpolation import Method, compact, is_inside, neighbours
+from nsd_pipeline.surface.interpolation import Method, is_inside, list_voxels, neighbours
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -70,7 +70,7 @@ class FsaverageOperator:
         volume_shape
             Voxels along each axis of the source space.
         method
-            How a volume is interpolated; the authors' way is ``cubic``.
+            How a volume is interpolated; NSD's authors use ``cubic``.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class FsaverageOperator:
                 rows.append(np.repeat(vertices.astype(np.int32), depth_voxels.shape[1]))
                 voxels.append(depth_voxels.ravel())
                 weights.append(depth_weights.ravel() / len(depths))
-        touched, columns = compact(np.concatenate(voxels), int(np.prod(volume_shape)))
+        touched, columns = list_voxels(np.concatenate(voxels), int(np.prod(volume_shape)))
         matrix = coo_array(
             (np.concatenate(weights), (np.concatenate(rows), columns)),
             shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
@@ -130,7 +130,7 @@ class FsaverageOperator:
                 for hemisphere, offset in zip(HEMISPHERES, (0, n_vertices["lh"]), strict=True)
             ]
         )
-        touched, columns = compact(index, sum(n_vertices.values()))
+        touched, columns = list_voxels(index, sum(n_vertices.values()))
         weights = csr_array(
             (np.ones(len(index), np.float32), columns, np.arange(len(index) + 1)),
             shape=(len(index), len(touched)),
@@ -157,7 +157,12 @@ class FsaverageOperator:
         """
         from scipy.sparse import csr_array
 
-        lost = self._looks_at(~self._touched(valid))
+        # Weights may be zero, and yet their voxels count as looked at.
+        pattern = csr_array(
+            (np.ones_like(self.weights.data), self.weights.indices, self.weights.indptr),
+            shape=self.weights.shape,
+        )
+        lost = pattern @ (~self._touched(valid)).astype(np.float32) > 0
         count = np.diff(self.weights.indptr)
         kept = np.repeat(~lost, count)
         count[lost] = 0
@@ -171,9 +176,7 @@ class FsaverageOperator:
         )
         return replace(self, weights=weights)
 
-    def apply(
-        self, volumes: NDArray[Any], valid: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
+    def apply(self, volumes: NDArray[Any]) -> NDArray[np.float32]:
         """Map volumes to fsaverage5.
 
         Parameters
@@ -181,15 +184,12 @@ class FsaverageOperator:
         volumes : array of shape (n_voxels, T) or (n, T)
             All voxels in C order, or only ``touched_voxels``. Any unit and number type; the map is
             linear, so integers that stand for percent x 300 may be divided afterwards.
-        valid : array of shape (n_voxels,) or (n,), bool, optional
-            Voxels that hold data in this session (``valid_sessionNN.nii.gz``), like ``volumes``.
-            A NaN in ``volumes`` makes a voxel invalid in that volume in any case.
 
         Returns
         -------
         array of shape (T, 20484), float32
-            In the unit of ``volumes``; NaN at a vertex if any voxel that it looks at is invalid, or
-            if its coordinates lie outside the volume.
+            In the unit of ``volumes``; NaN at a vertex if any voxel that it looks at is NaN or
+            `masked`, or if its coordinates lie outside the volume.
 
         Raises
         ------
@@ -198,14 +198,23 @@ class FsaverageOperator:
         """
         if volumes.ndim != 2:
             raise ValueError(f"Volumes have shape (voxels, volumes), not {volumes.shape}.")
-        if valid is not None:
-            return self.masked(valid).apply(volumes)
         touched = self._touched(volumes)
         surface = np.empty((volumes.shape[1], self.weights.shape[0]), np.float32)
         for first in range(0, len(surface), _BLOCK_VOLUMES):
             some = slice(first, first + _BLOCK_VOLUMES)
             surface[some] = (self.weights @ touched[:, some].astype(np.float32)).T
         surface[:, self._outside] = np.nan
+        return surface
+
+    def apply_to_blocks(
+        self, blocks: Iterable[NDArray[Any]], n_volumes: int
+    ) -> NDArray[np.float32]:
+        """Map volumes (n, k) that come a few at a time, n_volumes in all: as `apply`."""
+        surface = np.empty((n_volumes, self.weights.shape[0]), np.float32)
+        first = 0
+        for block in blocks:
+            surface[first : first + block.shape[1]] = self.apply(block)
+            first += block.shape[1]
         return surface
 
     def apply_to_parts(
@@ -246,20 +255,9 @@ class FsaverageOperator:
 
     @property
     def _outside(self) -> NDArray[np.bool_]:
-        """Which vertices look at no voxel: there is nothing to tell of them."""
+        """Vertices that look at no voxel: they have no value."""
         outside: NDArray[np.bool_] = np.diff(self.weights.indptr) == 0
         return outside
-
-    def _looks_at(self, voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which vertices look at any of some touched voxels, with whatever weight."""
-        from scipy.sparse import csr_array
-
-        pattern = csr_array(
-            (np.ones_like(self.weights.data), self.weights.indices, self.weights.indptr),
-            shape=self.weights.shape,
-        )
-        reached: NDArray[np.bool_] = pattern @ voxels.astype(np.float32) > 0
-        return reached
 
     def save(self, path: Path) -> None:
         """Write the operator as an ``.npz`` file (numbers only, no pickle)."""
@@ -311,6 +309,10 @@ class FsaverageOperator:
             f"{len(data):,} voxels are neither all {n_voxels:,} of the space nor the "
             f"{len(self.touched_voxels):,} that matter."
         )
+
+
+FindOperator = Callable[[], FsaverageOperator]
+"""Gives the operator of a subject and space, when it is needed."""
 
 
 def _common_length(layers: Sequence[NDArray[np.floating[Any]]]) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from nsd_pipeline import planned_runs
 from nsd_pipeline.definitions import build_defs
-from nsd_pipeline.launchers.shell import HOST_TAG
+from nsd_pipeline.launchers.run_processes import HOST_TAG
 from nsd_pipeline_tests.pipeline import SmallNsd
 
 SESSION_1, SESSION_2 = "subj01_ses01", "subj01_ses02"

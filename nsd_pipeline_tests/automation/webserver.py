@@ -49,6 +49,7 @@ class Webserver:
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = json.load(response)
         assert "errors" not in answer, answer["errors"]
+        field: dict[str, Any]
         (field,) = answer["data"].values()
         return field
 
@@ -61,16 +62,18 @@ class Webserver:
     def runs(self, **tags: str) -> list[dict[str, Any]]:
         """Runs with these tags, the newest first; a dot in a tag is written as two underscores."""
         wanted = [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]
-        return self.ask(
+        found: list[dict[str, Any]] = self.ask(
             """query ($tags: [ExecutionTag!]) { runsOrError(filter: {tags: $tags}) {
                 ... on Runs { results { runId status jobName tags { key value } } } } }""",
             tags=wanted,
         )["results"]
+        return found
 
     def status(self, run_id: str) -> str:
-        return self.ask(
+        run = self.ask(
             "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
-        )["status"]
+        )
+        return str(run["status"])
 
     def wait(self, run_id: str, status: str) -> None:
         def look() -> bool:

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nsd_pipeline.decoding import TrainingConfig
-from nsd_pipeline.decoding.cohort import Cohort
-from nsd_pipeline.decoding.processes import TrainingPlan, alone
-from nsd_pipeline.errors import NsdError
+from nsd_pipeline.decoding.cohort import Cohort, read_data
+from nsd_pipeline.decoding.processes import TrainingPlan, _train_in_processes, alone
+from nsd_pipeline.errors import ArtifactError, NsdError
+from nsd_pipeline.storage.opening import open_store
 
 
 def make_plan(tmp_path: Path) -> TrainingPlan:
@@ -36,6 +38,24 @@ def test_a_plan_survives_json(tmp_path: Path) -> None:
     read = TrainingPlan.model_validate_json(plan.model_dump_json())
     assert read == plan
     assert read.cohort.sessions == ["subj01_ses02", "subj01_ses01"]
+
+
+def test_what_is_wrong_in_a_process_is_told_as_if_it_were_this_one(tmp_path: Path) -> None:
+    """With its next step, and with the artifact that is to be made."""
+    plan = make_plan(tmp_path).model_copy(update={"store_url": str(tmp_path / "store")})
+    trials = pd.DataFrame(
+        {"subject": ["subj01"], "session": [2], "trial": [0], "image_id": [7], "split": ["train"]}
+    )
+    trials.to_parquet(tmp_path / "trials.parquet")
+    plan = plan.model_copy(update={"config": TrainingConfig()})
+    store = open_store(plan.store_url)
+    with pytest.raises(ArtifactError) as here:
+        read_data(store, plan.cohort, trials, plan.config)
+    plan.checkpoint.parent.mkdir()
+    with pytest.raises(NsdError) as told:
+        _train_in_processes(plan, [None], pytest.fail)
+    assert str(told.value) == str(here.value)
+    assert told.value.remake == here.value.remake
 
 
 def test_a_model_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:

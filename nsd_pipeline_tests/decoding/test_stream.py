@@ -17,7 +17,7 @@ from nsd_pipeline.decoding import (
     vertex_contributions,
 )
 from nsd_pipeline.decoding.loader import load_trials
-from nsd_pipeline.decoding.order import Plan, shuffled
+from nsd_pipeline.decoding.order import ReadingPlan, shuffled
 from nsd_pipeline.decoding.rows import READ_AHEAD
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline_tests.decoding.readers import Session, sessions_of
@@ -115,7 +115,7 @@ def test_every_trial_comes_once_and_memory_suffices(sizes, window, batch, seed):
     block_of = np.repeat(np.random.default_rng(seed).permutation(len(sizes)), sizes)
     order = shuffled(block_of, window, torch.Generator().manual_seed(seed)).numpy()
     assert np.array_equal(np.sort(order), np.arange(len(block_of)))
-    plan = Plan.of(order, block_of, batch)
+    plan = ReadingPlan.of(order, block_of, batch)
     assert plan.n_places <= window + batch + (READ_AHEAD + 1) * max(sizes)
     # No batch waits for a block that in turn waits for the batch's places.
     read = 0

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from nsd_pipeline.demo import DemoDataset, generate
 from nsd_pipeline.demo.__main__ import main
 from nsd_pipeline.demo.brain import Brain, response_profile
-from nsd_pipeline.demo.scenes import render
+from nsd_pipeline.demo.pictures import render
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import read_experiment_design

@@ -11,9 +11,8 @@ from click.testing import CliRunner
 
 from nsd_pipeline.demo import write_tiny_encoder
 from nsd_pipeline.demo.__main__ import main
-from nsd_pipeline.demo.cortex import load_cortex
-from nsd_pipeline.demo.features import HEMIFIELD, image_features
-from nsd_pipeline.demo.scenes import render
+from nsd_pipeline.demo.brain import HEMIFIELD, image_features, load_cortex
+from nsd_pipeline.demo.pictures import render
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from dagster._core.launcher.base import WorkerStatus
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from nsd_pipeline.definitions import defs
-from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.launchers.kubernetes import CONFIG_TAG
+from nsd_pipeline.launchers.base import CONFIG_TAG, GPU_POOL
 from nsd_pipeline_tests.deploy.conftest import DEPLOY
 from nsd_pipeline_tests.deploy.runs import IMAGE, create_run, launch
 from nsd_pipeline_tests.deploy.servers import Recorder, serving

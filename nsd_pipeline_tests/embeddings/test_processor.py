@@ -10,8 +10,7 @@ import pytest
 import transformers
 
 from nsd_pipeline.embeddings import ImageEncoder, ModelError, encoder_identity
-from nsd_pipeline.embeddings.preprocessing import Preprocessing
-from nsd_pipeline.embeddings.processor import read_preprocessing
+from nsd_pipeline.embeddings.preprocessing import Preprocessing, read_preprocessing
 from nsd_pipeline_tests.embeddings.conftest import TINY_DINOV2
 
 NORMALISATION = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}

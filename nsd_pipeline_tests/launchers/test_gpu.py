@@ -15,9 +15,8 @@ from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, EventLogEn
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, needs_gpu
-from nsd_pipeline.launchers.devices import Device
+from nsd_pipeline.launchers.devices import Device, try_lock
 from nsd_pipeline.launchers.gpu import DEVICE_TAG, HOST_TAG, PID_TAG, STARTED_TAG, GpuRunLauncher
-from nsd_pipeline.launchers.lease import try_lock
 from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
 
 MakeHome = Callable[[dict[str, Any]], Home]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.launchers.lease import GpuLease
+from nsd_pipeline.launchers.devices import GpuLease
 
 HOLD = """
 import sys
-from nsd_pipeline.launchers.lease import GpuLease
+from nsd_pipeline.launchers.devices import GpuLease
 with GpuLease() as lease:
     print(lease.device, flush=True)
     sys.stdin.read()

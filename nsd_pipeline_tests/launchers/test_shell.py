@@ -16,8 +16,8 @@ import yaml
 from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.definitions import defs
-from nsd_pipeline.launchers import shell
-from nsd_pipeline.launchers.process import RunProcess
+from nsd_pipeline.launchers import run_processes
+from nsd_pipeline.launchers.run_processes import RunProcess
 from nsd_pipeline_tests.launchers.conftest import CODE, NO_WORKSPACE, Home, daemon, until
 from nsd_pipeline_tests.launchers.test_gpu import settings
 
@@ -77,7 +77,7 @@ def test_a_killed_shell_fails_its_run_and_leaves_its_partition_to_the_next(
         home.wait(second, DagsterRunStatus.SUCCESS)
         home.wait(other, DagsterRunStatus.SUCCESS)
         # Those that the launcher started are not signed a second time.
-        assert shell.SIGNED_TAG not in home.run(second).tags
+        assert run_processes.SIGNED_TAG not in home.run(second).tags
     assert len(home.instance.get_runs(RunsFilter())) == 3
 
 
@@ -87,8 +87,8 @@ def signed_run(home: Home, process: RunProcess, **changed: str) -> str:
     home.instance.report_dagster_event(
         DagsterEvent(DagsterEventType.RUN_START.value, "cpu_job"), run_id=run
     )
-    shell.sign(home.instance, home.run(run))
-    home.instance.add_run_tags(run, {**shell.process_tags(process), **changed})
+    run_processes.sign(home.instance, home.run(run))
+    home.instance.add_run_tags(run, {**run_processes.process_tags(process), **changed})
     return run
 
 
@@ -107,7 +107,7 @@ def test_a_process_id_that_was_given_to_another_process_does_not_keep_a_run_aliv
     assert home.status(reused) == DagsterRunStatus.FAILURE
 
 
-@pytest.mark.parametrize("tag", [shell.HOST_TAG, shell.NAMESPACE_TAG])
+@pytest.mark.parametrize("tag", [run_processes.HOST_TAG, run_processes.NAMESPACE_TAG])
 def test_a_run_of_another_host_is_left_alone_and_says_so_once(
     make_home: MakeHome, tag: str
 ) -> None:
@@ -141,8 +141,8 @@ def test_a_retry_does_not_pass_for_its_signed_parent(make_home: MakeHome) -> Non
     home = make_home(settings(**MONITORED))
     parent = home.run(signed_run(home, RunProcess(os.getpid(), 0.0)))
     retry = home.submit("cpu_job", dict(parent.tags))
-    assert shell.signed_host(parent) == socket.gethostname()
-    assert shell.signed_host(home.run(retry)) is None
+    assert run_processes.signed_host(parent) == socket.gethostname()
+    assert run_processes.signed_host(home.run(retry)) is None
 
 
 def test_a_process_that_must_not_be_looked_at_is_not_taken_for_gone(

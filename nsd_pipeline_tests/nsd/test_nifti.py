@@ -68,6 +68,16 @@ def test_no_header_makes_more_than_an_error(
         list(open_volumes(path).volumes())
 
 
+def test_sizes_beyond_any_integer_of_a_processor_are_sizes(tmp_path: Path, values) -> None:
+    header = nibabel.Nifti2Image(values, AFFINE).header
+    header["dim"][1:4] = 2**49 + 1, 2**49, 2**49
+    header["magic"], header["vox_offset"] = b"n+2\0\r\n\032\n", 544
+    path = tmp_path / "x.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + values.tobytes())
+    with pytest.raises(InvalidFileError, match="is truncated: 5 volumes"):
+        list(open_volumes(path).volumes())
+
+
 def test_a_mask_is_one_volume(tmp_path: Path, values: np.ndarray) -> None:
     path = tmp_path / "mask.nii.gz"
     nibabel.save(nibabel.Nifti1Image(values[..., 0], AFFINE), path)

@@ -16,8 +16,7 @@ from nsd_pipeline.nsd.nsd_series import (
     series_key,
 )
 from nsd_pipeline.nsd.series_runs import agree_on_tr
-from nsd_pipeline.storage.mirror import LocalMirror
-from nsd_pipeline.storage.source import ObjectInfo
+from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
 
 RUNS = range(1, 13)
 SESSION: Any = ("subj01", 21, "func1pt8mm")  # of 14 runs, of which 12 are wanted

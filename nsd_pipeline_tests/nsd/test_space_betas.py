@@ -1,5 +1,6 @@
 """Functional betas from a bucket: of HDF5 the voxels that are wanted, of NIfTI everything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import pytest
 
 from nsd_pipeline.errors import SourceError
 from nsd_pipeline.nsd.layout import betas_files, valid_key
-from nsd_pipeline.nsd.space_betas import download_space, inspect_space, locate_files, read_parts
+from nsd_pipeline.nsd.space_betas import inspect_space, locate_files, read_parts
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline_tests.storage.servers import S3rver, s3rver, s3rver_script
@@ -57,7 +58,8 @@ def test_of_hdf5_the_voxels_come_that_are_wanted(
     wanted = np.unique(np.r_[place[4:16, 5:12, 7:10].ravel(), place[3, 4, 0], place[-1, -1, -1]])
     folder = tmp_path / "fetched"
     folder.mkdir()
-    report = download_space(source, found, wanted, folder, tmp_path / "scratch", max_concurrency=8)
+    download = replace(found, voxels=wanted)
+    report = download.download(folder, tmp_path / "scratch", max_concurrency=8)
     betas = {path.name: path.stat().st_size for path in folder.iterdir()}["betas_session01.npy"]
     assert 2 * N_TRIALS * len(wanted) <= betas < 1.5 * 2 * N_TRIALS * len(wanted)
     assert betas < report.n_bytes < 0.15 * found.betas[0].n_bytes
@@ -72,7 +74,7 @@ def test_auto_takes_nifti_as_a_whole(source: Source, values: np.ndarray, tmp_pat
     assert [info.key for info in found.betas] == list(FILES["nii.gz"])
     folder = tmp_path / "fetched"
     folder.mkdir()
-    report = download_space(source, found, None, folder, tmp_path / "scratch", max_concurrency=8)
+    report = found.download(folder, tmp_path / "scratch", max_concurrency=8)
     assert report.n_bytes == sum(info.n_bytes for info in found.objects)
     (path,) = locate_files(folder).betas
     np.testing.assert_array_equal(nibabel.load(path).dataobj, values)

@@ -64,7 +64,7 @@ def test_the_index_comes_without_the_chunks_and_ahead(volume: tuple[Path, np.nda
 def test_other_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "betas.hdf5"
     path.write_bytes(b"no HDF5")
-    with pytest.raises(InvalidFileError, match="not a readable HDF5 file"):
+    with pytest.raises(InvalidFileError, match="not a whole, readable HDF5 file"):
         read_shape(path, name="betas.hdf5")
     with h5py.File(path, "w") as file:
         file.create_dataset("other", data=np.zeros(3))
@@ -78,6 +78,10 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         file.create_dataset("betas", shape=(4, 3), dtype=np.int16, chunks=(4, 1))
     with pytest.raises(InvalidFileError, match="lacks the values of 3 of 3"):
         read_layout(io.FileIO(path), name="betas.hdf5")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("betas", shape=(750, 10**6, 10**6), dtype=np.int16, chunks=(750, 1, 1))
+    with pytest.raises(InvalidFileError, match=r"too short for voxels \(1000000, 1000000\) in 750"):
+        read_layout(path, name="betas.hdf5")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, "<i2"])

@@ -161,8 +161,9 @@ def test_people_read_places_and_files_have_ranks():
         ),
         (
             "median_retrieval_rank_subject-ind_size=250_macro",
-            "Median place (mean over subjects, set of 250)",
+            "Median place (mean over images, set of 250)",
         ),
+        ("median_retrieval_rank_subject-ind", "Median place (mean over subjects)"),
         ("inv_norm_rank_mean", "Mean inverse normalised rank"),
         ("something else", "something else"),
     ],

@@ -9,8 +9,7 @@ import pytest
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.launchers.devices import Device
-from nsd_pipeline.launchers.lease import LEASE_ENV, try_lock
+from nsd_pipeline.launchers.devices import LEASE_ENV, Device, try_lock
 from nsd_pipeline.resources import GpuResource
 
 

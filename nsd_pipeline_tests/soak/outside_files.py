@@ -20,9 +20,9 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import FmriLinear, FmriMlp
 from nsd_pipeline.decoding.saved_models import WEIGHTS_NAME, Checkpoint, load_model, save_model
 from nsd_pipeline.embeddings.encoder import ImageEncoder
+from nsd_pipeline.embeddings.image_set import read_embeddings, write_embeddings
 from nsd_pipeline.embeddings.model_files import CONFIG, PROCESSOR, weight_files
-from nsd_pipeline.embeddings.parquet import read_embeddings, write_embeddings
-from nsd_pipeline.embeddings.processor import read_preprocessing
+from nsd_pipeline.embeddings.preprocessing import read_preprocessing
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events.table import EVENT_COLUMNS, read_events, write_events
 from nsd_pipeline.nsd import mgh
@@ -37,7 +37,7 @@ from nsd_pipeline.nsd.bids_names import (
     recordings,
 )
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, IMAGE_SHAPE
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, IMAGE_SHAPE, transform_keys
 from nsd_pipeline.nsd.mapping import (
     BEHAVIOUR_COLUMNS,
     IDENTIFYING_COLUMNS,
@@ -49,17 +49,21 @@ from nsd_pipeline.nsd.nsd_series import design_onsets
 from nsd_pipeline.nsd.stimuli import StimulusFile
 from nsd_pipeline.nsd.text_tables import read_table
 from nsd_pipeline.nsd.voxel_chunks import plan_chunks, read_chunks, read_layout, read_shape
-from nsd_pipeline.storage.keys import (
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.names import (
     check_artifact_key,
     check_object_key,
     is_artifact_key,
+    is_inner_path,
+    listed_path,
+    parse_folder,
+    parse_model,
+    parse_place,
+    read_listing,
     split_s3_url,
 )
-from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.paths import is_inner_path, listed_path, read_listing
-from nsd_pipeline.storage.places import parse_folder, parse_model, parse_place
+from nsd_pipeline.surface import read_operator
 from nsd_pipeline.surface.meshes import read_roi
-from nsd_pipeline.surface.nsd_transforms import read_operator, transform_keys
 from nsd_pipeline.surface.projected_runs import read_gifti_run
 from nsd_pipeline_tests.embeddings.conftest import TINY_DINOV2
 from nsd_pipeline_tests.nsd.conftest import make_arrays

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import pytest
 
-from nsd_pipeline.storage import durable
+from nsd_pipeline.storage import disk as durable
 
 Place = tuple[int, str]
 """A name in a folder: the folder's number, and the name."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.storage.disk import replacing
 from nsd_pipeline.storage.local_store import LocalStore
-from nsd_pipeline.storage.mirror import LocalMirror
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.source import LocalMirror
 from nsd_pipeline.storage.transfer import fetch
 from nsd_pipeline_tests.soak.effort import SEED, Effort, efforts
 from nsd_pipeline_tests.soak.power_cuts import Recording, recorded

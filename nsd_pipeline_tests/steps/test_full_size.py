@@ -11,9 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
-from nsd_pipeline.demo.behaviour import make_responses, write_responses
-from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
-from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.demo_settings import DemoSettings
+from nsd_pipeline.demo.experiment import (
+    make_design,
+    make_responses,
+    write_design,
+    write_responses,
+    write_stimulus_info,
+)
 from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,

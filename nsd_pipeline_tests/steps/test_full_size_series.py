@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import zarr
 
-from nsd_pipeline.demo import volumes
+from nsd_pipeline.demo import made_betas
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.behaviour import make_responses, write_responses
-from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
-from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.demo_settings import DemoSettings
+from nsd_pipeline.demo.experiment import (
+    make_design,
+    make_responses,
+    write_design,
+    write_responses,
+    write_stimulus_info,
+)
 from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key, valid_key
 from nsd_pipeline.nsd.nsd_series import design_key, series_key
 from nsd_pipeline_tests.memory import run_within
@@ -51,9 +56,9 @@ def mirror(tmp_path: Path) -> Path:
     write_responses(make_responses(design, settings, "subj01"), folder / responses_key("subj01"))
     write_transforms(folder / "nsddata/ppdata/subj01/transforms", "subj01", (SPACE,), seed=0)
     voxels = grid("subj01", SPACE)
-    vertex = volumes.nearest_vertices(voxels)
+    vertex = made_betas.nearest_vertices(voxels)
     no_vertex = np.zeros(20_484, np.bool_)
-    volumes.write_mask(folder / valid_key("subj01", 1, SPACE), voxels, vertex, no_vertex)
+    made_betas.write_mask(folder / valid_key("subj01", 1, SPACE), voxels, vertex, no_vertex)
     data = np.zeros((*vertex.shape, N_VOLUMES), np.int16, order="F")
     inside = vertex >= 0
     rng = np.random.default_rng(0)

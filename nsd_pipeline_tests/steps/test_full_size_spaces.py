@@ -7,20 +7,26 @@ import numpy as np
 import pytest
 import zarr
 
-from nsd_pipeline.demo import volumes
+from nsd_pipeline.demo import made_betas
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.behaviour import make_responses, write_responses
-from nsd_pipeline.demo.design import make_design, write_design, write_stimulus_info
-from nsd_pipeline.demo.settings import DemoSettings
+from nsd_pipeline.demo.demo_settings import DemoSettings
+from nsd_pipeline.demo.experiment import (
+    make_design,
+    make_responses,
+    write_design,
+    write_responses,
+    write_stimulus_info,
+)
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     STIM_INFO_KEY,
     betas_files,
+    layer_keys,
     responses_key,
     valid_key,
+    white_to_fsaverage_key,
 )
 from nsd_pipeline.surface import interpolate
-from nsd_pipeline.surface.nsd_transforms import layer_keys, white_to_fsaverage_key
 from nsd_pipeline_tests.memory import run_within
 from nsd_pipeline_tests.steps.test_full_size import SESSION_CEILING
 from nsd_pipeline_tests.storage.servers import S3rver
@@ -67,7 +73,7 @@ def betas() -> np.ndarray:
 @pytest.fixture
 def vertex() -> np.ndarray:
     """Vertex that each voxel (81, 104, 83) has its betas from, or -1."""
-    return volumes.nearest_vertices(grid("subj01", SPACE))
+    return made_betas.nearest_vertices(grid("subj01", SPACE))
 
 
 @pytest.fixture
@@ -92,8 +98,8 @@ def bucket(
     transforms = mirror / "nsddata/ppdata/subj01/transforms"
     write_transforms(transforms, "subj01", (SPACE,), seed=0, n_vertices=N_NATIVE)
     voxels = grid("subj01", SPACE)
-    volumes.write_mask(mirror / mask, voxels, vertex, np.zeros(20_484, np.bool_))
-    volumes.write_betas(mirror / file, voxels, vertex, betas)
+    made_betas.write_mask(mirror / mask, voxels, vertex, np.zeros(20_484, np.bool_))
+    made_betas.write_betas(mirror / file, voxels, vertex, betas)
     for path in mirror.rglob("*.*"):
         s3rver.add("natural-scenes-dataset", str(path.relative_to(mirror)), path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3rver.url)

@@ -11,9 +11,9 @@ import zarr
 from nibabel.freesurfer import MGHImage
 
 from nsd_pipeline.nsd.design import read_experiment_design
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, valid_prefix
+from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, transform_keys, valid_prefix
 from nsd_pipeline.nsd.nsd_series import TR, design_key, series_key
-from nsd_pipeline.surface import clean, read_operator, transform_keys
+from nsd_pipeline.surface import clean, read_operator
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 from nsd_pipeline_tests.steps.test_bad_input import fails
 from nsd_pipeline_tests.storage.servers import S3rver

@@ -11,12 +11,11 @@ import pytest
 
 from nsd_pipeline.errors import InvalidFileError, SourceError
 from nsd_pipeline.nsd import mgh
-from nsd_pipeline.nsd.fsaverage_betas import BetasObject, download_betas
+from nsd_pipeline.nsd.fsaverage_betas import BetasObject, FsaverageDownload
 from nsd_pipeline.storage import transfer
 from nsd_pipeline.storage.checksums import stated_checksum
-from nsd_pipeline.storage.mirror import LocalMirror
 from nsd_pipeline.storage.opening import open_source
-from nsd_pipeline.storage.source import ObjectInfo, read_whole
+from nsd_pipeline.storage.source import LocalMirror, ObjectInfo, read_whole
 from nsd_pipeline.storage.transfer import fetch
 from nsd_pipeline_tests.storage.servers import Answer, ScriptedServer
 
@@ -153,10 +152,8 @@ def test_a_trial_of_zeros_is_no_data_of_nsd(
         objects[side] = BetasObject(ObjectInfo(key, info.n_bytes, info.etag), header)
 
     def download() -> int:
-        report = download_betas(
-            source, objects, folder, scratch, whole_file=whole_file, max_concurrency=2
-        )
-        return report.n_bytes
+        found = FsaverageDownload(source, objects, whole_file)
+        return found.download(folder, scratch, max_concurrency=2).n_bytes
 
     if whole_file:  # whose first block also has the header, so that blocks are no frames
         source.zeros = False

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsd_pipeline.errors import SourceError
-from nsd_pipeline.storage.mirror import LocalMirror
+from nsd_pipeline.storage.source import LocalMirror
 
 FOLDER = "nsddata_betas/subj01/betas"
 KEYS = [f"{FOLDER}/lh.session01", f"{FOLDER}/lh.session02"]

@@ -5,8 +5,8 @@ import pytest
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.steps.images import EncoderConfig
 from nsd_pipeline.steps.series_files import BoldConfig
+from nsd_pipeline.storage.names import parse_place
 from nsd_pipeline.storage.opening import open_source, open_store
-from nsd_pipeline.storage.places import parse_place
 from nsd_pipeline.storage.s3 import S3Source
 from nsd_pipeline.storage.s3_store import S3Store
 

@@ -16,10 +16,9 @@ from nsd_pipeline.nsd.fsaverage_betas import locate_betas
 from nsd_pipeline.nsd.series_runs import read_runs
 from nsd_pipeline.nsd.space_betas import locate_files
 from nsd_pipeline.nsd.stimuli import ImageReader
-from nsd_pipeline.storage.keys import split_s3_url
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.names import is_inner_path, split_s3_url
 from nsd_pipeline.storage.opening import open_store
-from nsd_pipeline.storage.paths import is_inner_path
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline_tests.storage.servers import MotoServer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nsd_pipeline.storage.replacing import replacing
+from nsd_pipeline.storage.disk import replacing
 
 
 def test_a_file_appears_once_it_is_on_the_disk(

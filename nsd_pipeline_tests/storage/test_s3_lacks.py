@@ -11,7 +11,7 @@ import pytest
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage import s3_bucket
 from nsd_pipeline.storage.s3_bucket import Bucket
-from nsd_pipeline.storage.s3_lacks import ListingError, list_objects, tell_once
+from nsd_pipeline.storage.s3_servers import ListingError, list_objects, tell_once
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline_tests.storage.servers import Environ, MotoServer, PickyServer
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, empty, objects, put, use_moto

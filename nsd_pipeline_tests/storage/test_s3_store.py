@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline_tests.storage.servers import MotoServer, Relay
@@ -202,8 +202,9 @@ def test_damage_is_told_with_the_file_and_the_command(
         assert reader.manifest(KEY) is None, "it is not up to date"
     with pytest.raises(ArtifactError) as told:
         reader.folder(KEY)
-    for part in (f"{store.url}/{KEY}", "events.txt", "--select events --partition subj01_ses01"):
+    for part in (f"{store.url}/{KEY}", "events.txt"):
         assert part in str(told.value)
+    assert told.value.remake == Remake("events", "subj01_ses01")
     assert reader.manifest(KEY) is None, "or the command would find it up to date"
     assert reader.keys() == [KEY], "or the next reader would go on without it"
     with pytest.raises(DamagedArtifactError, match=r"events\.txt"):

@@ -17,10 +17,9 @@ from nsd_pipeline.errors import (
     TermsNotAcceptedError,
 )
 from nsd_pipeline.storage import terms
-from nsd_pipeline.storage.mirror import LocalMirror
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.s3 import S3Source, byte_store, client_config
-from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.source import LocalMirror, Source
 from nsd_pipeline.storage.transfer import fetch
 from nsd_pipeline_tests.storage.servers import Answer, MotoServer, Relay, S3rver, ScriptedServer
 

@@ -7,7 +7,7 @@ import pytest
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.opening import open_source
-from nsd_pipeline.storage.s3_lacks import tell_once
+from nsd_pipeline.storage.s3_servers import tell_once
 from nsd_pipeline_tests.storage.servers import Environ, MotoServer, PickyServer
 from nsd_pipeline_tests.storage.test_store import empty
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
-from nsd_pipeline.storage.keys import check_artifact_key
+from nsd_pipeline.storage.names import check_artifact_key
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline_tests.storage.servers import MotoServer
@@ -131,12 +131,11 @@ def test_another_process_sees_it(store: Store, tmp_path: Path, monkeypatch: Any)
     assert (other.folder(KEY) / "events.txt").read_text() == "one"
 
 
-def test_a_missing_artifact_is_told_with_what_to_run(store: Store) -> None:
+def test_a_missing_artifact_is_told_by_its_place(store: Store) -> None:
     for attempt in (lambda: store.folder(KEY), lambda: store.zarr(KEY)):
         with pytest.raises(ArtifactError) as told:
             attempt()
         assert f"{store.url}/{KEY}" in str(told.value)
-        assert "dagster asset materialize -m nsd_pipeline.definitions" in str(told.value)
 
 
 def test_scratch_lasts_until_the_artifact_is_there(store: Store, tmp_path: Path) -> None:

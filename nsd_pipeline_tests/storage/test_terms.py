@@ -1,10 +1,14 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from nsd_pipeline.errors import TermsNotAcceptedError
+from nsd_pipeline.cli import main
+from nsd_pipeline.errors import NsdError, TermsNotAcceptedError
 from nsd_pipeline.storage import terms
+from nsd_pipeline.storage.s3_store import cache_folder
 
 
 def test_an_acceptance_is_recorded_once_for_all_processes(tmp_path: Path) -> None:
@@ -46,3 +50,49 @@ def test_a_record_of_other_terms_does_not_count(tmp_path: Path, spoil: str) -> N
     other = json.loads(record.read_text()) | {"terms_url": "https://example.org/old"}
     record.write_text(json.dumps(other) if spoil == "other terms" else "{")
     assert terms.accepted(tmp_path) is None
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user of a container: no entry in /etc/passwd, no HOME, no name."""
+    for name in (
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_CACHE_HOME",
+        "LOGNAME",
+        "USER",
+        "LNAME",
+        "USERNAME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_user_without_a_home_is_told_where_one_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = CliRunner().invoke(main, ["terms"])
+    assert "Not accepted yet" in shown.output
+    refused = CliRunner().invoke(main, ["terms", "--accept"])
+    assert "Error: The user 12345 has no home folder" in refused.output
+    assert "set XDG_CONFIG_HOME" in refused.output
+    with pytest.raises(TermsNotAcceptedError, match="user 12345 has no home folder"):
+        terms.require_acceptance("s3://natural-scenes-dataset")
+    with pytest.raises(NsdError, match="XDG_CACHE_HOME is not set"):
+        cache_folder()
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    accepted = CliRunner().invoke(main, ["terms", "--accept"])
+    assert "Accepted by user 12345" in accepted.output
+
+
+def test_an_acceptance_that_cannot_be_recorded_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    refused = CliRunner().invoke(main, ["terms", "--accept"])
+    assert refused.exit_code == 1
+    assert "cannot be recorded" in refused.output
+    assert "NSD_ACCEPT_TERMS=1" in refused.output

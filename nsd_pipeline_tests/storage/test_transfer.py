@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from nsd_pipeline.errors import SourceChangedError, SourceError, StorageFullError
 from nsd_pipeline.storage import transfer
-from nsd_pipeline.storage.mirror import LocalMirror
-from nsd_pipeline.storage.source import ObjectInfo
+from nsd_pipeline.storage.source import LocalMirror, ObjectInfo
 from nsd_pipeline.storage.transfer import TransferReport, fetch
 
 CONTENT = bytes(range(251)) * 4

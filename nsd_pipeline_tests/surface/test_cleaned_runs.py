@@ -46,17 +46,17 @@ def load(recording: BoldRun, folder: Path, **treatment):
 
 
 def test_by_default_a_run_is_detrended_and_z_scored(recording, tmp_path: Path) -> None:
-    run = load(recording, tmp_path)
-    assert run.tr == 1.6
-    np.testing.assert_array_equal(run.series, clean(DATA, 1.6).T)
+    series, tr = load(recording, tmp_path)
+    assert tr == 1.6
+    np.testing.assert_array_equal(series, clean(DATA, 1.6).T)
 
 
 def test_confounds_are_chosen_by_pattern(recording, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "confounds.tsv", sep="\t")
     chosen = table[["trans_x", "trans_y", "trans_x_derivative1"]]
     expected = clean(DATA, 1.6, confounds=chosen.fillna(chosen.mean()).to_numpy())
-    run = load(recording, tmp_path, confounds=["trans_*"])
-    np.testing.assert_allclose(run.series, expected.T, atol=1e-6)
+    series, _ = load(recording, tmp_path, confounds=["trans_*"])
+    np.testing.assert_allclose(series, expected.T, atol=1e-6)
     with pytest.raises(InvalidFileError, match=r"confounds\.tsv has no column rot_x"):
         load(recording, tmp_path, confounds=["trans_x", "rot_x"])
     table[1:].to_csv(tmp_path / "confounds.tsv", sep="\t", index=False)
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_said(recording, tmp_path: Path) -> None:
     ):
         with pytest.raises(NsdError, match=says):
             load(recording.model_copy(update=change), tmp_path)
-    with pytest.raises(NsdError, match="the template whose brain mask is at hand is MNI152"):
+    with pytest.raises(NsdError, match="the template's brain mask is in MNI152"):
         load(
             recording.model_copy(update={"kind": "mni", "space": "MNIInfant"}),
             tmp_path,
@@ -104,13 +104,13 @@ def test_what_counts_for_the_repetition_time_can_be_chosen(recording, tmp_path: 
     )
     with pytest.raises(InvalidFileError, match=says):
         load(recording, tmp_path)
-    assert load(recording, tmp_path, tr_from="sidecar").tr == 1.6
-    assert load(recording, tmp_path, tr_from="header").tr == 1.0
+    assert load(recording, tmp_path, tr_from="sidecar")[1] == 1.6
+    assert load(recording, tmp_path, tr_from="header")[1] == 1.0
     with pytest.raises(InvalidFileError, match=r"No sidecar of .* states a repetition time"):
         load(recording.model_copy(update={"tr": None}), tmp_path, tr_from="sidecar")
     # Some tools write seconds.
     write_gifti(tmp_path / "L.func.gii", DATA[:10_242], TimeStep="1.6")
-    assert load(recording.model_copy(update={"tr": None}), tmp_path).tr == 1.6
+    assert load(recording.model_copy(update={"tr": None}), tmp_path)[1] == 1.6
 
 
 def test_equals_the_reference(golden) -> None:

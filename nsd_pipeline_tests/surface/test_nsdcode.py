@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
 
-from nsd_pipeline.surface import read_operator, transform_keys
+from nsd_pipeline.nsd.layout import transform_keys
+from nsd_pipeline.surface import read_operator
 
 nsdcode = pytest.importorskip("nsdcode", reason="pip install --no-deps nsdcode")
 

@@ -51,9 +51,12 @@ def test_statistics_are_those_of_each_vertex_alone(betas) -> None:
         np.testing.assert_allclose(statistics.mean[vertex], mean, rtol=1e-6, atol=1e-30)
         std = values.std(ddof=1) if values.size > 1 else np.nan
         np.testing.assert_allclose(statistics.std[vertex], std, rtol=1e-6)
-    assert (statistics.n_nan, statistics.n_partly_nan) == (n_nan, n_partly)
-    assert statistics.n_constant == n_constant
-    assert statistics.n_missing == np.count_nonzero(~np.isfinite(betas))
+    counts = statistics.counts()
+    assert (counts["n_nan"], counts["n_partly_nan"]) == (n_nan, n_partly)
+    assert counts["n_constant"] == n_constant
+    assert counts["n_missing"] == np.count_nonzero(~np.isfinite(betas))
+    assert counts["nan_share"] == n_nan / betas.shape[1]
+    assert counts["valid_share"] == counts["n_valid"] / betas.shape[1]
 
 
 def test_the_smallest_difference_of_float32_is_not_taken_for_a_constant() -> None:

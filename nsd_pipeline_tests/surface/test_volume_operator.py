@@ -3,8 +3,8 @@ import pytest
 from nibabel.freesurfer import MGHImage
 
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
-from nsd_pipeline.nsd.layout import layer_keys, white_to_fsaverage_key
-from nsd_pipeline.surface import FsaverageOperator, interpolate, read_operator, transform_keys
+from nsd_pipeline.nsd.layout import layer_keys, transform_keys, white_to_fsaverage_key
+from nsd_pipeline.surface import FsaverageOperator, interpolate, read_operator
 
 SHAPE = (12, 14, 13)
 N_NATIVE = {"lh": 500, "rh": 450}
@@ -68,10 +68,12 @@ def test_invalid_voxels_are_as_good_as_nan(transforms, operator) -> None:
     expected = chain(transforms, percent)
     assert 0.05 < np.isnan(expected).mean() < 0.95
     flat = volumes.reshape(-1, 2)
-    np.testing.assert_allclose(operator.apply(flat, valid.ravel()) / 300, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        operator.masked(valid.ravel()).apply(flat) / 300, expected, atol=1e-5
+    )
     block = flat[operator.touched_voxels]
-    of_block = operator.apply(block, valid.ravel()[operator.touched_voxels])
-    np.testing.assert_array_equal(of_block, operator.apply(flat, valid.ravel()))
+    of_block = operator.masked(valid.ravel()[operator.touched_voxels]).apply(block)
+    np.testing.assert_array_equal(of_block, operator.masked(valid.ravel()).apply(flat))
 
 
 def test_a_voxel_of_weight_zero_counts_as_needed() -> None:
@@ -84,10 +86,10 @@ def test_a_voxel_of_weight_zero_counts_as_needed() -> None:
     valid[3, 6, 6] = False
     ones = np.ones((9**3, 1))
     np.testing.assert_array_equal(operator.apply(ones), 1)
-    assert np.isnan(operator.apply(ones, valid.ravel())).all()
+    assert np.isnan(operator.masked(valid.ravel()).apply(ones)).all()
     valid[:] = True
     valid[2] = False
-    assert np.isfinite(operator.apply(ones, valid.ravel())).all()
+    assert np.isfinite(operator.masked(valid.ravel()).apply(ones)).all()
 
 
 def test_a_hemisphere_outside_the_volume_is_nan(transforms) -> None:

@@ -1,12 +1,137 @@
-"""How a server that has the dataset can be asked, found out with the first object."""
+"""How servers that call themselves S3 differ, and how each is asked.
 
+Used by the source and by the store. What a server lacks is told once in each process, with what
+follows from it.
+"""
+
+import functools
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from nsd_pipeline.errors import SourceError
-from nsd_pipeline.storage.s3_lacks import lacks, tell_once
-from nsd_pipeline.storage.s3_versions import can_be_condition, is_by_time, version_of
+
+_STRONG: Final = re.compile(r'"[^"]*"')
+_BY_TIME: Final = "modified:"
+
+
+def version_of(
+    etag: str | None, n_bytes: int, modified: datetime | None, *, by_time: bool = False
+) -> str | None:
+    """Name a version by its ETag, or by size and time; None if a server tells neither.
+
+    Parameters
+    ----------
+    etag, n_bytes, modified
+        What the server answers.
+    by_time
+        Leave the ETag out, because it changes from answer to answer.
+    """
+    if etag and not by_time:
+        return etag
+    # What is missing arrives as 1970 from obstore.
+    if modified is None or modified.timestamp() <= 0:
+        return None
+    return f"{_BY_TIME}{n_bytes}-{modified.timestamp():.0f}"
+
+
+def is_version(version: str, etag: str | None, n_bytes: int, modified: datetime) -> bool:
+    """Whether an answer is of a version."""
+    by_time = is_by_time(version)
+    return version_of(etag, n_bytes, modified, by_time=by_time) == version
+
+
+def is_by_time(version: str) -> bool:
+    """Whether a version is named by size and time."""
+    return version.startswith(_BY_TIME)
+
+
+def can_be_condition(version: str) -> bool:
+    """Whether ``If-Match`` can name a version: a weak ETag matches nothing by the protocol."""
+    return _STRONG.fullmatch(version) is not None
+
+
+_log = logging.getLogger(__name__)
+
+_REFUSALS: Final = frozenset(
+    {"InvalidArgument", "InvalidRequest", "MethodNotAllowed", "NotImplemented", "NotSupported"}
+)
+"""Codes of status 400 that mean "not like this"; others mean expired keys, a wrong region, ..."""
+
+
+class ListingError(ValueError):
+    """A server's listing cannot be relied on."""
+
+
+def lacks(error: Any, *more_codes: str) -> bool:
+    """Whether a ``ClientError`` says that the server does not know this kind of request.
+
+    Parameters
+    ----------
+    error
+        What botocore raised.
+    *more_codes
+        Further codes of status 400 that mean it for this kind of request.
+    """
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = error.response.get("Error", {}).get("Code")
+    return status in (405, 501) or (status == 400 and code in _REFUSALS.union(more_codes))
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """Log what a server lacks and what follows, the first time that it is met."""
+    _log.warning("%s", message)
+
+
+def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Entries of a listing, by whichever version of the request the server knows.
+
+    A server that knows version 1 only may refuse version 2 or ignore that it is asked for. Then
+    its answer has no token to go on with, and botocore's own paginator would stop at 1,000 objects.
+
+    Raises
+    ------
+    ListingError
+        If the server has more to list and does not say how to go on.
+    """
+    from botocore.exceptions import ClientError
+
+    asked = {"Bucket": bucket, "Prefix": prefix}
+    request, first_version, last = dict(asked), False, ""
+    while True:
+        try:
+            page = (client.list_objects if first_version else client.list_objects_v2)(**request)
+        except ClientError as error:
+            if first_version or last or not lacks(error):
+                raise
+            first_version = True
+            continue
+        entries = page.get("Contents", [])
+        if first_version and entries and entries[0]["Key"] <= last:
+            raise ListingError(f"the server's listing starts again after {last}")
+        yield from entries
+        if not page.get("IsTruncated"):
+            break
+        last = entries[-1]["Key"] if entries else last
+        token = page.get("NextContinuationToken")
+        if token and not first_version:
+            if token == request.get("ContinuationToken"):
+                raise ListingError(f"the server's listing does not go on after {last}")
+            request["ContinuationToken"] = token
+            continue
+        first_version = True
+        if not entries:
+            raise ListingError(f"the server's listing does not go on after {last}")
+        request = asked | {"Marker": page.get("NextMarker") or last}
+    if first_version:
+        tell_once(
+            f"The server of s3://{bucket} does not know version 2 of listings; version 1 is used,"
+            " and nothing else follows."
+        )
+
 
 _TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)")
 _MIRROR_INSTEAD: Final = (

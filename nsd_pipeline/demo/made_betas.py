@@ -1,4 +1,4 @@
-"""The demo's betas in spaces other than fsaverage: volumes and native surfaces, int16 x 300.
+"""The demo's betas as NSD's files: on fsaverage, and in the subjects' own spaces.
 
 A voxel in the grey matter has the beta of the nearest vertex of fsaverage5, so that every space
 tells the same story; the rest of a volume is 0.
@@ -10,10 +10,55 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.demo.anatomy import Grid, NativeSurface
-from nsd_pipeline.demo.cortex import load_cortex
-from nsd_pipeline.nsd.layout import HEMISPHERES, PERCENT_SCALE
+from nsd_pipeline.demo.anatomy import Grid, NativeSurface, grid, native_surface, write_transforms
+from nsd_pipeline.demo.brain import WHITE_NOISE, Brain, load_cortex
+from nsd_pipeline.nsd import mgh
+from nsd_pipeline.nsd.layout import (
+    FSAVERAGE5_VERTICES,
+    FSAVERAGE_VERTICES,
+    FUNCTIONAL_SPACES,
+    HEMISPHERES,
+    PERCENT_SCALE,
+    Space,
+    betas_files,
+    betas_keys,
+    valid_key,
+)
 from nsd_pipeline.nsd.voxel_chunks import DATASET, VALUE, read_layout
+
+_MGH_FOOTER: Final = np.zeros(4, ">f4").tobytes()
+"""Repetition time, flip angle, echo and inversion time, as FreeSurfer's MATLAB code appends."""
+_FRAMES_AT_ONCE: Final = 16
+
+
+def write_surface_betas(path: Path, brain: Brain, betas: NDArray[np.float32], session: int) -> None:
+    """Write a session of one hemisphere on fsaverage: big-endian float32, NaN where invalid.
+
+    Parameters
+    ----------
+    path
+        MGH file to write.
+    brain
+        The hemisphere.
+    betas
+        (T, 10242) what :meth:`Brain.betas` gives for the session.
+    session
+        1-based session.
+    """
+    rng = brain.rng(session, 2)
+    cortex = brain.cortex
+    invalid = cortex.refine(brain.invalid(session).astype(np.float32)) > 0
+    with path.open("wb") as file:
+        file.write(mgh.header_bytes(FSAVERAGE_VERTICES, len(betas)))
+        for start in range(0, len(betas), _FRAMES_AT_ONCE):
+            coarse = np.ascontiguousarray(betas[start : start + _FRAMES_AT_ONCE].T)
+            frames = np.ascontiguousarray(cortex.refine(coarse).T)
+            between = frames[:, FSAVERAGE5_VERTICES:]
+            between += np.float32(WHITE_NOISE) * rng.standard_normal(between.shape, np.float32)
+            frames[:, invalid] = np.nan
+            frames.astype(">f4").tofile(file)
+        file.write(_MGH_FOOTER)
+
 
 _RIBBON: Final = 2.5
 """Voxels within this distance of the middle of the grey matter have data, in mm."""
@@ -136,3 +181,60 @@ def write_native_surface(path: Path, surface: NativeSurface, betas: NDArray[np.f
     values = np.round(PERCENT_SCALE * percent).astype(VALUE)
     with h5py.File(path, "w", libver="earliest") as file:
         file.create_dataset(DATASET, data=values, chunks=(len(values), 1))
+
+
+def write_session_in(
+    space: Space,
+    folder: Path,
+    brains: list[Brain],
+    shown: NDArray[np.float32],
+    session: int,
+    *,
+    hdf5: bool,
+) -> None:
+    """Write one session of a subject in a space, with the mask of voxels that have data.
+
+    Parameters
+    ----------
+    space
+        Any but fsaverage.
+    folder
+        Root of the mirror.
+    brains
+        Both hemispheres of the subject, left first.
+    shown
+        (T, 59) standardised features of the images shown, by trial.
+    session
+        1-based session.
+    hdf5
+        Whether to write a functional volume as HDF5 as well.
+    """
+    subject = brains[0].subject
+    paths = [folder / key for key in betas_keys(subject, session, space)]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    betas = [brain.betas(shown, session) for brain in brains]
+    invalid = [brain.invalid(session) for brain in brains]
+    if space == "nativesurface":
+        for path, brain, values, missing in zip(paths, brains, betas, invalid, strict=True):
+            values[:, missing] = np.nan
+            surface = native_surface(subject, brain.hemisphere, brain.seed)
+            write_native_surface(path, surface, values)
+        return
+    voxels = grid(subject, space)
+    vertex = nearest_vertices(voxels)
+    for file_format, (key,) in betas_files(subject, session, space).items():
+        if file_format == "nii.gz":
+            write_betas(folder / key, voxels, vertex, np.hstack(betas))
+        elif hdf5:
+            write_volume_hdf5(folder / key, vertex, np.hstack(betas))
+    mask = folder / valid_key(subject, session, space)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    write_mask(mask, voxels, vertex, np.concatenate(invalid))
+
+
+def write_subject_transforms(
+    folder: Path, subject: str, spaces: tuple[Space, ...], seed: int
+) -> None:
+    """Write the transforms that lead from a subject's own spaces to fsaverage."""
+    functional = tuple(space for space in FUNCTIONAL_SPACES if space in spaces)
+    write_transforms(folder / f"nsddata/ppdata/{subject}/transforms", subject, functional, seed)

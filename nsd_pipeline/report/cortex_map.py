@@ -8,29 +8,29 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.report.figure import INK, MUTED, TEXT_SIZE, TITLE_SIZE, encode, new_figure, render
+from nsd_pipeline.report.metric_figures import (
+    INK,
+    MUTED,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    new_figure,
+    to_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from PIL.Image import Image
 
 Floats = NDArray[np.floating[Any]]
 
 # Direction of gaze and what is up in the picture, in fsaverage's axes: x to the right, y to the
 # front, z up. Seen from below, the two hemispheres lie as halves of one brain whose front is left.
-_RIGHTWARD, _UP = (1, 0, 0), (0, 0, 1)
-_LEFTWARD = (-1, 0, 0)
-_VIEWS: Final[dict[Hemisphere, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]] = {
-    "lh": {
-        "lateral": (_RIGHTWARD, _UP),
-        "medial": (_LEFTWARD, _UP),
-        "ventral": (_UP, _LEFTWARD),
-    },
-    "rh": {
-        "lateral": (_LEFTWARD, _UP),
-        "medial": (_RIGHTWARD, _UP),
-        "ventral": (_UP, _LEFTWARD),
-    },
+_Direction = tuple[int, int, int]
+_RIGHT, _LEFT, _UP = (1, 0, 0), (-1, 0, 0), (0, 0, 1)
+_VIEWS: Final[dict[Hemisphere, dict[str, tuple[_Direction, _Direction]]]] = {
+    "lh": {"lateral": (_RIGHT, _UP), "medial": (_LEFT, _UP), "ventral": (_UP, _LEFT)},
+    "rh": {"lateral": (_LEFT, _UP), "medial": (_RIGHT, _UP), "ventral": (_UP, _LEFT)},
 }
 
 # Inches.
@@ -58,11 +58,11 @@ def surface_map(
     cmap: str = "plasma",
     symmetric: bool = False,
 ) -> bytes:
-    """Draw a value per vertex of fsaverage5 on its inflated hemispheres.
+    """Draw a value per vertex of fsaverage5 on its inflated hemispheres, as PNG.
 
     Each hemisphere is seen from the side, from the middle and from below, where much of the visual
-    cortex lies. Colours end at the 1st and 99th percentile of the values, so that a few vertices
-    do not bleach the rest.
+    cortex lies. Colours end at the 1st and 99th percentile of the values: else a few extreme
+    vertices leave the others without contrast.
 
     Parameters
     ----------
@@ -77,11 +77,6 @@ def surface_map(
         Name of a matplotlib colour map.
     symmetric
         Whether colours are centred on 0, and end at the 99th percentile of the absolute values.
-
-    Returns
-    -------
-    bytes
-        PNG.
 
     Raises
     ------
@@ -103,53 +98,38 @@ def surface_map(
 
     figure = new_figure(_WIDTH, _HEIGHT)
     figure.set_layout_engine("none")
-    figure.text(
-        0.1 / _WIDTH,
-        1 - 0.16 / _HEIGHT,
-        title,
-        va="center",
-        color=INK,
-        fontsize=TITLE_SIZE,
-        fontweight="bold",
-    )
+    bold = {"va": "center", "color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold"}
+    figure.text(0.1 / _WIDTH, 1 - 0.16 / _HEIGHT, title, bold)
     for row, (hemisphere, half) in enumerate(zip(HEMISPHERES, np.split(array, 2), strict=True)):
         mesh = _load_mesh(hemisphere)
         colors = _vertex_colors(half, mesh, mappable)
-        for column, view in enumerate(_VIEWS[hemisphere]):
-            axes = figure.add_axes(
-                (
-                    (0.1 + column * _CELL_WIDTH) / _WIDTH,
-                    1 - (_HEADER + (row + 1) * _CELL_HEIGHT) / _HEIGHT,
-                    _CELL_WIDTH / _WIDTH,
-                    _CELL_HEIGHT / _HEIGHT,
-                )
-            )
-            _draw(axes, mesh, colors, *_VIEWS[hemisphere][view])
-            axes.text(
-                0.02,
-                0.98,
-                f"{hemisphere} {view}",
-                transform=axes.transAxes,
-                va="top",
-                fontsize=TEXT_SIZE - 1,
-                color=MUTED,
-            )
+        for column, (view, (gaze, up)) in enumerate(_VIEWS[hemisphere].items()):
+            left = (0.1 + column * _CELL_WIDTH) / _WIDTH
+            bottom = 1 - (_HEADER + (row + 1) * _CELL_HEIGHT) / _HEIGHT
+            axes = figure.add_axes((left, bottom, _CELL_WIDTH / _WIDTH, _CELL_HEIGHT / _HEIGHT))
+            _draw(axes, mesh, colors, gaze, up)
+            small = {"va": "top", "fontsize": TEXT_SIZE - 1, "color": MUTED}
+            axes.text(0.02, 0.98, f"{hemisphere} {view}", small, transform=axes.transAxes)
     bar_left = (0.25 + 3 * _CELL_WIDTH) / _WIDTH
     if finite.size:
-        bar = figure.colorbar(
-            mappable, cax=figure.add_axes((bar_left, 0.25, 0.014, 0.48)), extend="both"
-        )
+        bar_axes = figure.add_axes((bar_left, 0.25, 0.014, 0.48))
+        bar = figure.colorbar(mappable, cax=bar_axes, extend="both")
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=2.5)
         # Above the bar: beside the numbers, a long label would leave the figure.
         bar.ax.set_title(colorbar_label, fontsize=TEXT_SIZE, color=INK, loc="left", pad=12)
     if finite.size < array.size:
-        figure.text(bar_left, 0.12, "■", color=str(_CORTEX), fontsize=TEXT_SIZE + 2, va="center")
-        figure.text(
-            bar_left + 0.02, 0.12, "no value", color=INK, fontsize=TEXT_SIZE - 1, va="center"
-        )
-    # Without the lowest two bits of each colour, which nobody sees, the PNG is half as large.
-    return encode(render(figure, dpi=120, oversample=2).point(lambda value: value | 3))
+        for x, text, color, size in (
+            (bar_left, "■", str(_CORTEX), TEXT_SIZE + 2),
+            (bar_left + 0.02, "no value", INK, TEXT_SIZE - 1),
+        ):
+            figure.text(x, 0.12, text, va="center", color=color, fontsize=size)
+
+    def without_low_bits(image: "Image") -> "Image":
+        # Nobody sees the lowest two bits of a colour; without them the PNG is half as large.
+        return image.point(lambda value: value | 3)
+
+    return to_png(figure, dpi=120, oversample=2, simplify=without_low_bits)
 
 
 def _limits(finite: Floats, *, symmetric: bool) -> tuple[float, float]:
@@ -187,9 +167,7 @@ def _vertex_colors(values: Floats, mesh: _Mesh, mappable: "ScalarMappable") -> F
     return np.where(np.isfinite(values)[:, None], data, cortex)
 
 
-def _draw(
-    axes: "Axes", mesh: _Mesh, colors: Floats, gaze: tuple[int, ...], up: tuple[int, ...]
-) -> None:
+def _draw(axes: "Axes", mesh: _Mesh, colors: Floats, gaze: _Direction, up: _Direction) -> None:
     """Draw the faces turned to the viewer, far ones first, in parallel projection."""
     from matplotlib.collections import TriMesh
     from matplotlib.tri import Triangulation
@@ -197,6 +175,7 @@ def _draw(
     right = np.cross(gaze, up)
     light = np.array(up) * 0.45 - np.array(gaze) - right * 0.25
     shade = 0.62 + 0.43 * np.clip(mesh.normals @ (light / np.linalg.norm(light)), 0, 1)
+    # Faces away from the viewer are left out; the others are painted over one another.
     faces = mesh.faces[(mesh.normals[mesh.faces].sum(axis=1) @ gaze) < 0]
     faces = faces[np.argsort(-(mesh.points[faces].sum(axis=1) @ gaze), kind="stable")]
     patches = TriMesh(Triangulation(mesh.points @ right, mesh.points @ up, faces))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from nsd_pipeline.demo.scenes import render
+from nsd_pipeline.demo.pictures import render
 
 if TYPE_CHECKING:
     import torch
