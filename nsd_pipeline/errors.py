@@ -2,10 +2,13 @@
 
 Every error names the thing (a file, an object, an artifact), says what is wrong with it in one
 sentence, and ends with the next step. Nothing here is about retrying: an error of these classes
-stays until somebody acts. `explain` puts errors that are not ours into the same form.
+stays until somebody acts. `explain` puts errors that are not ours into the same form, `parsing`
+those of a library that reads a damaged file.
 """
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +93,30 @@ class StorageFullError(NsdError):
 
 class UnexpectedError(NsdError):
     """Something that none of our messages is about: of the machine, a library, or a defect."""
+
+
+@contextmanager
+def parsing(refuse: Callable[[str], NsdError]) -> Iterator[None]:
+    """Refuse a file, whatever the library that reads it within the block trips over.
+
+    Parsers have errors of their own, and let through others (KeyError, TypeError, AssertionError)
+    where a file says something that they did not expect. What the system says (no such file, no
+    permission, a connection that is lost) is not the file's fault and passes.
+
+    Parameters
+    ----------
+    refuse
+        Makes the error from what the library said.
+    """
+    try:
+        yield
+    except (NsdError, MemoryError):
+        raise
+    except Exception as error:
+        # Parsers (gzip, HDF5) raise OSErrors as well, but without a number.
+        if getattr(error, "errno", None) is not None or isinstance(error, ConnectionError):
+            raise
+        raise refuse(str(error) or type(error).__name__) from error
 
 
 def explain(error: Exception) -> NsdError:

@@ -120,12 +120,13 @@ def read_events(path: Path) -> pd.DataFrame:
     ArtifactError
         If the file is missing, unreadable or not an event table.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return conform(pq.read_table(path).to_pandas())
-    except (OSError, pa.ArrowInvalid, NsdError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # pyarrow and pandas let through whatever they trip over
         raise ArtifactError(
             f"{path} is not a readable event table: {error}",
             next_step="make the events of this session again.",

@@ -13,8 +13,6 @@ come the tables that :mod:`~nsd_pipeline.nsd.mapping` compares it with.
 """
 
 import os
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError, MappingError, SourceError
+from nsd_pipeline.errors import InvalidFileError, MappingError, SourceError, parsing
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     N_IMAGES,
@@ -37,6 +35,7 @@ from nsd_pipeline.nsd.layout import (
     session_key,
     subject_number,
 )
+from nsd_pipeline.nsd.matlab import read_arrays
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
 N_SUBJECT_IMAGES: Final = 10_000
@@ -47,10 +46,7 @@ STIMPATTERN_SHAPE: Final = (max(N_SESSIONS.values()), 12, 75)
 """Sessions, runs in a session, and 4-second slots in a run."""
 
 _FIELDS: Final = ("masterordering", "subjectim", "sharedix", "stimpattern")
-_HEADER_BYTES: Final = 128
-_COMPRESSED: Final = 15
-"""Kind of a zlib-compressed element of a MATLAB file of version 5."""
-_LARGEST_ELEMENT: Final = 64 * 2**20
+_LARGEST_FIELD: Final = 64 * 2**20
 """Bytes of an unpacked field; the largest that the design needs (subjectim) has 640 kB."""
 _NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
 
@@ -166,56 +162,29 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     return design
 
 
-def _load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    _check_unpacked_size(path)
-    try:
-        return loadmat(os.fspath(path), appendmat=False, variable_names=_FIELDS)
-    except Exception as error:  # scipy lets through whatever its parser trips over
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # no such file, no permission: the system says it best
-        raise InvalidFileError(
-            f"{os.fspath(path)} is not a readable MATLAB file of version 5 ({error}).",
-            next_step=_NEXT_STEP,
-        ) from error
-
-
-def _check_unpacked_size(path: str | os.PathLike[str]) -> None:
-    """Check that no compressed element is longer, when unpacked, than any that NSD has.
-
-    scipy believes what the file says of the size of its arrays: 7 MB of packed zeros took 1.7 GB.
-    """
-    with Path(path).open("rb") as file:
-        order = ">" if file.read(_HEADER_BYTES)[-2:] == b"MI" else "<"
-        while len(tag := file.read(8)) == 8:
-            kind, n_bytes = struct.unpack(f"{order}II", tag)
-            if kind != _COMPRESSED:
-                file.seek(n_bytes, os.SEEK_CUR)
-                continue
-            unpack = zlib.decompressobj()
-            try:
-                n_unpacked = len(unpack.decompress(file.read(n_bytes), _LARGEST_ELEMENT + 1))
-            except zlib.error:
-                return  # scipy says better what is wrong with it
-            if n_unpacked > _LARGEST_ELEMENT:
-                raise InvalidFileError(
-                    f"{os.fspath(path)} has a field of more than {_LARGEST_ELEMENT / 1e6:.0f} MB;"
-                    " the largest one that NSD's design needs has less than 1 MB.",
-                    next_step=_NEXT_STEP,
-                )
+def _load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    name = os.fspath(path)
+    with parsing(
+        lambda problem: InvalidFileError(
+            f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP
+        )
+    ):
+        return read_arrays(Path(path), _FIELDS, largest=_LARGEST_FIELD)
 
 
 def _integers(
-    arrays: dict[str, Any], name: str, field: str, shape: tuple[int, ...], low: int, high: int
+    arrays: dict[str, NDArray[Any]],
+    name: str,
+    field: str,
+    shape: tuple[int, ...],
+    low: int,
+    high: int,
 ) -> NDArray[np.int64]:
     """Check and convert a field of whole numbers, which MATLAB may store as any type."""
-    values = np.asarray(arrays[field])
+    values = arrays[field]
     if values.shape != shape:
         why = " (one entry for each trial of stimpattern)" if field == "masterordering" else ""
         raise _wrong(name, f": {field} has shape {values.shape}, not {shape}{why}")
-    if values.dtype.kind not in "iufb":
-        raise _wrong(name, f": {field} holds {values.dtype}, not numbers")
     valid = (values >= low) & (values <= high) & (values == np.round(values))
     if not valid.all():
         index = tuple(int(i) for i in np.argwhere(~valid)[0])

@@ -9,12 +9,13 @@ with a header of their own they are a valid, smaller MGH file again.
 Format: https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
 """
 
+import math
 import os
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ _GEOMETRY: Final = struct.Struct(">ih3f9f3f")
 """Degrees of freedom, whether the rest is valid, voxel size, direction cosines, centre."""
 _CONFORMED_GEOMETRY: Final = (0, 1, 1, 1, 1, -1, 0, 0, 0, 0, -1, 0, 1, 0, 0, 0, 0)
 """FreeSurfer's own default orientation; vertices have none."""
+_GZIP_MOST: Final = 1032
+"""How many times as long unpacked content can be: as far as deflate can go."""
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 _FETCH_AGAIN: Final = "delete it and fetch it again from NSD's bucket."
@@ -238,6 +241,24 @@ def read_vertices(
         for row, (offset, length) in zip(values, ranges, strict=True):
             _read_into(descriptor, row, offset, length, name=name)
     return values
+
+
+def read_any(path: Path) -> NDArray[Any]:
+    """Values of an MGH or MGZ file of any shape and type: labels, transforms.
+
+    Raises
+    ------
+    Exception
+        Whatever nibabel trips over in a damaged file, see :func:`nsd_pipeline.errors.parsing`;
+        ValueError if the header claims more values than the file can hold.
+    """
+    from nibabel.freesurfer import MGHImage
+
+    stored = MGHImage.from_filename(path).dataobj
+    # Before memory is reserved for a size that the header alone claims.
+    if math.prod(stored.shape) > _GZIP_MOST * path.stat().st_size:
+        raise ValueError(f"it is too short for values of shape {stored.shape}")
+    return np.asarray(stored)
 
 
 def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:

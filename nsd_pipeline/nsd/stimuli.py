@@ -142,6 +142,12 @@ class StimulusFile:
                 f": {DATASET} is stored in chunks of {dataset.chunks}, and each takes"
                 f" {chunk_bytes / 1e9:.1f} GB of memory to read one image"
             )
+        if dataset.fletcher32:
+            # HDF5's library ends the process over the checksum of a chunk of no bytes.
+            sizes: list[int] = []
+            dataset.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+            if not all(sizes):
+                raise self._invalid(f": {DATASET} has a chunk without bytes")
         if dataset.dtype != np.uint8:
             raise self._invalid(f": {DATASET} holds {dataset.dtype}, not uint8")
         return dataset

@@ -261,7 +261,10 @@ class NsdTable:
         return true
 
     def _parsed(self, column: str) -> NDArray[np.float64]:
-        return pd.to_numeric(self.frame[column], errors="coerce").to_numpy(np.float64)
+        numbers = pd.to_numeric(self.frame[column], errors="coerce")
+        if numbers.dtype == object:  # whole numbers that are too large even for a float
+            numbers = numbers.map(lambda number: min(max(number, -(2.0**64)), 2.0**64))
+        return numbers.to_numpy(np.float64)
 
     def _require(self, column: str, valid: NDArray[np.bool_], expected: str) -> None:
         if valid.all():

@@ -9,6 +9,7 @@ What is not understood is refused: a folder named ``gs:`` would fill with data t
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -111,7 +112,7 @@ def read_listing(path: Path) -> dict[str, Any]:
     """
     try:
         listed = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"cannot be read ({error})") from error
     if not isinstance(listed, dict):
         raise _damaged(path, "is not a list of files")
@@ -176,9 +177,12 @@ def parse_place(text: str | Path, *, what: str) -> Path | str:
     if scheme == "s3" and rest.startswith("//"):
         return f"s3:{rest}"
     if scheme == "file":
-        url = urlsplit(text)
-        if url.netloc in ("", "localhost") and url.path.startswith("/") and "?" not in text:
-            return Path(unquote(url.path + (f"#{url.fragment}" if url.fragment else "")))
+        with suppress(ValueError):  # a host in brackets, which is no place anyway
+            url = urlsplit(text)
+            path = unquote(url.path + (f"#{url.fragment}" if url.fragment else ""))
+            local = url.netloc in ("", "localhost") and path.startswith("/")
+            if local and "?" not in text and "\0" not in path:
+                return Path(path)
     if scheme or not text or "\0" in text:
         raise _not_understood(text, what)
     try:

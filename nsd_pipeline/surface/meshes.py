@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError
+from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, parsing
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere
+from nsd_pipeline.nsd.mgh import read_any
 
 Mesh = Literal["fsaverage5", "fsaverage6", "fsaverage7"]
 
@@ -122,20 +123,19 @@ def read_roi(
 
 def _values(path: Path) -> NDArray[Any]:
     """A value for each vertex of an fsaverage mesh."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.freesurfer import MGHImage, read_label
+    from nibabel.freesurfer import read_label
 
-    try:
+    with parsing(
+        lambda problem: InvalidFileError(
+            f"{path} is not a readable label file: {problem}.",
+            next_step="name an .mgz, .mgh or .label file on fsaverage.",
+        )
+    ):
         if path.suffix == ".label":
             values = np.zeros(MESH_VERTICES["fsaverage7"])
             values[read_label(path)] = 1
         else:
-            values = np.asarray(MGHImage.from_filename(path).dataobj).ravel()
-    except (ImageFileError, OSError, EOFError, ValueError, IndexError) as error:
-        raise InvalidFileError(
-            f"{path} is not a readable label file: {error}.",
-            next_step="name an .mgz, .mgh or .label file on fsaverage.",
-        ) from error
+            values = read_any(path).ravel()
     if len(values) not in MESH_VERTICES.values():
         raise InvalidFileError(
             f"{path} has {len(values):,} values, which is no fsaverage mesh.",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError, parsing
 from nsd_pipeline.nsd.layout import (
     FSAVERAGE_VERTICES,
     HEMISPHERES,
@@ -16,6 +16,7 @@ from nsd_pipeline.nsd.layout import (
     layer_keys,
     white_to_fsaverage_key,
 )
+from nsd_pipeline.nsd.mgh import read_any
 from nsd_pipeline.surface.interpolation import Method
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
@@ -78,15 +79,12 @@ def read_operator(
 
 def _read(path: Path, *, n_columns: int) -> NDArray[np.floating[Any]]:
     """Values of an MGZ file as (vertices, columns); its remaining axes come in Fortran order."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.freesurfer import MGHImage
-
-    try:
-        data = np.asarray(MGHImage.from_filename(path).dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InvalidFileError(
-            f"{path} is not a readable MGZ file: {error}.", next_step="download it again."
-        ) from error
+    with parsing(
+        lambda problem: InvalidFileError(
+            f"{path} is not a readable MGZ file: {problem}.", next_step="download it again."
+        )
+    ):
+        data = read_any(path)
     if data.size != len(data) * n_columns:
         raise InvalidFileError(
             f"{path} has shape {data.shape}, not {n_columns} value(s) for each vertex.",

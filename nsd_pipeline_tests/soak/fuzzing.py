@@ -4,7 +4,7 @@ A reader may understand a file or refuse it with an error of ours. Any other err
 or a growing memory is a failure. So that a crash or a hang costs one input, a process of its own
 does the reading:
 
-    python -m nsd_pipeline_tests.soak.fuzzing --cases 1000 --folder HERE --keep THERE [READER ...]
+    python -m nsd_pipeline_tests.soak.fuzzing --folder HERE --keep THERE "bids names:0:1000"
 
 An input is a seed (a small good file) after a few random changes. It follows from the seed of the
 random numbers, the reader's name and its number alone, so any input can be made again.
@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -149,31 +149,29 @@ def _changed(
     return bytes(data[: 2**20])
 
 
-def hunt(
-    names: Sequence[str], *, cases: int, seconds: float, seed: int, keep: Path
-) -> list[Findings]:
+def hunt(cases: Mapping[str, int], *, seconds: float, seed: int, keep: Path) -> list[Findings]:
     """Let readers read damaged files, each in turn, in a process that may die.
 
     Parameters
     ----------
-    names
-        Of the readers.
-    cases, seconds
-        Inputs for each, and time after which it is enough.
+    cases
+        Number of inputs for each reader, by its name.
+    seconds
+        Time for each after which it is enough.
     seed
         Of the random numbers.
     keep
         Folder for inputs that failed.
     """
     keep.mkdir(parents=True, exist_ok=True)
-    found = {name: Findings(name) for name in names}
-    first = dict.fromkeys(names, 0)
-    left = list(names)
+    found = {name: Findings(name) for name in cases}
+    first = dict.fromkeys(cases, 0)
+    left = list(cases)
     while left:
         with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
-            command = [sys.executable, "-m", __name__, "--cases", str(cases), "--seed", str(seed)]
-            command += ["--keep", str(keep), "--seconds", str(seconds), "--folder", folder]
-            command += [f"{name}:{first[name]}" for name in left]
+            command = [sys.executable, "-m", __name__, "--seed", str(seed), "--keep", str(keep)]
+            command += ["--seconds", str(seconds), "--folder", folder]
+            command += [f"{name}:{first[name]}:{cases[name]}" for name in left]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             for line in done.stdout.splitlines():
                 part = json.loads(line)
@@ -192,7 +190,7 @@ def hunt(
         part["failures"] |= {died: f"input {case}"}
         _add(found[name], part | {"cases": part["cases"] + 1})
         first[name] = case + 1
-        if len(found[name].failures) >= _MOST_FAILURES or first[name] >= cases:
+        if len(found[name].failures) >= _MOST_FAILURES or first[name] >= cases[name]:
             left.remove(name)
     return list(found.values())
 
@@ -205,7 +203,7 @@ def _add(findings: Findings, part: dict[str, Any]) -> None:
 
 
 def _read_all(
-    reader: Reader, first: int, options: argparse.Namespace, progress: TextIO
+    reader: Reader, cases: range, options: argparse.Namespace, progress: TextIO
 ) -> Findings:
     findings = Findings(reader.name)
     start = time.monotonic()
@@ -219,7 +217,7 @@ def _read_all(
             good += 1
     assert good, f"no seed of {reader.name} is good"
     with _bounded_memory():
-        for case in range(first, options.cases):
+        for case in cases:
             content = damaged(reader, seeds, options.seed, case)
             path.write_bytes(content)
             if case % 16 == 0:
@@ -283,8 +281,7 @@ def main() -> None:
     from nsd_pipeline_tests.soak.outside_files import READERS
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("readers", nargs="*", default=list(READERS))
-    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("readers", nargs="+", help="each as NAME:FIRST:LAST")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--keep", type=Path, required=True)
@@ -294,8 +291,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with (options.folder / _PROGRESS).open("w") as progress:
         for named in options.readers:
-            name, _, first = named.partition(":")
-            findings = _read_all(READERS[name], int(first or 0), options, progress)
+            name, first, last = named.split(":")
+            cases = range(int(first), int(last))
+            findings = _read_all(READERS[name], cases, options, progress)
             print(json.dumps(asdict(findings)), flush=True)
 
 
