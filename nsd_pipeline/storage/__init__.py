@@ -15,21 +15,7 @@
 Nothing here knows what the bytes mean.
 """
 
-from nsd_pipeline.storage.manifest import Manifest, fingerprint
 from nsd_pipeline.storage.opening import open_source, open_store
-from nsd_pipeline.storage.source import ObjectInfo, Source
-from nsd_pipeline.storage.store import Draft, Store
-from nsd_pipeline.storage.transfer import TransferReport, fetch
+from nsd_pipeline.storage.transfer import fetch
 
-__all__ = [
-    "Draft",
-    "Manifest",
-    "ObjectInfo",
-    "Source",
-    "Store",
-    "TransferReport",
-    "fetch",
-    "fingerprint",
-    "open_source",
-    "open_store",
-]
+__all__ = ["fetch", "open_source", "open_store"]

@@ -11,7 +11,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from nsd_pipeline.errors import SourceError
 
@@ -21,77 +21,45 @@ _MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
 _MD5: Final = "MD5"
 
 
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-    def digest(self) -> bytes: ...
-
-
-class _Crc:
-    """A CRC-32 of some kind, with hashlib's methods."""
-
-    def __init__(self, extend: Callable[[bytes, int], int]) -> None:
-        self._extend, self._value = extend, 0
-
-    def update(self, data: bytes, /) -> None:
-        self._value = self._extend(data, self._value)
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
-
-
-def _crc32() -> _Hash:
-    from isal.isal_zlib import crc32
-
-    return _Crc(crc32)
-
-
-def _crc32c() -> _Hash:
-    import google_crc32c  # zarr depends on it
-
-    return _Crc(lambda data, value: google_crc32c.extend(value, data))
-
-
-_ALGORITHMS: Final[Mapping[str, Callable[[], _Hash]]] = {
-    # Those that whoever writes can choose, the strongest first. CRC64NVME needs a library of AWS's.
-    "SHA256": hashlib.sha256,
-    "SHA1": lambda: hashlib.sha1(usedforsecurity=False),
-    "CRC32C": _crc32c,
-    "CRC32": _crc32,
-    _MD5: lambda: hashlib.md5(usedforsecurity=False),
-}
+_ALGORITHMS: Final = ("SHA256", "SHA1", "CRC32C", "CRC32", _MD5)
+"""Those that whoever writes can choose, the strongest first. CRC64NVME needs a library of AWS's."""
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """Checksum of a whole object.
-
-    Attributes
-    ----------
-    algorithm
-        As S3 calls it, or ``MD5``.
-    digest
-        What it must be.
-    """
+    """What the digest of a whole object must be, by which algorithm: as S3 calls it, or ``MD5``."""
 
     algorithm: str
     digest: bytes
 
     def of(self, parts: Iterable[bytes]) -> bytes:
         """Digest of what arrived."""
-        found = _ALGORITHMS[self.algorithm]()
+        if self.algorithm.startswith("CRC32"):
+            extend, value = _crc(self.algorithm), 0
+            for part in parts:
+                value = extend(part, value)
+            return value.to_bytes(4, "big")
+        found = hashlib.new(self.algorithm, usedforsecurity=False)
         for part in parts:
             found.update(part)
         return found.digest()
 
 
-def stated_checksum(head: Mapping[str, Any]) -> Checksum | None:
-    """Checksum of all bytes of an object, by what a server answers to HEAD; None if it has none.
+def _crc(algorithm: str) -> Callable[[bytes, int], int]:
+    """Take the CRC of what comes next, given that of what came before."""
+    if algorithm == "CRC32":
+        from isal.isal_zlib import crc32
 
-    Parameters
-    ----------
-    head
-        boto3's answer, asked with ``ChecksumMode="ENABLED"``.
+        return crc32
+    import google_crc32c  # zarr depends on it
+
+    return lambda data, value: google_crc32c.extend(value, data)
+
+
+def stated_checksum(head: Mapping[str, Any]) -> Checksum | None:
+    """Checksum of all bytes of an object, by boto3's answer to HEAD; None if it has none.
+
+    To be asked with ``ChecksumMode="ENABLED"``.
     """
     for algorithm in _ALGORITHMS:
         value = head.get(f"Checksum{algorithm}", "")
@@ -111,12 +79,7 @@ def stated_checksum(head: Mapping[str, Any]) -> Checksum | None:
 class Verdict:
     """Judges one object's bytes once they have arrived, and a second time if they have to.
 
-    Parameters
-    ----------
-    name
-        What to call the object.
-    checksum
-        What the server states, if anything.
+    By the checksum that the server states, if any. Messages call the object by its name.
     """
 
     def __init__(self, name: str, checksum: Checksum | None) -> None:

@@ -40,10 +40,8 @@ def open_source(
 
     Raises
     ------
-    SourceError
-        If a mirror's folder does not exist.
     NsdError
-        If it is no such place.
+        If it is no such place. A SourceError, if a mirror's folder does not exist.
     """
     place = parse_place(url, what="The source (NSD_SOURCE)")
     if isinstance(place, str):

@@ -15,6 +15,7 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from nsd_pipeline.errors import NsdError, TermsNotAcceptedError
+from nsd_pipeline.storage.disk import replacing
 from nsd_pipeline.storage.names import user_folder
 
 TERMS_URL: Final = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
@@ -40,45 +41,29 @@ class Acceptance(BaseModel):
     terms_url: str
 
 
-def config_folder() -> Path:
-    """Folder of this user's settings, as the XDG base directory specification wants it."""
-    return user_folder("XDG_CONFIG_HOME", ".config")
+def _record() -> Path:
+    """Lies in the user's settings, as the XDG base directory specification wants it."""
+    return user_folder("XDG_CONFIG_HOME", ".config") / "terms.json"
 
 
-def _login_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
-        return f"user {os.getuid()}"
-
-
-def _record(home: Path | None) -> Path:
-    return (home or config_folder()) / "terms.json"
-
-
-def accept(home: Path | None = None, *, who: str | None = None) -> Acceptance:
-    """Record that a person accepts NSD's terms.
-
-    Parameters
-    ----------
-    home
-        Folder of the record; :func:`config_folder` by default.
-    who
-        Who accepts; the login name by default.
+def accept() -> Acceptance:
+    """Record that the user of this process accepts NSD's terms.
 
     Raises
     ------
     NsdError
         If the record cannot be written.
     """
-    acceptance = Acceptance(who=who or _login_name(), when=datetime.now(UTC), terms_url=TERMS_URL)
-    record = _record(home)
-    # Written beside and renamed, so that a daemon that reads at this moment sees all or nothing.
-    draft = record.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
+        who = f"user {os.getuid()}"
+    acceptance = Acceptance(who=who, when=datetime.now(UTC), terms_url=TERMS_URL)
+    record = _record()
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(acceptance.model_dump_json(indent=2) + "\n")
-        draft.replace(record)
+        with replacing(record) as draft:  # A daemon that reads at this moment sees all or nothing.
+            draft.write_text(acceptance.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise NsdError(
             f"Your acceptance cannot be recorded in {record}: {error.strerror}.",
@@ -88,37 +73,30 @@ def accept(home: Path | None = None, *, who: str | None = None) -> Acceptance:
     return acceptance
 
 
-def accepted(home: Path | None = None) -> Acceptance | None:
+def accepted() -> Acceptance | None:
     """Return the recorded acceptance of the present terms, or None.
 
     A record of terms that lay at another address does not count.
     """
     try:
-        acceptance = Acceptance.model_validate_json(_record(home).read_bytes())
+        acceptance = Acceptance.model_validate_json(_record().read_bytes())
     except (NsdError, OSError, ValidationError):  # the first: there is no place for it
         return None
     return acceptance if acceptance.terms_url == TERMS_URL else None
 
 
-def require_acceptance(url: str, home: Path | None = None) -> None:
-    """Let pass whoever accepted NSD's terms.
-
-    Parameters
-    ----------
-    url
-        What is about to be read, for the message.
-    home
-        Folder of the record; :func:`config_folder` by default.
+def require_acceptance(url: str) -> None:
+    """Let pass whoever accepted NSD's terms, and may so read what lies at this address.
 
     Raises
     ------
     TermsNotAcceptedError
         If neither the record nor ``NSD_ACCEPT_TERMS=1`` says so.
     """
-    if os.environ.get(ENVIRONMENT_VARIABLE) == "1" or accepted(home):
+    if os.environ.get(ENVIRONMENT_VARIABLE) == "1" or accepted():
         return
     try:
-        looked = f"looked for {_record(home)}"
+        looked = f"looked for {_record()}"
     except NsdError as error:
         looked = error.problem
     raise TermsNotAcceptedError(

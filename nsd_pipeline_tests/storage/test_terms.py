@@ -11,19 +11,23 @@ from nsd_pipeline.storage import terms
 from nsd_pipeline.storage.s3_store import cache_folder
 
 
-def test_an_acceptance_is_recorded_once_for_all_processes(tmp_path: Path) -> None:
-    assert terms.accepted(tmp_path) is None
-    terms.accept(tmp_path, who="Ada")
-    acceptance = terms.accepted(tmp_path)
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """Where the record lies: the tests' XDG_CONFIG_HOME is below tmp_path."""
+    return tmp_path / "config" / "nsd_pipeline" / "terms.json"
+
+
+def test_an_acceptance_is_recorded_once_for_all_processes(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert terms.accepted() is None
+    monkeypatch.setenv("LOGNAME", "Ada")
+    terms.accept()
+    acceptance = terms.accepted()
     assert acceptance is not None
     assert (acceptance.who, acceptance.terms_url) == ("Ada", terms.TERMS_URL)
     assert acceptance.when.utcoffset() is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["terms.json"]
-
-
-def test_the_record_lies_in_the_users_settings(tmp_path: Path) -> None:
-    terms.accept(who="Ada")  # the tests' XDG_CONFIG_HOME is below tmp_path
-    assert (tmp_path / "config" / "nsd_pipeline" / "terms.json").exists()
+    assert list(record.parent.iterdir()) == [record]
     terms.require_acceptance("s3://natural-scenes-dataset")
 
 
@@ -44,12 +48,11 @@ def test_a_machine_may_be_told_by_its_environment(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("spoil", ["other terms", "not json"])
-def test_a_record_of_other_terms_does_not_count(tmp_path: Path, spoil: str) -> None:
-    terms.accept(tmp_path)
-    record = tmp_path / "terms.json"
+def test_a_record_of_other_terms_does_not_count(record: Path, spoil: str) -> None:
+    terms.accept()
     other = json.loads(record.read_text()) | {"terms_url": "https://example.org/old"}
     record.write_text(json.dumps(other) if spoil == "other terms" else "{")
-    assert terms.accepted(tmp_path) is None
+    assert terms.accepted() is None
 
 
 @pytest.fixture
