@@ -36,14 +36,7 @@ _NEXT_STEP: Final = (
 
 @contextmanager
 def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Check for room before a block that writes, and name the disk if it fills up within.
-
-    Parameters
-    ----------
-    folder
-        An existing folder on the disk.
-    n_bytes
-        What is about to be written.
+    """Check a folder's disk for room before a block writes, and name it if it fills up within.
 
     Raises
     ------
@@ -73,17 +66,9 @@ def _human(n_bytes: int) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of ``path`` if nothing goes wrong.
+    """Give a file to write, in the same folder, that takes a path's place if nothing goes wrong.
 
-    Parameters
-    ----------
-    path
-        The file that is to appear, or to be replaced. One process at a time may write it.
-
-    Yields
-    ------
-    Path
-        The file to write, in the same folder. It is removed if an error leaves the block.
+    It is removed if an error leaves the block. One process at a time may write it.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -163,10 +148,7 @@ def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
 class Workspace:
     """What one store keeps outside of its artifacts.
 
-    Parameters
-    ----------
-    folder
-        Made when first needed. On the same disk as the artifacts, if those are to be moved there.
+    Its folder is made when first needed, and lies on the artifacts' disk if those are to be moved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,7 +161,7 @@ class Workspace:
         self._drafts.mkdir(parents=True, exist_ok=True)
         self._clear_dead()
         folder = self._drafts / uuid.uuid4().hex
-        lock = self._draft_lock(folder)
+        lock = folder.with_name(f"{folder.name}.lock")
         try:
             # The lock comes before the folder: a folder without a held lock has no living owner.
             with FileLock(lock):
@@ -191,14 +173,11 @@ class Workspace:
         finally:
             lock.unlink(missing_ok=True)
 
-    def _draft_lock(self, folder: Path) -> Path:
-        return folder.with_name(folder.name + ".lock")
-
     def _clear_dead(self) -> None:
         for folder in self._drafts.iterdir():
             if not folder.is_dir():
                 continue
-            lock = self._draft_lock(folder)
+            lock = folder.with_name(f"{folder.name}.lock")
             try:
                 with FileLock(lock, timeout=0):
                     # Another process may be clearing the same one.
@@ -223,7 +202,7 @@ class Workspace:
 
     def aside(self, key: str) -> Path:
         """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
-        return self._folder / "next" / f"{_flat(key)}~"
+        return self.next(f"{key}~")
 
     def lock(self, key: str) -> AbstractContextManager[object]:
         """Lock of the short moments in which an artifact is replaced.

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +11,10 @@ from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
-from nsd_pipeline.storage.store import (
-    Store,
-    damaged,
-    missing,
-    replaced,
-    sha256,
-    without_manifest,
-)
+from nsd_pipeline.storage.store import Store, wrong_content, wrong_size_in
 
 if TYPE_CHECKING:
-    import zarr
+    from zarr.abc.store import Store as ZarrStore
 
 
 class LocalStore(Store):
@@ -38,6 +30,8 @@ class LocalStore(Store):
     folder
         Root of the store. Made when something is written.
     """
+
+    _versioned = False
 
     def __init__(self, folder: Path) -> None:
         self._root = folder.absolute()
@@ -60,9 +54,14 @@ class LocalStore(Store):
             found = self._load(key)
             damage = found and self._damage(found)
         if found and damage:
-            raise damaged(self.url, found, damage)
-        if not found and self._has_files_only(key):
-            raise without_manifest(self.url, key)
+            raise self._damaged(found, damage)
+        folder, shelf = self._root / key, self._root / "manifests" / key
+        if not found and folder.is_dir() and not shelf.is_dir() and any(folder.iterdir()):
+            raise DamagedArtifactError(
+                f"The artifact {self.url}/{key} is damaged: its manifest {self._record(key)} is"
+                " missing.",
+                next_step="make it again, or delete the folder if it is no longer wanted.",
+            )
         return found
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -72,33 +71,26 @@ class LocalStore(Store):
 
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`."""
-        self._intact_manifest(key)
+        manifest = self.find(key)
+        if manifest and not self._is_intact(manifest):
+            # Replaced meanwhile, or damaged: look again while nobody can replace it.
+            with self._workspace.lock(key):
+                self._settle(key)
+                manifest = self._load(key)
+                damage = manifest and (
+                    self._damage(manifest) or wrong_content(self._root / key, manifest)
+                )
+                if manifest and damage:
+                    self._mark(manifest, damage)
+                    raise self._damaged(manifest, damage)
+        if manifest is None:
+            raise self._missing(key)
         return self._root / key
 
-    def zarr(self, key: str) -> "zarr.Group":
-        """Open an artifact that is a Zarr group; see :meth:`Store.zarr`."""
+    def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
         from zarr.storage import LocalStore as ZarrLocalStore
 
-        from nsd_pipeline.storage.zarr_guard import open_group
-
-        manifest = self.find(key)
-        if manifest is None:
-            raise missing(self.url, key)
-
-        def check() -> None:
-            # The earlier manifest goes before its files do: while it is there, so were they.
-            if (now := self._load(key)) is None or now.created != manifest.created:
-                raise replaced(self.url, manifest)
-
-        def damage(what: str) -> DamagedArtifactError:
-            with self._workspace.lock(key):
-                check()
-                self._mark(manifest, what)
-            return damaged(self.url, manifest, what)
-
-        return open_group(
-            ZarrLocalStore(self._root / key, read_only=True), manifest.files, damage, check
-        )
+        return ZarrLocalStore(self._root / manifest.key, read_only=True)
 
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         key = manifest.key
@@ -136,7 +128,7 @@ class LocalStore(Store):
         with suppress(PermissionError):  # then it is for somebody else to do
             # If it is another one, its writer died before it was published or after it was put in
             # its place.
-            if manifest and next_one.is_dir() and not self._wrong_content(manifest, next_one):
+            if manifest and next_one.is_dir() and not wrong_content(next_one, manifest):
                 self._put_in_place(key)
             for rest in (next_one, aside):
                 shutil.rmtree(rest, ignore_errors=True)
@@ -149,7 +141,7 @@ class LocalStore(Store):
             content = self._record(key).read_bytes()
         except FileNotFoundError:
             return None
-        return Manifest.parse(content, url=self.url, key=key, versioned=False)
+        return self._parse(key, content)
 
     def _keys_below(self, folder: str) -> Iterator[str]:
         """Keys below a folder of the store: those with a manifest, and those that have lost it."""
@@ -168,53 +160,11 @@ class LocalStore(Store):
         for name in shelves:
             yield from self._keys_below(start + name)
 
-    def _has_files_only(self, key: str) -> bool:
-        folder, shelf = self._root / key, self._root / "manifests" / key
-        return folder.is_dir() and not shelf.is_dir() and any(folder.iterdir())
-
     def _damage(self, manifest: Manifest) -> str | None:
         """What is known or seen at a glance to be wrong with an artifact's files."""
-        return manifest.damage or _wrong_size(manifest, self._root / manifest.key)
-
-    def _wrong_content(self, manifest: Manifest, folder: Path) -> str | None:
-        """Name the first file in a folder that is not as it was written, and say how."""
-        wrong = _wrong_size(manifest, folder)
-        if wrong:
-            return wrong
-        paths = [folder / name for name in manifest.files]
-        with ThreadPoolExecutor() as threads:
-            for (name, record), found in zip(
-                manifest.files.items(), threads.map(sha256, paths), strict=True
-            ):
-                if found != record.sha256:
-                    return f"its file {name} has another SHA-256 than when it was written"
-        return None
-
-    def _intact_manifest(self, key: str) -> Manifest:
-        """Manifest of an artifact whose files have been read and compared, once per process."""
-        manifest = self.find(key)
-        if manifest and self._is_intact(manifest):
-            return manifest
-        # Replaced meanwhile, or damaged: look again while nobody can replace it.
-        if manifest:
-            with self._workspace.lock(key):
-                self._settle(key)
-                manifest = self._load(key)
-                damage = manifest and (
-                    self._damage(manifest) or self._wrong_content(manifest, self._root / key)
-                )
-                if manifest and damage:
-                    self._mark(manifest, damage)
-                    raise damaged(self.url, manifest, damage)
-        if manifest is None:
-            raise missing(self.url, key)
-        return manifest
+        return manifest.damage or wrong_size_in(self._root / manifest.key, manifest)
 
     def _mark(self, manifest: Manifest, damage: str) -> None:
-        """Write down what is wrong with an artifact, or it would still count as up to date.
-
-        In a store that may only be read, that is for its owner to do.
-        """
         marked = manifest.model_copy(update={"damage": damage})
         with suppress(OSError), self._workspace.draft() as area:
             draft = area / "manifest.json"
@@ -222,11 +172,12 @@ class LocalStore(Store):
             draft.replace(self._record(manifest.key))
 
     def _is_intact(self, manifest: Manifest) -> bool:
+        """Whether the files are as they were written, compared in full once per process."""
         version = (manifest.key, manifest.created.isoformat())
         if version in self._intact:
             return self._damage(manifest) is None
         try:
-            intact = self._wrong_content(manifest, self._root / manifest.key) is None
+            intact = wrong_content(self._root / manifest.key, manifest) is None
         except FileNotFoundError:
             return False
         if intact:
@@ -241,15 +192,3 @@ def _names(folder: Path, *, folders: bool) -> set[str]:
             return {entry.name for entry in entries if entry.is_dir() == folders}
     except FileNotFoundError:
         return set()
-
-
-def _wrong_size(manifest: Manifest, folder: Path) -> str | None:
-    """Name the first file that is missing or of another size, and say so."""
-    for name, record in manifest.files.items():
-        try:
-            n_bytes = (folder / name).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return f"its file {name} is missing"
-        if n_bytes != record.bytes:
-            return f"its file {name} has {n_bytes} bytes instead of {record.bytes}"
-    return None

@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
-from nsd_pipeline.errors import DamagedArtifactError
+from nsd_pipeline.errors import DamagedArtifactError, Remake
 from nsd_pipeline.storage.names import is_component, is_inner_path
 
 
@@ -110,18 +110,9 @@ class Manifest(BaseModel):
 
     @classmethod
     def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":
-        """Read the manifest of an artifact, whoever wrote it.
+        """Read the JSON that was found for an artifact of the store at `url`, whoever wrote it.
 
-        Parameters
-        ----------
-        content
-            JSON.
-        url
-            Root of the store, for messages.
-        key
-            The artifact that was asked for.
-        versioned
-            Whether the store keeps versions apart, so that the manifest must name one.
+        A `versioned` store keeps versions apart, so that the manifest must name one.
 
         Raises
         ------
@@ -139,7 +130,8 @@ class Manifest(BaseModel):
         if found.key != key:
             raise _refused(url, key, f"field 'key': it is that of {found.key!r}")
         if versioned and not found.version:
-            raise _refused(url, key, "field 'version': it names no folder")
+            remake = Remake(found.asset, found.partition)
+            raise _refused(url, key, "field 'version': it names no folder", remake)
         return found
 
     def to_json(self) -> str:
@@ -158,13 +150,14 @@ class Manifest(BaseModel):
         return sum(record.bytes for record in self.files.values())
 
 
-def _refused(url: str, key: str, reason: str) -> DamagedArtifactError:
+def _refused(url: str, key: str, reason: str, remake: Remake | None = None) -> DamagedArtifactError:
     asset = key.partition("/")[0].removesuffix(".zarr")
     return DamagedArtifactError(
         f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is not one"
         f" that could be used ({reason}).",
         next_step=f"make {asset} of this partition again; if you did not write to this store"
         " yourself, ask who did.",
+        remake=remake,
     )
 
 
@@ -173,14 +166,7 @@ def fingerprint(
 ) -> str:
     """SHA-256 of all that determines an artifact's content; equal ones need not be made twice.
 
-    Parameters
-    ----------
-    asset, code_version
-        What makes the artifact.
-    config
-        Its settings, as JSON can hold them.
-    inputs
-        Version of everything that it is made from, by name.
+    As in a :class:`Manifest`; the settings (`config`) are of JSON's types.
     """
     content = json.dumps([asset, code_version, config, inputs], sort_keys=True, allow_nan=False)
     return hashlib.sha256(content.encode()).hexdigest()

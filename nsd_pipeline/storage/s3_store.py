@@ -23,10 +23,10 @@ from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key, user_folder
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
-from nsd_pipeline.storage.store import Store, damaged, missing, replaced, sha256
+from nsd_pipeline.storage.store import Store, wrong_content, wrong_size
 
 if TYPE_CHECKING:
-    import zarr
+    from zarr.abc.store import Store as ZarrStore
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class S3Store(Store):
         If the URL names no bucket.
     """
 
+    _versioned = True
+
     def __init__(self, url: str, *, cache: Path | None = None) -> None:
         self._bucket = Bucket(url)
         self.url = self._bucket.url
@@ -70,7 +72,7 @@ class S3Store(Store):
             damage = found.damage or self._wrong_size(found)
             if damage is None:
                 return found
-            failure = damaged(self.url, found, damage)
+            failure = self._damaged(found, damage)
         if failure:
             raise failure
         return None
@@ -100,33 +102,15 @@ class S3Store(Store):
                 self._forget_others(folder)
                 return folder
             self._mark(found, damage)
-            failure = damaged(self.url, found, damage)
-        raise failure or missing(self.url, key)
+            failure = self._damaged(found, damage)
+        raise failure or self._missing(key)
 
-    def zarr(self, key: str) -> "zarr.Group":
-        """Open an artifact that is a Zarr group, on the bucket itself; see :meth:`Store.zarr`."""
-        from nsd_pipeline.storage.zarr_guard import open_group
-
-        manifest = self.find(key)
-        if manifest is None:
-            raise missing(self.url, key)
-
-        def damage(what: str) -> ArtifactError:
-            # Files of a version go only when another one has taken its place.
-            now = self._load(key)
-            if now is None or now.version != manifest.version:
-                return replaced(self.url, manifest)
-            self._mark(manifest, what)
-            return damaged(self.url, manifest, what)
-
-        return open_group(self._bucket.zarr(_version_prefix(manifest)), manifest.files, damage)
+    def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
+        return self._bucket.zarr(f"{manifest.location}/")
 
     def _load(self, key: str) -> Manifest | None:
         answer = self._bucket.get(_record(check_artifact_key(key)))
         return answer and self._parse(key, answer[0])
-
-    def _parse(self, key: str, content: bytes) -> Manifest:
-        return Manifest.parse(content, url=self.url, key=key, versioned=True)
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""
@@ -136,7 +120,6 @@ class S3Store(Store):
             yield found
 
     def _mark(self, manifest: Manifest, damage: str) -> None:
-        """Write down what is wrong with an artifact, or it would still count as up to date."""
         marked = manifest.model_copy(update={"damage": damage}).to_json().encode()
         record = _record(manifest.key)
         with suppress(ArtifactError):  # whoever may only read leaves it to those who may write
@@ -146,14 +129,9 @@ class S3Store(Store):
 
     def _wrong_size(self, manifest: Manifest) -> str | None:
         """Name the first file that is missing or of another size, and say so."""
-        root = _version_prefix(manifest)
+        root = f"{manifest.location}/"
         sizes = {name.removeprefix(root): n_bytes for name, n_bytes, _ in self._bucket.list(root)}
-        for name, record in manifest.files.items():
-            if name not in sizes:
-                return f"its file {name} is missing"
-            if sizes[name] != record.bytes:
-                return f"its file {name} has {sizes[name]} bytes instead of {record.bytes}"
-        return None
+        return wrong_size(manifest, sizes.get)
 
     def _prepare_writing(self) -> None:
         self._bucket.probe()
@@ -162,7 +140,7 @@ class S3Store(Store):
         key = manifest.key
         version = f"{manifest.created:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         manifest = manifest.model_copy(update={"version": version})
-        root = _version_prefix(manifest)
+        root = f"{manifest.location}/"
         try:
             self._bucket.upload({root + name: folder / name for name in manifest.files})
             superseded = self._exchange(manifest)
@@ -173,8 +151,14 @@ class S3Store(Store):
         cached.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(cached)
         self._intact.add(cached)
-        try:
-            self._sweep(manifest, superseded)
+        abandoned = datetime.now(UTC) - _ABANDONED
+        try:  # to delete the superseded version, and those that writers left when they died
+            self._delete_versions(
+                key,
+                lambda other, written: (
+                    other != version and (other == superseded or written < abandoned)
+                ),
+            )
         except ArtifactError as error:
             _log.warning("%s/%s: superseded files were left behind. %s", self.url, key, error)
 
@@ -196,16 +180,6 @@ class S3Store(Store):
             if current is None or current.version != manifest.version:
                 self._delete_versions(manifest.key, lambda version, _: version == manifest.version)
 
-    def _sweep(self, manifest: Manifest, superseded: str | None) -> None:
-        """Delete the superseded version, and those that writers left behind when they died."""
-        abandoned = datetime.now(UTC) - _ABANDONED
-        self._delete_versions(
-            manifest.key,
-            lambda version, written: (
-                version != manifest.version and (version == superseded or written < abandoned)
-            ),
-        )
-
     def _delete_versions(self, key: str, chosen: Callable[[str, datetime], bool]) -> None:
         root = f"{key}/"
         self._bucket.delete(
@@ -220,35 +194,30 @@ class S3Store(Store):
         """Whether the cache has a version, compared in full once per process."""
         if not folder.is_dir():
             return False
-        if folder not in self._intact and _wrong_content(folder, manifest) is None:
+        if folder not in self._intact and wrong_content(folder, manifest) is None:
             self._intact.add(folder)
         return folder in self._intact
 
     def _download(self, manifest: Manifest, folder: Path) -> str | None:
         """Fetch a version into the cache; name the first file that is not as written, if any."""
-        damage = None
+        wrong, root = None, f"{manifest.location}/"
         for _ in range(2):  # or what only arrived damaged would be marked as being so
-            damage = self._download_once(manifest, folder)
-            if damage is None:
-                break
-        return damage
-
-    def _download_once(self, manifest: Manifest, folder: Path) -> str | None:
-        shutil.rmtree(folder, ignore_errors=True)
-        root = _version_prefix(manifest)
-        with self._workspace.draft() as area, room_for(area, manifest.n_bytes):
-            files = area / "files"
-            files.mkdir()
-            try:
-                self._bucket.download({root + name: files / name for name in manifest.files})
-            except MissingObjectError as error:
-                return f"its file {str(error).removeprefix(root)} is missing"
-            wrong = _wrong_content(files, manifest)
-            if wrong is None:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                files.rename(folder)
-                self._intact.add(folder)
-            return wrong
+            shutil.rmtree(folder, ignore_errors=True)
+            with self._workspace.draft() as area, room_for(area, manifest.n_bytes):
+                files = area / "files"
+                files.mkdir()
+                try:
+                    self._bucket.download({root + name: files / name for name in manifest.files})
+                except MissingObjectError as error:
+                    wrong = f"its file {str(error).removeprefix(root)} is missing"
+                    continue
+                wrong = wrong_content(files, manifest)
+                if wrong is None:
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    files.rename(folder)
+                    self._intact.add(folder)
+                    break
+        return wrong
 
     def _forget_others(self, folder: Path) -> None:
         """Drop cached versions that a newer one superseded, unless somebody may still read them."""
@@ -260,17 +229,3 @@ class S3Store(Store):
 
 def _record(key: str) -> str:
     return f"manifests/{key}.json"
-
-
-def _version_prefix(manifest: Manifest) -> str:
-    return f"{manifest.location}/"
-
-
-def _wrong_content(folder: Path, manifest: Manifest) -> str | None:
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"its file {name} is missing"
-        if path.stat().st_size != record.bytes or sha256(path) != record.sha256:
-            return f"its file {name} is not what was written: its SHA-256 differs"
-    return None

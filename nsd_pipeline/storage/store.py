@@ -3,13 +3,13 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.storage.disk import Workspace, room_for
@@ -18,16 +18,9 @@ from nsd_pipeline.storage.names import check_artifact_key, is_inner_path
 
 if TYPE_CHECKING:
     import zarr
+    from zarr.abc.store import Store as ZarrStore
 
-__all__ = [
-    "Draft",
-    "Store",
-    "damaged",
-    "fingerprint",
-    "missing",
-    "replaced",
-    "without_manifest",
-]
+__all__ = ["Draft", "Store", "fingerprint"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +50,8 @@ class Store(ABC):
     url: str
     """The root, as a person would write it."""
     _workspace: Workspace
+    _versioned: ClassVar[bool]
+    """Whether every version has a folder of its own, whose files go and never change."""
 
     def manifest(self, key: str) -> Manifest | None:
         """Manifest of an artifact that need not be made, else None: it is not there, or damaged.
@@ -102,7 +97,6 @@ class Store(ABC):
             next run that would make it.
         """
 
-    @abstractmethod
     def zarr(self, key: str) -> "zarr.Group":
         """Open an artifact that is a Zarr group, read-only.
 
@@ -113,6 +107,34 @@ class Store(ABC):
             is an error, not a chunk of fill values. So is a chunk of another version, if another
             run replaces the artifact meanwhile.
         """
+        from nsd_pipeline.storage.zarr_guard import open_group
+
+        manifest = self.find(key)
+        if manifest is None:
+            raise self._missing(key)
+
+        def check() -> None:
+            # The earlier manifest goes before its files do: while it is there, so were they.
+            now = self._load(key)
+            if now is None or (now.created, now.version) != (manifest.created, manifest.version):
+                raise ArtifactError(
+                    f"The artifact {self.url}/{key} was replaced by another run while this one"
+                    " read it.",
+                    next_step="run this step again; it then reads the new one.",
+                )
+
+        def damaged(what: str) -> DamagedArtifactError:
+            with self._workspace.lock(key):
+                check()
+                self._mark(manifest, what)
+            return self._damaged(manifest, what)
+
+        files = self._zarr_files(manifest)
+        return open_group(files, manifest.files, damaged, None if self._versioned else check)
+
+    @abstractmethod
+    def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
+        """Files of an artifact as Zarr reads them, read-only."""
 
     @abstractmethod
     def _load(self, key: str) -> Manifest | None:
@@ -122,6 +144,16 @@ class Store(ABC):
         ------
         DamagedArtifactError
             If there is one that cannot be used.
+        """
+
+    def _parse(self, key: str, content: bytes) -> Manifest:
+        return Manifest.parse(content, url=self.url, key=key, versioned=self._versioned)
+
+    @abstractmethod
+    def _mark(self, manifest: Manifest, damage: str) -> None:
+        """Write down what is wrong with an artifact, or it would still count as up to date.
+
+        In a store that may only be read, that is for its owner to do.
         """
 
     @abstractmethod
@@ -206,42 +238,54 @@ class Store(ABC):
         except DamagedArtifactError:
             return True
 
+    def _missing(self, key: str) -> ArtifactError:
+        return ArtifactError(
+            f"There is no complete artifact {self.url}/{key}.", next_step="make it first."
+        )
 
-def missing(url: str, key: str) -> ArtifactError:
-    """Error for an artifact that is not there."""
-    return ArtifactError(
-        f"There is no complete artifact {url}/{key}.",
-        next_step="make it first.",
-    )
-
-
-def without_manifest(url: str, key: str) -> DamagedArtifactError:
-    """Error for an artifact whose files are there and whose manifest is not."""
-    return DamagedArtifactError(
-        f"The artifact {url}/{key} is damaged: its manifest {url}/manifests/{key}.json is missing.",
-        next_step="make it again, or delete the folder if it is no longer wanted.",
-    )
+    def _damaged(self, manifest: Manifest, damage: str) -> DamagedArtifactError:
+        return DamagedArtifactError(
+            f"The artifact {self.url}/{manifest.key} is damaged: {damage}.",
+            next_step="make it again.",
+            remake=Remake(manifest.asset, manifest.partition),
+        )
 
 
-def damaged(url: str, manifest: Manifest, damage: str) -> DamagedArtifactError:
-    """Error for an artifact whose files are not as they were written."""
-    return DamagedArtifactError(
-        f"The artifact {url}/{manifest.key} is damaged: {damage}.",
-        next_step="make it again.",
-        remake=Remake(manifest.asset, manifest.partition),
-    )
+def wrong_size(manifest: Manifest, size: Callable[[str], int | None]) -> str | None:
+    """Name the first file that is missing (its size is None) or of another size, and say so."""
+    for name, record in manifest.files.items():
+        n_bytes = size(name)
+        if n_bytes is None:
+            return f"its file {name} is missing"
+        if n_bytes != record.bytes:
+            return f"its file {name} has {n_bytes} bytes instead of {record.bytes}"
+    return None
 
 
-def replaced(url: str, manifest: Manifest) -> ArtifactError:
-    """Error for an artifact that another run made anew while this one read it."""
-    return ArtifactError(
-        f"The artifact {url}/{manifest.key} was replaced by another run while this one read it.",
-        next_step="run this step again; it then reads the new one.",
-    )
+def wrong_size_in(folder: Path, manifest: Manifest) -> str | None:
+    """Name the first file that a folder has not got, or in another size, and say so."""
+
+    def size(name: str) -> int | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (folder / name).stat().st_size
+        return None
+
+    return wrong_size(manifest, size)
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
+def wrong_content(folder: Path, manifest: Manifest) -> str | None:
+    """Name the first file in a folder that is not as it was written, and say how."""
+    if wrong := wrong_size_in(folder, manifest):
+        return wrong
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(_sha256, [folder / name for name in manifest.files])
+        for (name, record), sha in zip(manifest.files.items(), found, strict=True):
+            if sha != record.sha256:
+                return f"its file {name} has another SHA-256 than when it was written"
+    return None
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

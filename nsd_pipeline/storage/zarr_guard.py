@@ -51,19 +51,16 @@ class _Content:
         return self._sha.hexdigest() == self._record.sha256
 
 
-class _FileCheck:
+class _FileCheck(_Content):
     """Compares a file with its record while it is read from start to end."""
 
     def __init__(self, record: FileRecord, done: Callable[[bool], None]) -> None:
-        self._content, self._done = _Content(record), done
-
-    def update(self, data: memoryview) -> None:
-        """Take the next bytes."""
-        self._content.update(data)
+        super().__init__(record)
+        self._done = done
 
     def finish(self) -> None:
         """Raise if what was read is not what was written."""
-        self._done(self._content.is_right)
+        self._done(self.is_right)
 
 
 class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not followed
@@ -72,12 +69,12 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
         store: Store,
         files: Mapping[str, FileRecord],
         damaged: Damage,
-        check: Callable[[], None],
+        check: Callable[[], None] | None,
     ) -> None:
         super().__init__(store)
         self._files = files
         self._damaged = damaged
-        self._check = check
+        self._check = check or (lambda: None)
         self._right: set[str] = set()
 
     def _with_store(self, store: Any) -> "Self":
@@ -86,8 +83,7 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        record = self._files.get(key)
-        value = await self._get(key, prototype, record)
+        value = await self._get(key, prototype)
         if value is None or byte_range is None:
             return value
         if isinstance(byte_range, RangeByteRequest):
@@ -96,10 +92,9 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
             return value[byte_range.offset :]
         return value[max(0, len(value) - byte_range.suffix) :]
 
-    async def _get(
-        self, key: str, prototype: BufferPrototype, record: FileRecord | None
-    ) -> Buffer | None:
+    async def _get(self, key: str, prototype: BufferPrototype) -> Buffer | None:
         """The whole value: only that can be compared."""
+        record = self._files.get(key)
         for _ in range(2):  # a value may only have arrived damaged
             value: Buffer | None = await self._store.get(key, prototype)
             self._check()
@@ -153,7 +148,7 @@ def open_group(
     store: Store,
     files: Mapping[str, FileRecord],
     damaged: Damage,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None,
 ) -> zarr.Group:
     """Open a group read-only.
 
@@ -167,7 +162,7 @@ def open_group(
         Makes the exception for what is not.
     check
         Called after every read, before its value is handed out; raises if the files have become
-        those of another version.
+        those of another version. None where they cannot.
     """
     return zarr.open_group(_GuardedStore(store, files, damaged, check), mode="r")
 
