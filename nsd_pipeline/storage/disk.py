@@ -36,7 +36,7 @@ _NEXT_STEP: Final = (
 
 @contextmanager
 def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Check a folder's disk for room before a block writes, and name it if it fills up within.
+    """Check that a folder's disk has room for what a block writes; name it if it fills up.
 
     Raises
     ------

@@ -34,11 +34,6 @@ _ABANDONED: Final = timedelta(days=1)
 """Age at which a version that no manifest names belongs to no living writer or reader."""
 
 
-def cache_folder() -> Path:
-    """Folder of downloaded artifacts, as the XDG base directory specification wants it."""
-    return user_folder("XDG_CACHE_HOME", ".cache")
-
-
 class S3Store(Store):
     """Artifacts below a prefix of a bucket, with a local cache of those that were read as files.
 
@@ -48,7 +43,8 @@ class S3Store(Store):
         ``s3://bucket/prefix``. boto3's own environment variables and files give credentials, region
         and endpoint.
     cache
-        Local folder for downloaded versions and unfinished work; :func:`cache_folder` by default.
+        Local folder for downloaded versions and unfinished work; by default the one of the XDG base
+        directory specification.
 
     Raises
     ------
@@ -61,7 +57,9 @@ class S3Store(Store):
     def __init__(self, url: str, *, cache: Path | None = None) -> None:
         self._bucket = Bucket(url)
         self.url = self._bucket.url
-        self._cache = (cache or cache_folder()) / self.url.removeprefix("s3://")
+        self._cache = (cache or user_folder("XDG_CACHE_HOME", ".cache")) / self.url.removeprefix(
+            "s3://"
+        )
         self._workspace = Workspace(self._cache / ".partial")
         self._intact: set[Path] = set()
 

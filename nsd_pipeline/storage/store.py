@@ -182,14 +182,8 @@ class Store(ABC):
         After an error nothing is left, and an earlier artifact of that key is as it was. Of two
         processes that write the same key at once, the later one's artifact stays.
 
-        Parameters
-        ----------
-        key
-            Name of the artifact.
-        asset, partition, fingerprint, code_version, inputs, config
-            See :class:`~nsd_pipeline.storage.manifest.Manifest`.
-        expected_bytes
-            Size of the artifact, as far as known, to check the disk for.
+        For `asset` to `config` see :class:`~nsd_pipeline.storage.manifest.Manifest`.
+        `expected_bytes` is the artifact's size, as far as known, to check the disk for.
 
         Raises
         ------

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,36 +16,18 @@ from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import SeriesLayout, SessionRows, session_rows, summarise, write_series
 from nsd_pipeline.surface.session_files import write_session
-from nsd_pipeline_tests.storage.test_store import MADE_BY, store
+from nsd_pipeline_tests.storage.test_store import MADE_BY, Change, change, store
 
-__all__ = ["store"]
+__all__ = ["change", "store"]
 
 KEY = "fsaverage5_betas.zarr/subj01/ses01"
 BETAS = np.random.default_rng(0).standard_normal((100, 40), np.float32)  # two chunks: 75 and 25
-Change = Callable[[bytes], bytes]
 
 
 def flip(content: bytes) -> bytes:
     """Flip a bit in the last row that a chunk has, or the last byte of what is shorter."""
     place = 24 * 160 if len(content) > 24 * 160 else len(content) - 1
     return content[:place] + bytes([content[place] ^ 0x40]) + content[place + 1 :]
-
-
-@pytest.fixture
-def change(store: Store, request: pytest.FixtureRequest) -> Callable[[str, Change], None]:
-    """Change a file of the store behind its back."""
-
-    def on_disk(name: str, how: Change) -> None:
-        path = Path(store.url, name)
-        path.write_bytes(how(path.read_bytes()))
-
-    def on_s3(name: str, how: Change) -> None:
-        client = request.getfixturevalue("moto_server").client
-        name = f"artifacts/{name}"
-        content = client.get_object(Bucket="lab", Key=name)["Body"].read()
-        client.put_object(Bucket="lab", Key=name, Body=how(content))
-
-    return on_s3 if isinstance(store, S3Store) else on_disk
 
 
 @pytest.fixture
@@ -132,7 +113,7 @@ def test_what_was_right_once_is_read_in_part(
 
 
 def test_a_chunk_that_nobody_wrote_is_no_data(
-    store: Store, change: Callable[[str, Change], None], request: pytest.FixtureRequest
+    store: Store, change: Callable[[str, Change], None]
 ) -> None:
     """A chunk of fill values has no file; one that lies there is from somewhere else."""
     with store.write(KEY, **MADE_BY) as draft:
@@ -141,13 +122,7 @@ def test_a_chunk_that_nobody_wrote_is_no_data(
     manifest = store.find(KEY)
     assert manifest is not None
     assert not store.zarr(KEY)["empty"][:].any()
-    name = f"{manifest.location}/empty/c/0"
-    if isinstance(store, S3Store):
-        client = request.getfixturevalue("moto_server").client
-        client.put_object(Bucket="lab", Key=f"artifacts/{name}", Body=bytes(16))
-    else:
-        Path(store.url, name).parent.mkdir()
-        Path(store.url, name).write_bytes(bytes(16))
+    change(f"{manifest.location}/empty/c/0", lambda _: bytes(16))
     with pytest.raises(DamagedArtifactError, match="empty/c/0 is none that was written"):
         open_store(store.url).zarr(KEY)["empty"][:]
 

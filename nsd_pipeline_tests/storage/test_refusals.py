@@ -21,10 +21,9 @@ from nsd_pipeline.storage.names import is_inner_path, split_s3_url
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline_tests.storage.servers import MotoServer
-from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, put, store
+from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, Change, change, put, store
 
-__all__ = ["store"]
+__all__ = ["change", "store"]
 
 RECORD = {"bytes": 3, "sha256": "a" * 64}
 CONTENT: dict[str, Any] = {
@@ -73,42 +72,28 @@ def test_accepted_names_stay_in_their_folder(name: str) -> None:
         assert ".." not in path.parts
 
 
-def _rewrite(store: Store, server: MotoServer | None, change: Callable[[dict[str, Any]], None]):
-    """Change an artifact's manifest as somebody else with access to the store could."""
-    if server is None:
-        path = Path(store.url, "manifests", f"{KEY}.json")
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-        return
-    name = f"artifacts/manifests/{KEY}.json"
-    content = json.loads(server.client.get_object(Bucket="lab", Key=name)["Body"].read())
-    change(content)
-    server.client.put_object(Bucket="lab", Key=name, Body=json.dumps(content))
-
-
 @pytest.mark.parametrize("field", ["files", "version"])
 def test_a_store_writes_and_deletes_nothing_outside_of_it(
-    store: Store, field: str, tmp_path: Path, request: pytest.FixtureRequest
+    store: Store, field: str, tmp_path: Path, change: Callable[[str, Change], None]
 ) -> None:
-    on_s3 = isinstance(store, S3Store)
-    server = request.getfixturevalue("moto_server") if on_s3 else None
     put(store)
     precious = tmp_path / "docs"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years")
+    on_s3 = isinstance(store, S3Store)
 
-    def change(content: dict[str, Any]) -> None:
+    def spoil(manifest: bytes) -> bytes:
+        content = json.loads(manifest)
         if field == "version":
             content["version"] = "/".join([".."] * 12) + str(precious)
         else:
             content["files"] = {str(precious / "thesis.txt"): content["files"]["events.txt"]}
             # The object is there, so that nothing but the check keeps it from being written.
-            if server is not None:
-                name = f"artifacts/{content['key']}/{content['version']}/{precious}/thesis.txt"
-                server.client.put_object(Bucket="lab", Key=name, Body=b"one")
+            if on_s3:
+                change(f"{KEY}/{content['version']}/{precious}/thesis.txt", lambda _: b"one")
+        return json.dumps(content).encode()
 
-    _rewrite(store, server, change)
+    change(f"manifests/{KEY}.json", spoil)
     other = S3Store(store.url, cache=tmp_path / "other") if on_s3 else open_store(store.url)
     for attempt in (other.folder, other.zarr, other.find):
         with pytest.raises(DamagedArtifactError, match=f"field '{field}"):
@@ -122,17 +107,11 @@ def test_a_store_writes_and_deletes_nothing_outside_of_it(
 
 
 def test_names_that_a_listing_should_not_have_are_no_keys(
-    store: Store, request: pytest.FixtureRequest
+    store: Store, change: Callable[[str, Change], None]
 ) -> None:
     put(store)
     for name in (f"{KEY}.json.bak", "events/subj01/a b.json", "events/$(x)/ses01.json"):
-        if isinstance(store, S3Store):
-            client = request.getfixturevalue("moto_server").client
-            client.put_object(Bucket="lab", Key=f"artifacts/manifests/{name}", Body=b"{}")
-        else:
-            path = Path(store.url, "manifests", name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
+        change(f"manifests/{name}", lambda _: b"{}")
     assert store.keys() == [KEY]
 
 

@@ -1,6 +1,6 @@
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
 from nsd_pipeline.storage.names import check_artifact_key
 from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline.storage.s3_store import S3Store
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline_tests.storage.servers import MotoServer
 
+Change = Callable[[bytes], bytes]
 KEY = "events/subj01/ses01"
 MADE_BY: dict[str, Any] = {
     "asset": "events",
@@ -40,6 +42,25 @@ def store(
     yield open_store("s3://lab/artifacts")
     empty(server, "lab")
     server.client.delete_bucket(Bucket="lab")
+
+
+@pytest.fixture
+def change(store: Store, request: pytest.FixtureRequest) -> Callable[[str, Change], None]:
+    """Change a file of the store, or put one there, behind its back."""
+
+    def on_disk(name: str, how: Change) -> None:
+        path = Path(store.url, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(how(path.read_bytes() if path.exists() else b""))
+
+    def on_s3(name: str, how: Change) -> None:
+        server: MotoServer = request.getfixturevalue("moto_server")
+        place = {"Bucket": "lab", "Key": f"artifacts/{name}"}
+        there = place["Key"] in objects(server, "lab")
+        content = server.client.get_object(**place)["Body"].read() if there else b""
+        server.client.put_object(**place, Body=how(content))
+
+    return on_s3 if isinstance(store, S3Store) else on_disk
 
 
 def use_moto(server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:

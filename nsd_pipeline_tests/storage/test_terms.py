@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from nsd_pipeline.cli import main
 from nsd_pipeline.errors import NsdError, TermsNotAcceptedError
 from nsd_pipeline.storage import terms
-from nsd_pipeline.storage.s3_store import cache_folder
+from nsd_pipeline.storage.s3_store import S3Store
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_user_without_a_home_is_told_where_one_is_missed(
     with pytest.raises(TermsNotAcceptedError, match="user 12345 has no home folder"):
         terms.require_acceptance("s3://natural-scenes-dataset")
     with pytest.raises(NsdError, match="XDG_CACHE_HOME is not set"):
-        cache_folder()
+        S3Store("s3://lab/artifacts")
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     accepted = CliRunner().invoke(main, ["terms", "--accept"])
