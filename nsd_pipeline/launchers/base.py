@@ -9,13 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from dagster import (
-    DagsterEventType,
-    DagsterInstance,
-    DagsterRun,
-    DagsterRunStatus,
-    RunsFilter,
-)
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.dagster_private import (
     CheckRunHealthResult,
@@ -36,9 +30,7 @@ KUBERNETES_GPU: Final[Mapping[str, Any]] = {
         "container_config": {"resources": {"limits": {GPU_RESOURCE: "1"}}},
         "pod_spec_config": {
             # Nodes with GPUs are usually kept free of everything else by this taint.
-            "tolerations": [
-                {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
-            ]
+            "tolerations": [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
         },
     }
 }
@@ -80,11 +72,7 @@ def needs_gpu(run: DagsterRun) -> bool:
 
 
 def run_command(
-    instance: DagsterInstance,
-    run: DagsterRun,
-    *,
-    resume: bool = False,
-    module: str = "dagster",
+    instance: DagsterInstance, run: DagsterRun, *, resume: bool = False, module: str = "dagster"
 ) -> list[str]:
     """Program and arguments that execute a run, in the Python that loaded its code.
 
@@ -139,8 +127,29 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         """
 
     @abstractmethod
+    def stop_worker(self, run: DagsterRun) -> str | None:
+        """Let the worker of a run begin to end, and return None; or say that there is none."""
+
+    def terminate(self, run_id: str) -> bool:
+        """Ask a run's worker to end, and end what is left of it if it does not."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        missing = self.stop_worker(run)
+        if missing is None:
+            self.watch()
+        else:
+            self._instance.report_run_canceled(run, missing)
+        return True
+
     def log_path(self, run: DagsterRun) -> Path:
-        """File with the output of the run's worker."""
+        """File below the instance's storage with the output of the run's worker."""
+        return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
+
+    def tell(self, run: DagsterRun, message: str) -> None:
+        """Put a message into the run's log."""
+        self._instance.report_engine_event(message, run, cls=type(self))
 
     def own_tag(self, run: DagsterRun, tag: str) -> str | None:
         """Read a tag that this launcher set on this very run, not on the run that it retries."""
@@ -192,11 +201,10 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
         self._wake.set()
 
     def _was_launched(self, run: DagsterRun) -> bool:
-        if run.tags.get(LAUNCHED_TAG) == run.run_id:
-            return True
         # The launcher may have died before it could set its tags.
-        sent = self._instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_STARTING)
-        return bool(sent)
+        return run.tags.get(LAUNCHED_TAG) == run.run_id or bool(
+            self._instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_STARTING)
+        )
 
     def watch(self) -> None:
         """See to it that runs which are starting or being canceled are looked after."""
@@ -241,11 +249,10 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
     def _tell_if_elsewhere(self, run: DagsterRun, host: str) -> None:
         if run_processes.is_elsewhere(run.tags) and run.run_id not in self._told_elsewhere:
             self._told_elsewhere.add(run.run_id)
-            self._instance.report_engine_event(
+            self.tell(
+                run,
                 f"The run's process is on {host}, out of sight of run monitoring on"
                 f" {socket.gethostname()}. If it is gone, terminate the run to free its partition.",
-                run,
-                cls=type(self),
             )
 
     def _settle_unless_disposed(self) -> bool:

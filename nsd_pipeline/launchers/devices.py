@@ -21,7 +21,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from filelock import lock_descriptor
@@ -125,14 +124,11 @@ def visible_devices(
     environment = os.environ if environment is None else environment
     if listed is None and environment.get(DEVICES_ENV):
         listed = environment[DEVICES_ENV].split(",")
-    found = find_devices()
-    if listed is None:
-        candidates = found
-    else:
-        names = [name.strip() for name in listed]
+    candidates = found = find_devices()
+    if listed is not None:
         candidates = tuple(
             next((device for device in found if device.is_selected_by(name)), Device(name))
-            for name in names
+            for name in map(str.strip, listed)
         )
     mask = environment.get(MASK_ENV)
     if mask is None:
@@ -184,15 +180,13 @@ def try_lock(device: Device) -> int | None:
         process.
     """
     descriptor = os.open(locks_folder() / device.lock_name, os.O_RDWR | os.O_CREAT, 0o600)
+    locked = False
     try:
         locked = lock_descriptor(descriptor, blocking=False)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    if locked:
-        return descriptor
-    os.close(descriptor)
-    return None
+    finally:
+        if not locked:
+            os.close(descriptor)
+    return descriptor if locked else None
 
 
 def write_holder(descriptor: int, holder: Holder) -> None:
@@ -260,12 +254,7 @@ class GpuLease:
             self._wait(devices)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = self.device = self.index = None

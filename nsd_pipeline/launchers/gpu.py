@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Self
 
 from dagster import Any as AnyConfig
@@ -140,19 +139,13 @@ class GpuRunLauncher(MonitoredRunLauncher):
         """Start a new process for a run whose process ended before the run had."""
         self._launch(context.dagster_run, resume=True)
 
-    def terminate(self, run_id: str) -> bool:
-        """Ask a run's process to end, and kill it if it does not."""
-        run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            return False
-        self._instance.report_run_canceling(run)
+    def stop_worker(self, run: DagsterRun) -> str | None:
+        """Ask a run's process to end, to be killed if it does not."""
         worker = self._worker(run)
         if worker is None or not worker.is_alive():
-            self._instance.report_run_canceled(run, "There was no process left to stop.")
-            return True
+            return "There was no process left to stop."
         worker.stop(self._kill_after)
-        self.watch()
-        return True
+        return None
 
     def how_ended(self, run: DagsterRun) -> str | None:
         """Say how the process of a run ended; None while it lives."""
@@ -170,10 +163,6 @@ class GpuRunLauncher(MonitoredRunLauncher):
         hint = " Linux does that too when memory runs out." if -code == signal.SIGKILL else ""
         return f"Process {worker.pid} was killed by {name}.{hint}"
 
-    def log_path(self, run: DagsterRun) -> Path:
-        """Path below the instance's storage of the output of the run's process."""
-        return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
-
     def _launch(self, run: DagsterRun, *, resume: bool = False) -> None:
         command = run_command(self._instance, run, resume=resume)
         if not needs_gpu(run):
@@ -181,7 +170,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
             return
         devices = visible_devices(self._devices)
         if not devices:
-            self._tell(run, "This host shows no GPU, so the run uses the CPU.")
+            self.tell(run, "This host shows no GPU, so the run uses the CPU.")
             self._start(run, command, {}, "cpu")
             return
         # Between the look at the tags and the new tags no other launcher may look.
@@ -240,7 +229,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
             )
         if run.run_id not in self._put_back:
             self._put_back.add(run.run_id)
-            self._tell(run, f"Every GPU is busy ({holders}). The run waits in the queue.")
+            self.tell(run, f"Every GPU is busy ({holders}). The run waits in the queue.")
         self._instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
 
     def _limit_pool(self, n_devices: int) -> None:
@@ -250,8 +239,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
         if not counts_pools_by_run(instance):
             return
         storage = instance.event_log_storage
-        limits = {pool.name: pool for pool in storage.get_pool_limits()}
-        limit = limits.get(GPU_POOL)
+        limit = {pool.name: pool for pool in storage.get_pool_limits()}.get(GPU_POOL)
         ours = instance.run_storage.get_cursor_values({_POOL_CURSOR}).get(_POOL_CURSOR)
         if (
             limit is None
@@ -280,14 +268,9 @@ class GpuRunLauncher(MonitoredRunLauncher):
         try:
             if descriptor is not None:
                 write_holder(descriptor, Holder(child.pid, f"run {run.run_id}", run.run_id))
-            self._instance.add_run_tags(
-                run.run_id,
-                {
-                    LAUNCHED_TAG: run.run_id,
-                    DEVICE_TAG: device,
-                    **process_tags(run_processes.identify(child.pid)),
-                },
-            )
+            tags = process_tags(run_processes.identify(child.pid))
+            tags |= {LAUNCHED_TAG: run.run_id, DEVICE_TAG: device}
+            self._instance.add_run_tags(run.run_id, tags)
         except BaseException:
             child.kill()
             child.wait()
@@ -296,15 +279,12 @@ class GpuRunLauncher(MonitoredRunLauncher):
         self._put_back.discard(run.run_id)
         threading.Thread(target=self._reap, args=(child, run.run_id), daemon=True).start()
         on = "the CPU" if device == "cpu" else f"GPU {device}"
-        self._tell(run, f"Started process {child.pid} on {on}. Its output: {self.log_path(run)}")
+        self.tell(run, f"Started process {child.pid} on {on}. Its output: {self.log_path(run)}")
         self.watch()
 
     def _reap(self, child: subprocess.Popen[bytes], run_id: str) -> None:
         self._exit_codes[run_id] = child.wait()
         self._wake.set()
-
-    def _tell(self, run: DagsterRun, message: str) -> None:
-        self._instance.report_engine_event(message, run, cls=type(self))
 
     def _worker(self, run: DagsterRun) -> run_processes.RunProcess | None:
         return self._tagged_worker(run) or run_processes.find(run.run_id)

@@ -57,32 +57,16 @@ class RunProcess:
         except psutil.NoSuchProcess:
             return False
 
-    def stop(self, grace: float) -> threading.Thread:
-        """Ask the process to end, and kill its group if it is still there after a while.
-
-        Parameters
-        ----------
-        grace
-            Seconds it has to end by itself.
-
-        Returns
-        -------
-        threading.Thread
-            Ends when the process has; need not be waited for.
-        """
-        self._signal(signal.SIGTERM)
-        thread = threading.Thread(target=self._kill_after, args=(grace,), daemon=True)
-        thread.start()
-        return thread
+    def stop(self, grace: float) -> None:
+        """Ask the process to end; a thread kills its group if it is there after `grace` seconds."""
+        if self.is_alive():
+            os.kill(self.pid, signal.SIGTERM)
+        threading.Thread(target=self._kill_after, args=(grace,), daemon=True).start()
 
     def kill(self) -> None:
         """Kill the process and what it started in its group."""
         if self.is_alive():
             os.killpg(self.pid, signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.is_alive():
-            os.kill(self.pid, number)
 
     def _kill_after(self, grace: float) -> None:
         try:
@@ -102,18 +86,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a run's process in a session of its own, which outlives this process.
 
-    Parameters
-    ----------
-    command
-        Program and arguments; no shell is involved.
-    run_id
-        The run.
-    environment
-        The process's whole environment.
-    log
-        File to which its output is appended.
-    keep
-        File descriptors that it inherits.
+    `environment` is all of its environment but the run's id, its output is appended to `log`, and
+    it inherits the file descriptors in `keep`. No shell is involved.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -129,13 +103,7 @@ def start(
 
 
 def identify(pid: int) -> RunProcess:
-    """Describe the running process with this id.
-
-    Raises
-    ------
-    psutil.NoSuchProcess
-        If there is none.
-    """
+    """Describe the running process with this id; ``psutil.NoSuchProcess`` if there is none."""
     return RunProcess(pid, psutil.Process(pid).create_time())
 
 
@@ -196,9 +164,8 @@ def is_elsewhere(tags: Mapping[str, str]) -> bool:
 def how_ended(run: DagsterRun) -> str | None:
     """Say that the process of a signed run is gone; None while it lives, or is out of sight."""
     tags = run.tags
-    if is_elsewhere(tags):
-        return None
-    if not _is_gone(RunProcess(int(tags[PID_TAG]), float(tags[STARTED_TAG]))):
+    running = RunProcess(int(tags[PID_TAG]), float(tags[STARTED_TAG]))
+    if is_elsewhere(tags) or not _is_gone(running):
         return None
     return (
         f"Process {tags[PID_TAG]} on {tags[HOST_TAG]}, which executed this run, is gone and did not"

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 from dagster import DagsterRun, Field
@@ -81,12 +80,7 @@ class SlurmRunLauncher(MonitoredRunLauncher):
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> Self:
         """Make the launcher that dagster.yaml describes."""
-        return cls(
-            resources=config_value["resources"],
-            gpu_resources=config_value["gpu_resources"],
-            poll_seconds=config_value["poll_seconds"],
-            inst_data=inst_data,
-        )
+        return cls(**config_value, inst_data=inst_data)
 
     def resources(self, run: DagsterRun) -> slurm_jobs.SlurmResources:
         """Merge what a run asks for from dagster.yaml and its tag ``nsd/slurm``.
@@ -126,34 +120,22 @@ class SlurmRunLauncher(MonitoredRunLauncher):
         )
         self._instance.add_run_tags(run.run_id, {LAUNCHED_TAG: run.run_id, JOB_TAG: job_id})
         asked = " ".join(resources.options()) or "the cluster's defaults"
-        self._instance.report_engine_event(
-            f"Submitted Slurm job {job_id} with {asked}. Its output: {self.log_path(run)}",
-            run,
-            cls=type(self),
-        )
+        output = self.log_path(run)
+        self.tell(run, f"Submitted Slurm job {job_id} with {asked}. Its output: {output}")
         self.watch()
 
-    def terminate(self, run_id: str) -> bool:
+    def stop_worker(self, run: DagsterRun) -> str | None:
         """Interrupt a run's job and have Slurm end what is left of it."""
-        run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            return False
-        self._instance.report_run_canceling(run)
         job_id = self._job_id(run)
         if job_id is None:
-            self._instance.report_run_canceled(run, "There was no Slurm job left to cancel.")
-            return True
+            return "There was no Slurm job left to cancel."
         slurm_jobs.interrupt(job_id)
-        self.watch()
-        return True
+        return None
 
     def how_ended(self, run: DagsterRun) -> str | None:
         """Say how the Slurm job of a run ended; None while it waits or runs.
 
-        Raises
-        ------
-        SlurmUnavailableError
-            If Slurm does not answer.
+        It is a `SlurmUnavailableError` if Slurm does not answer.
         """
         job_id = self._job_id(run)
         if job_id is None:
@@ -162,10 +144,6 @@ class SlurmRunLauncher(MonitoredRunLauncher):
         if state is None:
             return f"Slurm no longer knows job {job_id}; it ended some time ago."
         return state.describe(job_id) if state.is_over else None
-
-    def log_path(self, run: DagsterRun) -> Path:
-        """Path below the instance's storage of the output of the run's job."""
-        return Path(self._instance.storage_directory()) / "run_logs" / f"{run.run_id}.log"
 
     def _job_id(self, run: DagsterRun) -> str | None:
         return self.own_tag(run, JOB_TAG) or slurm_jobs.find(_job_name(run))

@@ -32,10 +32,7 @@ ENDINGS: Final[dict[str, str]] = {
 }
 """States of jobs that are over (squeue(1), JOB STATE CODES), as parts of a sentence."""
 
-_NEXT_STEPS = {
-    "OUT_OF_MEMORY": "Ask for more memory",
-    "TIMEOUT": "Ask for a longer time_limit",
-}
+_NEXT_STEPS = {"OUT_OF_MEMORY": "Ask for more memory", "TIMEOUT": "Ask for a longer time_limit"}
 _OUT_OF_REACH = re.compile(
     r"unable to contact slurm controller|timed out|connection refused|communication", re.I
 )
@@ -230,32 +227,14 @@ def find(name: str) -> str | None:
 
 
 def job_state(job_id: str) -> JobState | None:
-    """State of a job; None if Slurm has forgotten it.
-
-    Raises
-    ------
-    SlurmUnavailableError
-        If Slurm does not answer.
-    """
+    """State of a job; None if Slurm has forgotten it, `SlurmUnavailableError` if it is silent."""
     queue = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T|%r|%N"]
-    try:
-        line = _run(queue).strip()
-    except SlurmUnavailableError:
-        raise
-    except SlurmError:
-        line = ""
-    if not line:
-        # squeue forgets a job MinJobAge seconds after its end; sacct needs accounting.
-        account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}"]
-        try:
-            line = _run([*account, "--format=State,Reason,NodeList"]).strip()
-        except SlurmUnavailableError:
-            raise
-        except SlurmError:
-            line = ""
-    if not line:
+    # squeue forgets a job MinJobAge seconds after its end; sacct needs accounting.
+    account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}"]
+    lines = _try(queue) or _try([*account, "--format=State,Reason,NodeList"])
+    if not lines:
         return None
-    state, reason, nodes = line.splitlines()[-1].split("|")
+    state, reason, nodes = lines.splitlines()[-1].split("|")
     # sacct writes "CANCELLED by 1000".
     return JobState(state.partition(" ")[0], reason, nodes)
 
@@ -263,10 +242,7 @@ def job_state(job_id: str) -> JobState | None:
 def interrupt(job_id: str) -> None:
     """Let a job's run end itself by SIGINT; Slurm kills what is left after its KillWait.
 
-    Raises
-    ------
-    SlurmUnavailableError
-        If Slurm does not answer.
+    It is a `SlurmUnavailableError` if Slurm does not answer.
     """
     state = job_state(job_id)
     if state is None or state.is_over:
@@ -274,12 +250,18 @@ def interrupt(job_id: str) -> None:
     # For a job that waits scancel would try for minutes to signal it.
     signals = [] if state.state == "PENDING" else [["--signal=INT", "--full"]]
     for options in (*signals, []):
-        try:
-            _run(["scancel", *options, job_id])
-        except SlurmUnavailableError:
-            raise
-        except SlurmError:  # it ended meanwhile
+        if _try(["scancel", *options, job_id]) is None:  # it ended meanwhile
             return
+
+
+def _try(command: Sequence[str]) -> str | None:
+    """What Slurm answers; None if it refuses to. Its silence stays an error."""
+    try:
+        return _run(command).strip()
+    except SlurmUnavailableError:
+        raise
+    except SlurmError:
+        return None
 
 
 def _run(

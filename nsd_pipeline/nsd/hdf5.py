@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.range_file import RangeFile
-from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.source import ObjectInfo, RangeFile, Source
 
 if TYPE_CHECKING:
     import h5py

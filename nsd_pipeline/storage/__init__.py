@@ -2,8 +2,7 @@
 
 - ``opening``: opens the source and the store that a person names.
 - ``names``: places, keys and paths that somebody else wrote, checked where they are read.
-- ``source``, ``s3``: the dataset, in a local mirror or on its bucket, read and never written;
-  ``range_file``: one of its objects as a seekable file.
+- ``source``, ``s3``: the dataset, in a local mirror or on its bucket, read and never written.
 - ``terms``: NSD's terms of use, which must be accepted before the first byte from a bucket.
 - ``transfer``: many byte ranges of one object into one file, resumable.
 - ``checksums``: whether an object that was read whole is what the server says it is.

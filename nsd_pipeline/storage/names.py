@@ -31,13 +31,7 @@ def is_component(name: str) -> bool:
 
 
 def check_object_key(key: str) -> str:
-    """Return the key of an object of the dataset if it names something below its root.
-
-    Raises
-    ------
-    NsdError
-        If the key is empty, absolute, or steps out of its root.
-    """
+    """Return the key of an object; `NsdError` if it is empty, absolute or leaves its root."""
     if not is_inner_path(key):
         raise NsdError(
             f"{key!r} is not a key of the dataset.",
@@ -48,21 +42,16 @@ def check_object_key(key: str) -> str:
 
 
 def is_artifact_key(key: str) -> bool:
-    """Whether a key can be a folder's path on any disk and on S3, and not one of the manifests."""
+    """Whether a key can be a folder's path on any disk and on S3, and not one of the manifests.
+
+    ``manifests`` is taken by the manifests, and ``.json`` at the end would clash with them.
+    """
     parts = key.split("/")
     return parts[0] != "manifests" and not key.endswith(".json") and all(map(is_component, parts))
 
 
 def check_artifact_key(key: str) -> str:
-    """Return the key of an artifact if it can be a folder's path on any disk and on S3.
-
-    ``manifests`` is taken by the manifests, and ``.json`` at the end would clash with them.
-
-    Raises
-    ------
-    NsdError
-        If it cannot.
-    """
+    """Return the key of an artifact; `NsdError` if it cannot be one (:func:`is_artifact_key`)."""
     if not is_artifact_key(key):
         raise NsdError(
             f"{key!r} cannot be the key of an artifact.",
@@ -95,21 +84,12 @@ def split_s3_url(url: str) -> tuple[str, str]:
 
 
 def is_inner_path(path: str) -> bool:
-    """Whether a path names something below the folder that it is relative to, on any system.
-
-    Relative, normalised, with ``/`` between its parts.
-    """
+    """Whether a path is relative and normalised and, on any system, leads below its folder."""
     return not _NO_PATH.search(path) and not {"", ".", ".."} & set(path.split("/"))
 
 
 def read_listing(path: Path) -> dict[str, Any]:
-    """Read an artifact's list of files, a JSON object.
-
-    Raises
-    ------
-    DamagedArtifactError
-        If it is none.
-    """
+    """Read an artifact's list of files; `DamagedArtifactError` if it is no JSON object."""
     try:
         listed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -127,14 +107,10 @@ def listed_path(folder: Path, name: object, listing: Path) -> Path:
     folder
         The artifact's folder.
     name
-        A path within it, or the absolute path of a file that is read where it lies.
+        A path within it, or the absolute path of a file that is read where it lies. What is
+        neither is a `DamagedArtifactError`.
     listing
         The list, for the message.
-
-    Raises
-    ------
-    DamagedArtifactError
-        If it is neither.
     """
     # An absolute path can name any file anyway; that of a mirror may well have `..` in it.
     if isinstance(name, str) and (
@@ -192,13 +168,7 @@ def parse_place(text: str | Path, *, what: str) -> Path | str:
 
 
 def parse_folder(text: str | Path, *, what: str) -> Path:
-    """Understand the name of a folder of this machine.
-
-    Raises
-    ------
-    NsdError
-        If it is not one.
-    """
+    """Understand the name of a folder of this machine; `NsdError` if it is not one."""
     place = parse_place(text, what=what)
     if isinstance(place, Path):
         return place
@@ -211,10 +181,7 @@ def parse_folder(text: str | Path, *, what: str) -> Path:
 def parse_model(text: str, *, what: str) -> str:
     """Understand the name of a model: a folder, or else the Hugging Face Hub's ``owner/name``.
 
-    Raises
-    ------
-    NsdError
-        If it is a URL of something else than a folder.
+    It is an `NsdError` if it is a URL of something else than a folder.
     """
     if _SCHEME.match(text.strip()) or text.startswith("~"):
         return str(parse_folder(text, what=what))
@@ -233,17 +200,9 @@ def _not_understood(text: str, what: str) -> NsdError:
 def user_folder(variable: str, default: str) -> Path:
     """Folder of what we keep for this user, as the XDG base directory specification wants it.
 
-    Parameters
-    ----------
-    variable
-        Environment variable that names the folder of such things of all programs.
-    default
-        That folder where the variable is not set, relative to the user's home.
-
-    Raises
-    ------
-    NsdError
-        If there is neither, as for a container's user without an entry in ``/etc/passwd``.
+    An environment variable names the folder of all programs, or else it is `default`, below the
+    user's home. It is an `NsdError` if there is none, as for a container's user without an entry in
+    ``/etc/passwd``.
     """
     base = os.environ.get(variable)
     try:

@@ -3,17 +3,9 @@
 boto3 finds the server (endpoint variables, configuration files) and answers questions about
 objects. The bytes of ranges come through obstore on the same endpoint, because boto3's work per
 request, done in Python under the interpreter's lock, is the bottleneck for small ranges whatever
-the number of threads. Measured with 1,500 ranges of 40,968 bytes on loopback, two cores:
-
-=====================  ===========  ==============
-client                 requests/s   CPU / request
-=====================  ===========  ==============
-boto3, 8 threads       852          1.19 ms
-boto3, 32 threads      837          1.25 ms
-obstore, 8 threads     8,941        0.11 ms
-obstore, 32 threads    9,710        0.11 ms
-obstore, asyncio, 32   4,972        0.25 ms
-=====================  ===========  ==============
+the number of threads. Measured with 1,500 ranges of 40,968 bytes on loopback, two cores: boto3
+makes 852 requests/s at 1.19 ms of CPU each with 8 threads (837 with 32), obstore 8,941 at 0.11 ms
+(9,710 with 32), and from asyncio 4,972 at 0.25 ms.
 
 obstore's own retries are switched off: they would resume a body that was cut off without comparing
 the ETag of the second answer, and a server that ignores ``If-Match`` could so splice two versions.
@@ -23,9 +15,9 @@ Two bytes of the first object that is described are also read, to see what the s
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
@@ -38,11 +30,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from nsd_pipeline.errors import SourceError
+from nsd_pipeline.errors import NsdError, SourceError
 from nsd_pipeline.storage import terms
 from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.names import check_object_key, split_s3_url
-from nsd_pipeline.storage.range_file import RangeFile
 from nsd_pipeline.storage.s3_servers import (
     Way,
     can_be_condition,
@@ -57,6 +48,7 @@ from nsd_pipeline.storage.source import (
     DEFAULT_CONCURRENCY,
     DEFAULT_REGION,
     ObjectInfo,
+    RangeFile,
     source_changed,
     too_short,
 )
@@ -71,6 +63,7 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 10
 """Of one request: with the waits between, ranges survive a network that is away for a minute."""
 _STATUS: Final = re.compile(r"status code: (\d{3})")
+"""Of an answer, in obstore's errors. Only their text carries it."""
 _TRANSIENT_STATUSES: Final = frozenset({408, 429})
 """The only answers below 500 that mean "not now"; the others mean "not like this"."""
 _SAMPLE: Final = (1, 2)
@@ -98,18 +91,38 @@ def client_config(max_concurrency: int, **options: Any) -> "Config":
     )
 
 
+def patience(*errors: type[Exception], attempts: int, longest_wait: float) -> Retrying:
+    """What repeats a call that raises one of these errors, after waits of so many seconds."""
+    return Retrying(
+        retry=retry_if_exception_type(errors),
+        wait=wait_random_exponential(multiplier=0.2, max=longest_wait),
+        stop=stop_after_attempt(attempts),
+        reraise=True,
+    )
+
+
+@contextmanager
+def asking(problem: Callable[[Exception], NsdError]) -> Iterator[None]:
+    """Raise what `problem` makes of an error of boto3, or of an answer that it cannot read."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    read = (Boto3Error, BotoCoreError, ClientError, ResponseParserError)
+    try:
+        yield
+    # A ValueError is a time or a listing that is none; the recursion, a server that sends its
+    # client in a circle, which botocore follows to the end.
+    except (*read, ValueError, RecursionError) as error:
+        raise problem(error) from error
+
+
 def byte_store(client: "S3Client", bucket: str, **options: Any) -> "S3Store":
     """Make an obstore store that asks the same server, in the same style, as a boto3 client.
 
-    Parameters
-    ----------
-    client
-        Where, in which region and with which certificates.
-    bucket
-        Name of the bucket.
-    **options
-        Further arguments of ``obstore.store.S3Store``, such as who asks.
+    Further arguments of ``obstore.store.S3Store``, such as who asks, are handed on.
     """
+    import botocore.session
     from obstore.store import S3Store
 
     endpoint = urlsplit(client.meta.endpoint_url)
@@ -118,22 +131,8 @@ def byte_store(client: "S3Client", bucket: str, **options: Any) -> "S3Store":
     is_aws = (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
     by_host = style == "virtual" or (is_aws and style != "path" and "." not in bucket)
     host = f"{bucket}.{endpoint.netloc}" if by_host else endpoint.netloc
-    return S3Store(
-        bucket,
-        # By this name, because as plain `endpoint` obstore lets AWS_ENDPOINT_URL_S3 undo it.
-        aws_endpoint_url_s3=f"{endpoint.scheme}://{host}{endpoint.path.rstrip('/')}",
-        region=client.meta.region_name,
-        virtual_hosted_style_request=by_host,
-        client_options=_http_options(endpoint.scheme == "http"),
-        **options,
-    )
-
-
-def _http_options(allow_http: bool) -> "ClientConfig":
-    import botocore.session
-
-    options: ClientConfig = {
-        "allow_http": allow_http,
+    http: ClientConfig = {
+        "allow_http": endpoint.scheme == "http",
         "connect_timeout": "10s",
         "read_timeout": "60s",
         # The default of 30 s for a whole answer fails a large block on a slow line, which is not
@@ -142,14 +141,16 @@ def _http_options(allow_http: bool) -> "ClientConfig":
     }
     certificates = botocore.session.get_session().get_config_variable("ca_bundle")
     if certificates:
-        options["root_certificate"] = Path(certificates).read_bytes()
-    return options
-
-
-def _status(error: Exception) -> int | None:
-    """HTTP status that an error of obstore tells of. Only its text carries it."""
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+        http["root_certificate"] = Path(certificates).read_bytes()
+    return S3Store(
+        bucket,
+        # By this name, because as plain `endpoint` obstore lets AWS_ENDPOINT_URL_S3 undo it.
+        aws_endpoint_url_s3=f"{endpoint.scheme}://{host}{endpoint.path.rstrip('/')}",
+        region=client.meta.region_name,
+        virtual_hosted_style_request=by_host,
+        client_options=http,
+        **options,
+    )
 
 
 def reason(error: Exception) -> str:
@@ -165,27 +166,12 @@ def _is_passing(status: int | None) -> bool:
     )
 
 
-@contextmanager
-def _answering(name: str) -> Iterator[None]:
-    """Tell what boto3 made of a server's answer, with the object's name."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
-    try:
-        yield
-    # A ValueError is a time or a listing that is none; the recursion, a server that sends its
-    # client in a circle, which botocore follows to the end.
-    except (BotoCoreError, ClientError, ResponseParserError, ValueError, RecursionError) as error:
-        raise _unanswered(name, error) from error
-
-
 def _unanswered(name: str, error: Exception) -> SourceError:
     response = getattr(error, "response", {})
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return _refused(name, status, reason(error))
+    return _refused(name, response.get("ResponseMetadata", {}).get("HTTPStatusCode"), error)
 
 
-def _refused(name: str, status: int | None, reason: str) -> SourceError:
+def _refused(name: str, status: int | None, error: Exception) -> SourceError:
     match status:
         case 404:
             return SourceError(
@@ -200,16 +186,13 @@ def _refused(name: str, status: int | None, reason: str) -> SourceError:
                 "NSD_SOURCE_SIGNED=1 signs them with boto3's credentials.",
             )
         case 400:  # also how some servers refuse what is not signed
-            return SourceError(
-                f"{name} could not be read: {reason}.",
-                next_step="check AWS_ENDPOINT_URL_S3 and the bucket; if it is a private copy, "
-                "NSD_SOURCE_SIGNED=1 signs requests with boto3's credentials.",
+            next_step = (
+                "check AWS_ENDPOINT_URL_S3 and the bucket; if it is a private copy, "
+                "NSD_SOURCE_SIGNED=1 signs requests with boto3's credentials."
             )
         case _:
-            return SourceError(
-                f"{name} could not be read: {reason}.",
-                next_step="check the network and AWS_ENDPOINT_URL_S3, then run this step again.",
-            )
+            next_step = "check the network and AWS_ENDPOINT_URL_S3, then run this step again."
+    return SourceError(f"{name} could not be read: {reason(error)}.", next_step=next_step)
 
 
 class _CutOffError(Exception):
@@ -260,12 +243,7 @@ class S3Source:
         self._endpoint_url = endpoint_url
         self._signed = signed
         self._way, self._is_probed, self._probing = Way(), False, threading.Lock()
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(_CutOffError),
-            wait=wait_random_exponential(multiplier=0.2, max=30),
-            stop=stop_after_attempt(_ATTEMPTS),
-            reraise=True,
-        )
+        self._retrying = patience(_CutOffError, attempts=_ATTEMPTS, longest_wait=30)
 
     @cached_property
     def _client(self) -> "S3Client":
@@ -286,11 +264,9 @@ class S3Source:
     def _bytes(self) -> "S3Store":
         from obstore.auth.boto3 import Boto3CredentialProvider
 
-        who: dict[str, Any] = (
-            {"credential_provider": Boto3CredentialProvider()}
-            if self._signed
-            else {"skip_signature": True}
-        )
+        who: dict[str, Any] = {"skip_signature": True}
+        if self._signed:
+            who = {"credential_provider": Boto3CredentialProvider()}
         return byte_store(self._client, self.bucket, retry_config={"max_retries": 0}, **who)
 
     def _object(self, key: str) -> str:
@@ -299,7 +275,7 @@ class S3Source:
     def describe(self, key: str) -> ObjectInfo:
         """Size and version of an object; see :meth:`Source.describe`."""
         name = self._object(key)
-        with _answering(f"{self.url}/{key}"):
+        with asking(partial(_unanswered, f"{self.url}/{key}")):
             head = head_object(self._client, self.bucket, name)
         if head["ContentLength"] >= sum(_SAMPLE):
             self._probe(name, head)
@@ -330,7 +306,7 @@ class S3Source:
     def list(self, prefix: str) -> list[str]:
         """Sorted keys that start with a prefix; see :meth:`Source.list`."""
         root = f"{self.prefix}/" if self.prefix else ""
-        with _answering(f"{self.url}/{prefix}"):
+        with asking(partial(_unanswered, f"{self.url}/{prefix}")):
             entries = list_objects(self._client, self.bucket, root + prefix)
             return sorted(entry["Key"].removeprefix(root) for entry in entries)
 
@@ -373,12 +349,13 @@ class S3Source:
         except PreconditionError as error:
             raise source_changed(full_name) from error
         except (BaseError, FileNotFoundError) as error:
-            status = _status(error)
+            found = _STATUS.search(str(error))
+            status = int(found[1]) if found else None
             if isinstance(error, GenericError) and status is None and _ODD.search(str(error)):
                 raise _OddAnswerError(reason(error)) from error
             if isinstance(error, GenericError) and _is_passing(status):
                 raise _CutOffError(reason(error)) from error
-            raise _refused(full_name, status, reason(error)) from error
+            raise _refused(full_name, status, error) from error
 
     def open(self, key: str) -> BinaryIO:
         """Open one version of an object as a seekable file; see :meth:`Source.open`."""

@@ -7,24 +7,17 @@ A server that lacks one of them is asked in another way where there is a safe on
 import hashlib
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
+from typing import TYPE_CHECKING, Any, Final
 
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.names import split_s3_url
-from nsd_pipeline.storage.s3 import byte_store, client_config, reason
+from nsd_pipeline.storage.s3 import asking, byte_store, client_config, patience, reason
 from nsd_pipeline.storage.s3_servers import lacks, list_objects, tell_once
 
 if TYPE_CHECKING:
@@ -103,7 +96,17 @@ class Bucket:
         try:
             found = self.get(name)
             if found is None or found[0] != written:
-                self._refuse_garbled(name, found and found[0])
+                wrong = "it is not there"
+                if found is not None:
+                    wrong = f"{len(found[0])} other bytes came back"
+                raise ArtifactError(
+                    f"{self.url}/{name} was written and read again, but {wrong}. No artifact is"
+                    " safe on this server.",
+                    next_step="a server of before 2025 may keep the checksums that boto3 sends as"
+                    " a part of the object: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and"
+                    " AWS_RESPONSE_CHECKSUM_VALIDATION=when_required. A cache in front of the"
+                    " server may also be the reason; else set NSD_STORAGE to another place.",
+                )
             if self._server.conditions:
                 self._probe_conditions(name, written, found[1])
         finally:
@@ -115,17 +118,6 @@ class Bucket:
                     f" {error.problem}"
                 )
         self._server.probed = True
-
-    def _refuse_garbled(self, name: str, found: bytes | None) -> NoReturn:
-        wrong = "it is not there" if found is None else f"{len(found)} other bytes came back"
-        raise ArtifactError(
-            f"{self.url}/{name} was written and read again, but {wrong}. No artifact is safe on"
-            " this server.",
-            next_step="a server of before 2025 may keep the checksums that boto3 sends as a part of"
-            " the object: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and"
-            " AWS_RESPONSE_CHECKSUM_VALIDATION=when_required. A cache in front of the server may"
-            " also be the reason; else set NSD_STORAGE to another place.",
-        )
 
     def _probe_conditions(self, name: str, content: bytes, etag: str) -> None:
         if self.put_if(name, content, etag=None) or self.put_if(name, content, etag=f'"{0:032}"'):
@@ -154,12 +146,7 @@ class Bucket:
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         # botocore itself repeats requests, but not the reading of a body that was cut off.
-        retrying = Retrying(
-            retry=retry_if_exception_type((HTTPClientError, IncompleteReadError)),
-            wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_attempt(5),
-            reraise=True,
-        )
+        retrying = patience(HTTPClientError, IncompleteReadError, attempts=5, longest_wait=10)
         with self._asking(name):
             return retrying(self._get_once, name)
 
@@ -273,29 +260,17 @@ class Bucket:
             self._upload(files)
 
     def _upload(self, files: Mapping[str, Path]) -> None:
-        with self._transfers() as manager:
-            futures = {
-                name: manager.upload(str(path), self.name, self._path(name))
-                for name, path in files.items()
-            }
-            self._wait(futures)
+        self._transfer(
+            files, lambda manager, path, name: manager.upload(path, self.name, self._path(name))
+        )
 
     def download(self, files: Mapping[str, Path]) -> None:
-        """Write files from objects.
-
-        Raises
-        ------
-        MissingObjectError
-            If an object does not exist.
-        """
+        """Write files from objects; `MissingObjectError` names one that does not exist."""
         for path in files.values():
             path.parent.mkdir(parents=True, exist_ok=True)
-        with self._transfers() as manager:
-            futures = {
-                name: manager.download(self.name, self._path(name), str(path))
-                for name, path in files.items()
-            }
-            self._wait(futures)
+        self._transfer(
+            files, lambda manager, path, name: manager.download(self.name, self._path(name), path)
+        )
 
     def zarr(self, prefix: str) -> "ObjectStore[Any]":
         """Zarr's view of a prefix, read-only."""
@@ -311,40 +286,34 @@ class Bucket:
             )
         return ObjectStore(store, read_only=True)
 
-    @contextmanager
-    def _transfers(self) -> Iterator["TransferManager"]:
+    def _transfer(
+        self,
+        files: Mapping[str, Path],
+        start: Callable[["TransferManager", str, str], "TransferFuture"],
+    ) -> None:
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
+        from botocore.exceptions import ClientError
 
         config = TransferConfig(max_concurrency=_CONCURRENCY, preferred_transfer_client="classic")
         if not self._server.multipart:
             config.multipart_threshold = _SINGLE_PUT
-        manager = create_transfer_manager(self._client, config)
-        with manager:  # an exception within cancels what is under way
-            yield manager
+        with create_transfer_manager(self._client, config) as manager:
+            # An exception in here cancels what is under way.
+            futures = {name: start(manager, str(path), name) for name, path in files.items()}
+            for name, future in futures.items():
+                with self._asking(name):
+                    try:
+                        future.result()
+                    except ClientError as error:
+                        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                            raise MissingObjectError(name) from error
+                        raise
 
-    def _wait(self, futures: Mapping[str, "TransferFuture"]) -> None:
-        from botocore.exceptions import ClientError
-
-        for name, future in futures.items():
-            with self._asking(name):
-                try:
-                    future.result()
-                except ClientError as error:
-                    if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                        raise MissingObjectError(name) from error
-                    raise
-
-    @contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.parsers import ResponseParserError
-
-        try:
-            yield
-        except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, ValueError) as error:
-            raise ArtifactError(
+    def _asking(self, name: str) -> AbstractContextManager[None]:
+        return asking(
+            lambda error: ArtifactError(
                 f"The artifact store did not serve {self.url}/{name}: {reason(error)}.",
                 next_step="check that NSD_STORAGE names the bucket, and boto3's settings for it "
                 "(AWS_PROFILE or AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3).",
-            ) from error
+            )
+        )

@@ -34,12 +34,7 @@ def version_of(
 ) -> str | None:
     """Name a version by its ETag, or by size and time; None if a server tells neither.
 
-    Parameters
-    ----------
-    etag, n_bytes, modified
-        What the server answers.
-    by_time
-        Leave the ETag out, because it changes from answer to answer.
+    The ETag is left out (`by_time`) where it changes from answer to answer.
     """
     if etag and not by_time:
         return etag
@@ -51,13 +46,8 @@ def version_of(
 
 def is_version(version: str, etag: str | None, n_bytes: int, modified: datetime) -> bool:
     """Whether an answer is of a version."""
-    by_time = is_by_time(version)
+    by_time = version.startswith(_BY_TIME)
     return version_of(etag, n_bytes, modified, by_time=by_time) == version
-
-
-def is_by_time(version: str) -> bool:
-    """Whether a version is named by size and time."""
-    return version.startswith(_BY_TIME)
 
 
 def can_be_condition(version: str) -> bool:
@@ -72,12 +62,7 @@ class ListingError(ValueError):
 def lacks(error: Any, *more_codes: str) -> bool:
     """Whether a ``ClientError`` says that the server does not know this kind of request.
 
-    Parameters
-    ----------
-    error
-        What botocore raised.
-    *more_codes
-        Further codes of status 400 that mean it for this kind of request.
+    Further codes of status 400 may mean it for one kind of request.
     """
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = error.response.get("Error", {}).get("Code")
@@ -177,13 +162,7 @@ def head_object(client: Any, bucket: str, name: str) -> Mapping[str, Any]:
 
 
 def version_by_head(head: Mapping[str, Any], way: Way, name: str) -> str:
-    """Version of an object, by what its server says of it.
-
-    Raises
-    ------
-    SourceError
-        If the server says nothing that would tell another version.
-    """
+    """Version of an object; `SourceError` if what its server says would tell no other version."""
     version = _version(head, way)
     if version is None:
         raise _no_version(name)
@@ -214,15 +193,19 @@ def choose_way(head: Mapping[str, Any], name: str, read_sample: Callable[[Way, s
     name
         What to call it.
     read_sample
-        Reads a few bytes of a version in one way.
-
-    Raises
-    ------
-    SourceError
-        If there is none.
+        Reads a few bytes of a version in one way, or raises `SourceError`; if no way works, what
+        the first one raised goes on.
     """
     failure: SourceError | None = None
-    for way, version in _different_ways(head):
+    tried = set()
+    for way in _WAYS:
+        version = _version(head, way)
+        if version is None:
+            continue
+        asked = (way.conditions and can_be_condition(version), version)
+        if asked in tried:
+            continue
+        tried.add(asked)
         try:
             read_sample(way, version)
         except SourceError as error:
@@ -234,18 +217,8 @@ def choose_way(head: Mapping[str, Any], name: str, read_sample: Callable[[Way, s
     raise failure or _no_version(name)
 
 
-def _different_ways(head: Mapping[str, Any]) -> Iterator[tuple[Way, str]]:
-    seen = set()
-    for way in _WAYS:
-        version = _version(head, way)
-        condition = version is not None and way.conditions and can_be_condition(version)
-        if version is not None and (condition, version) not in seen:
-            seen.add((condition, version))
-            yield way, version
-
-
 def _tell(way: Way, version: str, name: str) -> None:
-    if is_by_time(version):
+    if version.startswith(_BY_TIME):
         why = "change from answer to answer" if way.by_time else "are missing"
         tell_once(
             f"{name}: this server's ETags {why}. Versions are told by size and time (Last-Modified)"

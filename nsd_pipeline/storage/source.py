@@ -13,17 +13,23 @@ mirror as well: who may make one there may also put a file there. What follows f
 """
 
 import errno
+import io
 import logging
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.checksums import Checksum, Verdict
 from nsd_pipeline.storage.names import check_object_key
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 DEFAULT_URL: Final = "s3://natural-scenes-dataset"
 DEFAULT_REGION: Final = "us-east-2"
@@ -31,6 +37,15 @@ DEFAULT_CONCURRENCY: Final = 32
 """Requests in flight at once. S3 takes 20 to 50 ms to the first byte whatever the size, so that one
 connection moves few small ranges; 32 of them fill a gigabit with ranges of 40 kB. On loopback,
 where nothing waits, 8 and 32 measure the same."""
+
+_BLOCK: Final = 2**20
+"""An HDF5 file's scattered metadata are a few such blocks; an image of NSD is half of one."""
+_N_BLOCKS: Final = 32
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Nothing is there: a link in a circle leads nowhere too."""
+_Identity = tuple[int, int]
+_told: Final[set[Path]] = set()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,18 +146,68 @@ def too_short(name: str, n_bytes: int, offset: int, length: int) -> SourceError:
     )
 
 
-_log = logging.getLogger(__name__)
+class RangeFile(io.RawIOBase):
+    """Read-only file over range requests, with the most recently used blocks kept in memory.
 
-_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""Nothing is there: a link in a circle leads nowhere too."""
+    Parameters
+    ----------
+    source
+        What to read from.
+    info
+        The version of the object that every read is bound to.
+    """
 
-_Identity = tuple[int, int]
+    def __init__(self, source: Source, info: ObjectInfo) -> None:
+        self.name = f"{source.url}/{info.key}"
+        self._source = source
+        self._info = info
+        self._position = 0
+        self._block = lru_cache(maxsize=_N_BLOCKS)(self._read_block)
+
+    def _read_block(self, number: int) -> bytes:
+        start = number * _BLOCK
+        length = min(_BLOCK, self._info.n_bytes - start)
+        return self._source.read(self._info.key, start, length, etag=self._info.etag)
+
+    def readable(self) -> bool:
+        """Whether this can be read: yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether this can be repositioned: yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.n_bytes}
+        position = base[whence] + offset
+        if position < 0:
+            raise ValueError(f"cannot seek to {position}, before the start of {self.name}")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """Present position."""
+        return self._position
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer as far as the object reaches; return the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._info.n_bytes - self._position))
+        done = 0
+        while done < wanted:
+            number, start = divmod(self._position, _BLOCK)
+            part = self._block(number)[start : start + wanted - done]
+            view[done : done + len(part)] = part
+            done += len(part)
+            self._position += len(part)
+        return wanted
 
 
 class LocalMirror:
     """A folder with the dataset's files under the bucket's keys. Read in place; nothing is copied.
 
-    Implements :class:`~nsd_pipeline.storage.source.Source`. A version is told by size and
+    Implements :class:`Source`. A version is told by size and
     modification time.
 
     Parameters
@@ -173,8 +238,8 @@ class LocalMirror:
 
     def describe(self, key: str) -> ObjectInfo:
         """Size and version of a file; see :meth:`Source.describe`."""
-        with self.open(key) as file:
-            return self._describe(key, file)
+        with self.open(key) as file, _reading(self.local_path(key)):
+            return _described(key, file)
 
     def list(self, prefix: str) -> list[str]:
         """Sorted keys of the files that start with a prefix, as on S3 not only below a folder.
@@ -195,13 +260,10 @@ class LocalMirror:
 
     def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
         """Exactly `length` bytes of one version of a file; see :meth:`Source.read`."""
-        with self.open(key) as file:
+        with self.open(key) as file, _reading(self.local_path(key)):
             # The version is compared after reading: a file that changes meanwhile is noticed.
-            try:
-                data = _read_all(file.fileno(), length, offset)
-            except OSError as error:
-                raise _unreadable(self.local_path(key), error) from error
-            info = self._describe(key, file)
+            data = _read_all(file.fileno(), length, offset)
+            info = _described(key, file)
         if info.etag != etag:
             raise source_changed(f"{self.url}/{key}")
         if len(data) != length:
@@ -211,24 +273,20 @@ class LocalMirror:
     def open(self, key: str) -> BinaryIO:
         """Open a file; see :meth:`Source.open`."""
         path = self.local_path(key)
-        try:
+        with _reading(path):
             # Before it is opened, since opening a pipe would wait for somebody to write into it.
             if stat.S_ISFIFO(path.stat().st_mode):
                 raise OSError(errno.EINVAL, "it is a pipe")
             return path.open("rb")
-        except OSError as error:
-            raise _unreadable(path, error) from error
 
     def local_path(self, key: str) -> Path:
         """Path of the file that holds an object; see :meth:`Source.local_path`."""
         return self.folder / check_object_key(key)
 
-    def _describe(self, key: str, file: BinaryIO) -> ObjectInfo:
-        try:
-            status = os.fstat(file.fileno())
-        except OSError as error:
-            raise _unreadable(self.local_path(key), error) from error
-        return ObjectInfo(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+def _described(key: str, file: BinaryIO) -> ObjectInfo:
+    status = os.fstat(file.fileno())
+    return ObjectInfo(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _read_all(descriptor: int, length: int, offset: int) -> bytes:
@@ -251,10 +309,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> _Identity:
-    try:
+    with _reading(folder):
         status = folder.stat()
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     return status.st_dev, status.st_ino
 
 
@@ -263,11 +319,8 @@ def _files(folder: Path, start: str, above: frozenset[_Identity]) -> Iterator[Pa
     identity = _identity(folder)
     if identity in above:
         return
-    try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if _is_named(entry.name, start)]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
+    with _reading(folder), os.scandir(folder) as found:
+        entries = [each for each in found if each.name.startswith(start) and each.name[0] != "."]
     for entry in entries:
         path = folder / entry.name
         try:
@@ -283,19 +336,12 @@ def _files(folder: Path, start: str, above: frozenset[_Identity]) -> Iterator[Pa
             _tell_lost_link(folder, path)
 
 
-def _is_named(name: str, start: str) -> bool:
-    return name.startswith(start) and not name.startswith(".")
-
-
 def _lost_link(path: Path) -> Path | None:
     """Find the link on the way to a path that leads nowhere, if that is why nothing is there."""
     for part in [*reversed(path.parents), path]:
         if part.is_symlink() and not part.exists():
             return part
     return None
-
-
-_told: set[Path] = set()
 
 
 def _tell_lost_link(folder: Path, link: Path) -> None:
@@ -308,6 +354,15 @@ def _tell_lost_link(folder: Path, link: Path) -> None:
             folder,
             link.name,
         )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell why a path of the mirror cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +31,10 @@ from nsd_pipeline.storage.checksums import Verdict
 from nsd_pipeline.storage.disk import room_for
 from nsd_pipeline.storage.source import ObjectInfo, Source, too_short
 
+BLOCK: Final = 4 * 2**20
+"""Largest piece that is requested at once; memory is bounded by this times the concurrency (and the
+HTTP client's own copies). Larger ones do not help: 32 of these in flight already hide S3's latency
+up to 10 gigabit."""
 _PART_BYTES: Final = 2**20
 _LINE: Final = re.compile(rb"^(\d+) (\d+)$", re.MULTILINE)
 
@@ -46,18 +50,8 @@ class Piece(NamedTuple):
 class Journal:
     """The unfinished file of one transfer.
 
-    Parameters
-    ----------
-    url
-        Root of the source.
-    info
-        Version of the object.
-    pieces
-        What the file consists of, after `prefix`.
-    prefix
-        Bytes at the start of the file.
-    destination
-        The file once it is finished.
+    It consists of `prefix` and then of `pieces` of one version of the object, and becomes
+    `destination` once it is finished.
     """
 
     def __init__(
@@ -83,9 +77,8 @@ class Journal:
         """
         claims = self._claims()
         finished = self._verified(self._destination, claims)
-        self.is_finished = finished is not None and len(finished) == len(self._pieces)
-        if finished is not None and self.is_finished:
-            self._checksums = finished
+        if finished is not None and len(finished) == len(self._pieces):
+            self._checksums, self.is_finished = finished, True
         else:
             self._checksums = self._verified(self._partial, claims) or {}
         return set(self._checksums)
@@ -114,19 +107,16 @@ class Journal:
                 or os.pread(descriptor, len(self._prefix), 0) != self._prefix
             ):
                 return None
-            return {
-                number: checksum
-                for number, checksum in claims.items()
-                if checksum == self._checksum(descriptor, self._pieces[number])
-            }
-
-    @staticmethod
-    def _checksum(descriptor: int, piece: Piece) -> int:
-        return zlib.crc32(os.pread(descriptor, piece.length, piece.file_offset))
+            right = {}
+            for number, checksum in claims.items():
+                _, length, offset = self._pieces[number]
+                if zlib.crc32(os.pread(descriptor, length, offset)) == checksum:
+                    right[number] = checksum
+            return right
 
     @contextmanager
-    def open(self) -> Iterator["PartialFile"]:
-        """Open the unfinished file for its missing pieces."""
+    def open(self) -> Iterator[Callable[[int, bytes], None]]:
+        """Open the unfinished file; yield what puts a numbered piece there, from any thread."""
         flags = os.O_RDWR | os.O_CREAT | (0 if self._checksums else os.O_TRUNC)
         descriptor = os.open(self._partial, flags, 0o666)
         try:
@@ -138,8 +128,13 @@ class Journal:
             draft.write_text(f"{self._header}\n{done}")
             draft.replace(self._path)
             journal = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+
+            def put(number: int, data: bytes) -> None:
+                _write(descriptor, data, self._pieces[number].file_offset)
+                os.write(journal, f"{number} {zlib.crc32(data)}\n".encode())
+
             try:
-                yield PartialFile(descriptor, journal, self._pieces)
+                yield put
             finally:
                 os.close(journal)
         finally:
@@ -163,31 +158,11 @@ class Journal:
                 path.unlink()
 
 
-class PartialFile:
-    """An unfinished file that takes its pieces in any order, from any thread."""
-
-    def __init__(self, descriptor: int, journal: int, pieces: Sequence[Piece]) -> None:
-        self._descriptor = descriptor
-        self._journal = journal
-        self._pieces = pieces
-
-    def put(self, number: int, data: bytes) -> None:
-        """Write a piece, and then that it is there."""
-        _write(self._descriptor, data, self._pieces[number].file_offset)
-        os.write(self._journal, f"{number} {zlib.crc32(data)}\n".encode())
-
-
 def _write(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         n_written = os.pwrite(descriptor, view, offset)
         view, offset = view[n_written:], offset + n_written
-
-
-BLOCK: Final = 4 * 2**20
-"""Largest piece that is requested at once; memory is bounded by this times the concurrency (and the
-HTTP client's own copies). Larger ones do not help: 32 of these in flight already hide S3's latency
-up to 10 gigabit."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +249,7 @@ def fetch(
         f"{source.url}/{info.key}", info.checksum if _is_whole(info, pieces, prefix) else None
     )
     destination.parent.mkdir(parents=True, exist_ok=True)
-    n_bytes = n_requests = resumed = 0
+    n_bytes = n_requests = 0
     # Two processes that want the same file: the second finds it done.
     with FileLock(destination.with_name(destination.name + ".lock")):
         journal = Journal(source.url, info, pieces, prefix, destination)
@@ -284,7 +259,7 @@ def fetch(
             todo = [number for number in range(len(pieces)) if number not in done]
             missing = sum(pieces[number].length for number in todo)
             n_bytes, n_requests = n_bytes + missing, n_requests + len(todo)
-            with room_for(destination.parent, missing), journal.open() as file:
+            with room_for(destination.parent, missing), journal.open() as put:
                 bar = tqdm(
                     total=n_bytes + resumed,
                     initial=n_bytes + resumed - missing,
@@ -297,7 +272,7 @@ def fetch(
                 )
                 with bar:
                     try:
-                        _move(source, info, pieces, todo, file, max_concurrency, bar)
+                        _move(source, info, pieces, todo, put, max_concurrency, bar)
                     except SourceChangedError:
                         journal.discard()
                         raise
@@ -331,14 +306,14 @@ def _move(
     info: ObjectInfo,
     pieces: Sequence[Piece],
     todo: Sequence[int],
-    file: PartialFile,
+    put: Callable[[int, bytes], None],
     max_concurrency: int | None,
     bar: "tqdm[Never]",
 ) -> None:
     def move(number: int) -> int:
         offset, length, _ = pieces[number]
         # The piece is written here, so that a slow disk holds back the requests.
-        file.put(number, source.read(info.key, offset, length, etag=info.etag))
+        put(number, source.read(info.key, offset, length, etag=info.etag))
         return length
 
     with ThreadPoolExecutor(max_concurrency or source.max_concurrency) as pool:

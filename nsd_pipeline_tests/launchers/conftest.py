@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import (
+    AssetKey,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+)
 from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.remote_representation.code_location import CodeLocation
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -25,6 +32,11 @@ NO_WORKSPACE: Any = None
 """These launchers and the queue need none."""
 CODE = Path(__file__).with_name("code_location.py")
 LOCATION = "tests"
+QUEUED = {
+    "module": "dagster._core.run_coordinator",
+    "class": "QueuedRunCoordinator",
+    "config": {"dequeue_interval_seconds": 1},
+}
 
 
 def until(look: Callable[[], T | None], what: str, timeout: float = 60) -> T:
@@ -101,6 +113,11 @@ class Home:
     def status(self, run_id: str) -> DagsterRunStatus:
         return self.run(run_id).status
 
+    def report(self, run_id: str, what: DagsterEventType) -> None:
+        """Write an event as Dagster does for a run that is no launcher's."""
+        event = DagsterEvent(what.value, self.run(run_id).job_name)
+        self.instance.report_dagster_event(event, run_id=run_id)
+
     def open(self, gate: str = "open") -> None:
         (self.gates / gate).touch()
 
@@ -131,6 +148,10 @@ class Home:
         context: Any = SimpleNamespace(instance=self.instance, create_request_context=lambda: None)
         errors = execute_run_monitoring_iteration(context, logging.getLogger("monitoring"))
         return [error for error in errors if error]
+
+
+MakeHome = Callable[[dict[str, Any]], Home]
+"""Makes a home with these settings of dagster.yaml."""
 
 
 @contextmanager
@@ -167,7 +188,7 @@ def code_location(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CodeLoca
 @pytest.fixture
 def make_home(
     tmp_path: Path, code_location: CodeLocation, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[dict[str, Any]], Home]]:
+) -> Iterator[MakeHome]:
     homes: list[Home] = []
 
     @contextmanager

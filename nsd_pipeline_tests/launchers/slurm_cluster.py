@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from nsd_pipeline_tests.launchers.conftest import until
 
@@ -97,32 +96,23 @@ def free_ports(n: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-class Daemon:
-    """One of Slurm's daemons in the foreground, stopped at the end of the block."""
-
-    def __init__(self, folder: Path, *command: str) -> None:
-        self.log = folder / f"{command[0]}.log"
-        self.command = command
-
-    def __enter__(self) -> None:
-        with self.log.open("wb") as log:
-            environment = {**os.environ, "SLURM_CONF": str(self.log.parent / "slurm.conf")}
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.terminate()
+@contextmanager
+def running(folder: Path, *command: str) -> Iterator[None]:
+    """One of Slurm's daemons in the foreground, to the end of the block."""
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    with (folder / f"{command[0]}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
         try:
-            self.process.wait(timeout=10)
+            process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -147,7 +137,7 @@ def cluster(folder: Path, *, accounting: bool = False) -> Iterator[Path]:
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
 
     # --force: munged minds being root, and pytest's folders.
-    with Daemon(folder, "munged", "--foreground", "--force", *options), ExitStack() as stack:
+    with running(folder, "munged", "--foreground", "--force", *options), ExitStack() as stack:
         until(lambda: (folder / "munge.socket").exists(), "munged listens")
         lines = stack.enter_context(accounts(folder, host)) if accounting else ""
         configuration.write_text(
@@ -160,8 +150,8 @@ def cluster(folder: Path, *, accounting: bool = False) -> Iterator[Path]:
             )
         )
         with (
-            Daemon(folder, "slurmctld", "-D", "-f", str(configuration)),
-            Daemon(folder, "slurmd", "-D", "-f", str(configuration), "-N", host),
+            running(folder, "slurmctld", "-D", "-f", str(configuration)),
+            running(folder, "slurmd", "-D", "-f", str(configuration), "-N", host),
         ):
             try:
                 until(lambda: is_up(environment), "the node is up")
@@ -194,9 +184,9 @@ def accounts(folder: Path, host: str) -> Iterator[str]:
     settings.write_text(DATABASE.format(host=host, ports=ports, folder=folder))
     settings.chmod(0o600)  # as slurmdbd asks for
     given = [f"--{name}={value}" for name, value in options.items()]
-    with Daemon(folder, "mariadbd", "--no-defaults", *given):
+    with running(folder, "mariadbd", "--no-defaults", *given):
         until(lambda: listens(ports[1]), "the database listens")
-        with Daemon(folder, "slurmdbd", "-D"):
+        with running(folder, "slurmdbd", "-D"):
             until(lambda: listens(ports[0]), "slurmdbd listens")
             yield ACCOUNTING.format(port=ports[0], folder=folder)
 

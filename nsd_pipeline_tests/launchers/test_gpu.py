@@ -5,21 +5,18 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, EventLogEntry
+from dagster import DagsterEventType, DagsterRunStatus, EventLogEntry
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers.base import LAUNCHED_TAG, needs_gpu
 from nsd_pipeline.launchers.devices import Device, try_lock
 from nsd_pipeline.launchers.gpu import DEVICE_TAG, HOST_TAG, PID_TAG, STARTED_TAG, GpuRunLauncher
-from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, until
-
-MakeHome = Callable[[dict[str, Any]], Home]
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, MakeHome, until
 
 
 def settings(*devices: str, **others: Any) -> dict[str, Any]:
@@ -255,8 +252,6 @@ def test_a_run_that_was_started_in_a_shell_is_left_alone(make_home: MakeHome) ->
     home = make_home(settings(run_monitoring={"enabled": True}))
     run = home.submit("cpu_job")
     # What `dagster asset materialize` does: no launcher, and a process that nobody else knows.
-    home.instance.report_dagster_event(
-        DagsterEvent(DagsterEventType.RUN_START.value, "cpu_job"), run_id=run
-    )
+    home.report(run, DagsterEventType.RUN_START)
     assert home.monitor() == []
     assert home.status(run) == DagsterRunStatus.STARTED

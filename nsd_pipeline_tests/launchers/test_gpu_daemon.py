@@ -3,17 +3,14 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.launchers.gpu import DEVICE_TAG
-from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, daemon, until
+from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, QUEUED, MakeHome, daemon, until
 from nsd_pipeline_tests.launchers.test_gpu import is_free, settings
-
-MakeHome = Callable[[dict[str, Any]], Home]
 
 
 def overlaps(intervals: list[tuple[float, float]]) -> int:
@@ -26,11 +23,7 @@ def test_six_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
         settings(
             "0",
             "1",
-            run_coordinator={
-                "module": "dagster._core.run_coordinator",
-                "class": "QueuedRunCoordinator",
-                "config": {"dequeue_interval_seconds": 1},
-            },
+            run_coordinator=QUEUED,
             run_monitoring={"enabled": True, "poll_interval_seconds": 1},
         )
     )

@@ -5,23 +5,29 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import yaml
-from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.launchers import run_processes
 from nsd_pipeline.launchers.run_processes import RunProcess
-from nsd_pipeline_tests.launchers.conftest import CODE, NO_WORKSPACE, Home, daemon, until
+from nsd_pipeline_tests.launchers.conftest import (
+    CODE,
+    NO_WORKSPACE,
+    QUEUED,
+    Home,
+    MakeHome,
+    daemon,
+    until,
+)
 from nsd_pipeline_tests.launchers.test_gpu import settings
 
-MakeHome = Callable[[dict[str, Any]], Home]
 DAGSTER_YAML = Path(__file__).parents[2] / "dagster.yaml"
 MONITORED = {"run_monitoring": {"enabled": True, "poll_interval_seconds": 1}}
 
@@ -49,11 +55,7 @@ def test_a_killed_shell_fails_its_run_and_leaves_its_partition_to_the_next(
 ) -> None:
     home = make_home(
         settings(
-            run_coordinator={
-                "module": "dagster._core.run_coordinator",
-                "class": "QueuedRunCoordinator",
-                "config": {"dequeue_interval_seconds": 1},
-            },
+            run_coordinator=QUEUED,
             concurrency=yaml.safe_load(DAGSTER_YAML.read_text())["concurrency"],
             # What a launcher can resume is not what it did not launch.
             run_monitoring={**MONITORED["run_monitoring"], "max_resume_run_attempts": 1},
@@ -84,9 +86,7 @@ def test_a_killed_shell_fails_its_run_and_leaves_its_partition_to_the_next(
 def signed_run(home: Home, process: RunProcess, **changed: str) -> str:
     """A run that started without a launcher, and was signed by a process."""
     run = home.submit("cpu_job")
-    home.instance.report_dagster_event(
-        DagsterEvent(DagsterEventType.RUN_START.value, "cpu_job"), run_id=run
-    )
+    home.report(run, DagsterEventType.RUN_START)
     run_processes.sign(home.instance, home.run(run))
     home.instance.add_run_tags(run, {**run_processes.process_tags(process), **changed})
     return run
@@ -127,12 +127,8 @@ def test_runs_that_another_process_launches_in_itself_are_judged_by_that_process
     """The demo's backfill: launched, but by no launcher that the daemon knows of."""
     home = make_home(settings(**MONITORED))
     run = signed_run(home, myself())
-    home.instance.report_dagster_event(
-        DagsterEvent(DagsterEventType.RUN_STARTING.value, "cpu_job"), run_id=run
-    )
-    home.instance.report_dagster_event(
-        DagsterEvent(DagsterEventType.RUN_START.value, "cpu_job"), run_id=run
-    )
+    home.report(run, DagsterEventType.RUN_STARTING)
+    home.report(run, DagsterEventType.RUN_START)
     assert home.monitor() == []
     assert home.status(run) == DagsterRunStatus.STARTED
 

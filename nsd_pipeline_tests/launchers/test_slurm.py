@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from nsd_pipeline.launchers import slurm_jobs
 from nsd_pipeline.launchers.slurm import JOB_TAG
 from nsd_pipeline.launchers.slurm_jobs import SlurmError, SlurmUnavailableError
 from nsd_pipeline_tests.launchers import slurm_cluster
-from nsd_pipeline_tests.launchers.conftest import NO_WORKSPACE, Home, daemon, until
+from nsd_pipeline_tests.launchers.conftest import (
+    NO_WORKSPACE,
+    QUEUED,
+    Home,
+    MakeHome,
+    daemon,
+    until,
+)
 
-MakeHome = Callable[[dict[str, Any]], Home]
 DEPLOYED = Path(__file__).parents[2] / "deploy/slurm/dagster.yaml"
 
 REASON = slurm_cluster.why_not()
@@ -43,11 +49,7 @@ def home(make_home: MakeHome, slurm_conf: Path, monkeypatch: pytest.MonkeyPatch)
                 "class": "SlurmRunLauncher",
                 "config": {"resources": {"cpus": 1, "memory": "50M"}, "poll_seconds": 0.5},
             },
-            "run_coordinator": {
-                "module": "dagster._core.run_coordinator",
-                "class": "QueuedRunCoordinator",
-                "config": {"dequeue_interval_seconds": 1},
-            },
+            "run_coordinator": QUEUED,
             "run_monitoring": {
                 "enabled": True,
                 "start_timeout_seconds": 3600,

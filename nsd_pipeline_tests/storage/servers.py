@@ -11,6 +11,7 @@ A test module imports the fixtures it needs.
 """
 
 import http.server
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ S3RVER_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S
 
 
 Environ = dict[str, Any]
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class PickyServer:
         self.headers: dict[str, Callable[[str], str | None]] = {}
         """Changes of an answer's headers, by their names in small letters."""
 
+    def lack(self, settings: dict[str, Any], told: str) -> str:
+        """Set attributes, so that something is missing; return what has to be told of it."""
+        vars(self).update(settings)
+        return told
+
     def _answer(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if self.refuses(environ):
             body = f"<Error><Code>{self.code}</Code><Message>No.</Message></Error>".encode()
@@ -103,6 +110,16 @@ class PickyServer:
 
     def stop(self) -> None:
         self._server.stop()
+
+
+def another_etag(_: str) -> str:
+    """An ETag that no answer had before."""
+    return f'"{next(_numbers)}"'
+
+
+def listing_2(environ: Environ) -> bool:
+    """Whether a request asks for version 2 of a listing."""
+    return "list-type=2" in environ["QUERY_STRING"]
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +158,7 @@ class Relay:
     ) -> None:
         host, port = url.removeprefix("http://").split(":")
         self._server = (host, int(port))
-        self._cut_after, self._cuts_left, self._hold_after = cut_after, n_cuts, hold_after
+        self._cut_after, self.cuts_left, self._hold_after = cut_after, n_cuts, hold_after
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.held = threading.Event()
@@ -151,10 +168,6 @@ class Relay:
 
     def close(self) -> None:
         self._listener.close()
-
-    @property
-    def cuts_left(self) -> int:
-        return self._cuts_left
 
     def _accept(self) -> None:
         while True:
@@ -184,8 +197,8 @@ class Relay:
 
     def _may_pass(self, n_bytes: int, passed: int) -> bool:
         with self._lock:
-            if self._cuts_left and passed > self._cut_after:
-                self._cuts_left -= 1
+            if self.cuts_left and passed > self._cut_after:
+                self.cuts_left -= 1
                 return False
             if self._hold_after is not None and self.n_bytes + n_bytes > self._hold_after:
                 self.held.set()

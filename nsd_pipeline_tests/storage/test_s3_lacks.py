@@ -13,7 +13,13 @@ from nsd_pipeline.storage import s3_bucket
 from nsd_pipeline.storage.s3_bucket import Bucket
 from nsd_pipeline.storage.s3_servers import ListingError, list_objects, tell_once
 from nsd_pipeline.storage.s3_store import S3Store
-from nsd_pipeline_tests.storage.servers import Environ, MotoServer, PickyServer
+from nsd_pipeline_tests.storage.servers import (
+    Environ,
+    MotoServer,
+    PickyServer,
+    another_etag,
+    listing_2,
+)
 from nsd_pipeline_tests.storage.test_store import KEY, MADE_BY, empty, objects, put, use_moto
 
 BUCKET = "lab-lacks"
@@ -34,10 +40,6 @@ def _batch(environ: Environ) -> bool:
 
 def _parts(environ: Environ) -> bool:
     return environ["REQUEST_METHOD"] == "POST" and environ["QUERY_STRING"].startswith("uploads")
-
-
-def _listing_2(environ: Environ) -> bool:
-    return "list-type=2" in environ["QUERY_STRING"]
 
 
 @pytest.fixture
@@ -71,55 +73,31 @@ def _one_version(server: MotoServer, store: S3Store) -> None:
     ]
 
 
-def _set(server: PickyServer, lack: str) -> str:
-    """Let a server lack something; return what has to be told."""
-    match lack:
-        case "conditions":
-            server.refuses = _conditional
-        case "conditions, by 400":
-            server.refuses, server.status, server.code = _conditional, "400 Bad", "InvalidArgument"
-        case "If-Match":
-            server.refuses = _with_if_match
-        case "conditions, silently":
-            server.forgets = CONDITIONS
-        case "If-Match, silently":
-            server.forgets = CONDITIONS[:1]
-        case "ETags":
-            server.headers["etag"] = lambda _: None
-        case "strong ETags":
-            server.headers["etag"] = lambda etag: f"W/{etag}"
-        case "stable ETags":
-            count = iter(range(1000))
-            server.headers["etag"] = lambda _: f'"{next(count)}"'
-        case "batches":
-            server.refuses = _batch
-            return "one by one"
-        case "batches, by 400":
-            server.refuses, server.status, server.code = _batch, "400 Bad", "MissingContentMD5"
-            return "one by one"
-        case "listings of version 2":
-            server.refuses = _listing_2
-            return "version 1 is used"
-    return "" if "ETags" in lack and lack != "stable ETags" else "no conditional writes"
+_NO_CONDITIONS = "no conditional writes"
+LACKS: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, ""),
+    "conditions": ({"refuses": _conditional}, _NO_CONDITIONS),
+    "conditions, by 400": (
+        {"refuses": _conditional, "status": "400 Bad", "code": "InvalidArgument"},
+        _NO_CONDITIONS,
+    ),
+    "If-Match": ({"refuses": _with_if_match}, _NO_CONDITIONS),
+    "conditions, silently": ({"forgets": CONDITIONS}, _NO_CONDITIONS),
+    "If-Match, silently": ({"forgets": CONDITIONS[:1]}, _NO_CONDITIONS),
+    "ETags": ({"headers": {"etag": lambda _: None}}, ""),
+    "strong ETags": ({"headers": {"etag": lambda etag: f"W/{etag}"}}, ""),
+    "stable ETags": ({"headers": {"etag": another_etag}}, _NO_CONDITIONS),
+    "batches": ({"refuses": _batch}, "one by one"),
+    "batches, by 400": (
+        {"refuses": _batch, "status": "400 Bad", "code": "MissingContentMD5"},
+        "one by one",
+    ),
+    "listings of version 2": ({"refuses": listing_2}, "version 1 is used"),
+}
+"""How a server lacks something, and what has to be told."""
 
 
-@pytest.mark.parametrize(
-    "lack",
-    [
-        "nothing",
-        "conditions",
-        "conditions, by 400",
-        "If-Match",
-        "conditions, silently",
-        "If-Match, silently",
-        "ETags",
-        "strong ETags",
-        "stable ETags",
-        "batches",
-        "batches, by 400",
-        "listings of version 2",
-    ],
-)
+@pytest.mark.parametrize("lack", LACKS)
 def test_artifacts_are_written_and_replaced_all_the_same(
     picky: PickyServer,
     moto_server: MotoServer,
@@ -127,7 +105,7 @@ def test_artifacts_are_written_and_replaced_all_the_same(
     lack: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told = _set(picky, lack) if lack != "nothing" else ""
+    told = picky.lack(*LACKS[lack])
     writer, reader = _store(tmp_path), _store(tmp_path, "reader")
     for text in ("one", "two"):
         put(writer, text=text)
@@ -143,7 +121,7 @@ def test_artifacts_are_written_and_replaced_all_the_same(
 def test_writers_at_once_leave_a_whole_artifact_without_conditions(
     picky: PickyServer, tmp_path: Path, lack: str
 ) -> None:
-    _set(picky, lack)
+    picky.lack(*LACKS[lack])
     together = threading.Barrier(4)
     store = _store(tmp_path)
 

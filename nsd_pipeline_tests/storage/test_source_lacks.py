@@ -1,14 +1,20 @@
 """Sources on servers that lack something: what is asked instead, and what is refused at once."""
 
-import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from nsd_pipeline.errors import SourceChangedError, SourceError
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.s3_servers import tell_once
-from nsd_pipeline_tests.storage.servers import Environ, MotoServer, PickyServer
+from nsd_pipeline_tests.storage.servers import (
+    Environ,
+    MotoServer,
+    PickyServer,
+    another_etag,
+    listing_2,
+)
 from nsd_pipeline_tests.storage.test_store import empty
 
 BUCKET = "copy-lacks"
@@ -38,57 +44,28 @@ def _if_match(environ: Environ) -> bool:
     return "HTTP_IF_MATCH" in environ
 
 
-def _listing_2(environ: Environ) -> bool:
-    return "list-type=2" in environ["QUERY_STRING"]
+LACKS: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, ""),
+    "ETags": ({"headers": {"etag": lambda _: None}}, "ETags are missing"),
+    "strong ETags": ({"headers": {"etag": lambda etag: f"W/{etag}"}}, ""),
+    "stable ETags": ({"headers": {"etag": another_etag}}, "ETags change"),
+    "HEAD": ({"refuses": _head, "status": "405 Method Not Allowed"}, "does not know HEAD"),
+    "If-Match": ({"refuses": _if_match}, "refuses If-Match"),
+    "If-Match that fits": (
+        {"refuses": _if_match, "status": "412 Precondition Failed"},
+        "refuses If-Match",
+    ),
+    "Last-Modified": ({"headers": {"last-modified": lambda _: None}}, ""),
+    "listings of version 2": ({"refuses": listing_2}, "version 1 is used"),
+}
+"""How a server lacks something, and what has to be told."""
 
 
-def _set(server: PickyServer, lack: str) -> str:
-    """Let a server lack something; return what has to be told."""
-    match lack:
-        case "ETags":
-            server.headers["etag"] = lambda _: None
-            return "ETags are missing"
-        case "strong ETags":
-            server.headers["etag"] = lambda etag: f"W/{etag}"
-        case "stable ETags":
-            count = itertools.count()
-            server.headers["etag"] = lambda _: f'"{next(count)}"'
-            return "ETags change"
-        case "HEAD":
-            server.refuses, server.status = _head, "405 Method Not Allowed"
-            return "does not know HEAD"
-        case "If-Match":
-            server.refuses = _if_match
-            return "refuses If-Match"
-        case "If-Match that fits":
-            server.refuses, server.status = _if_match, "412 Precondition Failed"
-            return "refuses If-Match"
-        case "Last-Modified":
-            server.headers["last-modified"] = lambda _: None
-        case "listings of version 2":
-            server.refuses = _listing_2
-            return "version 1 is used"
-    return ""
-
-
-@pytest.mark.parametrize(
-    "lack",
-    [
-        "nothing",
-        "ETags",
-        "strong ETags",
-        "stable ETags",
-        "HEAD",
-        "If-Match",
-        "If-Match that fits",
-        "Last-Modified",
-        "listings of version 2",
-    ],
-)
+@pytest.mark.parametrize("lack", LACKS)
 def test_objects_are_read_all_the_same_and_bound_to_their_version(
     picky: PickyServer, moto_server: MotoServer, lack: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = _set(picky, lack)
+    told = picky.lack(*LACKS[lack])
     source = open_source(f"s3://{BUCKET}", endpoint_url=picky.url)
     info = source.describe(KEY)
     assert info.n_bytes == len(CONTENT)

@@ -77,14 +77,8 @@ def test_a_file_is_the_prefix_and_the_slices(
     mirror = _Mirror(mirror_folder)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "lh.mgh")
-        report = fetch(
-            mirror,
-            mirror.describe(KEY),
-            ranges,
-            file,
-            prefix=prefix,
-            max_concurrency=max_concurrency,
-        )
+        options = {"prefix": prefix, "max_concurrency": max_concurrency}
+        report = fetch(mirror, mirror.describe(KEY), ranges, file, **options)
         assert file.read_bytes() == _slices(ranges, prefix)
         assert report.n_bytes == mirror.n_bytes == sum(length for _, length in ranges)
         assert report.resumed_bytes == 0
