@@ -1,11 +1,16 @@
-"""Embeddings of images: the vision model, reading ahead of it, and the Parquet file they go into.
+"""Embeddings of images: the vision model, sets of images, and the Parquet file they go into.
 
 Importing this loads neither torch nor transformers; making an `ImageEncoder` does.
 """
 
-from nsd_pipeline.embeddings.encoder import ImageEncoder, encoder_identity, same_encoder
+from nsd_pipeline.embeddings.encoder import (
+    ImageEncoder,
+    describe_encoder,
+    encoder_identity,
+    same_encoder,
+)
 from nsd_pipeline.embeddings.image_set import embed_images, read_embeddings, write_embeddings
-from nsd_pipeline.embeddings.model_files import ModelError, describe_encoder, model_identity
+from nsd_pipeline.embeddings.model_files import ModelError, model_identity
 
 __all__ = [
     "ImageEncoder",

@@ -1,9 +1,9 @@
 """The part of an image model that leads up to one hidden state, and nothing after it.
 
-Hidden state k is what block k puts out (0 is what goes into the first block), before any final
-layer norm. So the blocks after it need neither memory nor time: where a model's configuration
-says how many blocks it has, it is built with k of them, and only their weights are read. A model
-that is built otherwise (stages of different widths, say) is run whole.
+Hidden state k is the output of block k (0 is the input of the first block), before any final layer
+norm. The blocks after it would cost memory and time: where a model's configuration says how many
+blocks it has, it is built with k of them, and only their weights are read. Other models (with
+stages of different widths, for example) run whole.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsd_pipeline.embeddings.model_files import CONFIG, ModelError, first_line, read_json
-from nsd_pipeline.embeddings.outline import (
-    Outline,
+from nsd_pipeline.embeddings.model_shapes import (
+    ModelShapes,
     hidden_states,
     list_of_blocks,
+    model_shapes,
     on_meta,
     other_inputs,
-    outline,
     quiet,
     size_arguments,
     with_blocks,
@@ -43,7 +43,7 @@ class Backbone:
         Name of the model's list of blocks if it was cut; ``None`` if it runs whole.
     missing
         Names of weights that the files do not hold.
-    outline
+    shapes
         Shapes of the whole model's hidden states.
     """
 
@@ -52,7 +52,7 @@ class Backbone:
     n_blocks: int
     blocks: str | None
     missing: tuple[str, ...]
-    outline: Outline
+    shapes: ModelShapes
 
     @property
     def kind(self) -> str:
@@ -62,15 +62,8 @@ class Backbone:
     def __call__(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """Run the model up to the hidden state.
 
-        Parameters
-        ----------
-        pixels
-            (N, 3, H, W) on the model's device, in its dtype.
-
-        Returns
-        -------
-        torch.Tensor
-            (N, tokens, features); (N, features, height, width) for models that keep maps.
+        Takes (N, 3, H, W) pixels on the model's device, in its dtype. Returns (N, tokens,
+        features), or (N, features, height, width) of models that keep maps.
         """
         if self.blocks is None:
             return hidden_states(self.model, pixels)[self.hidden_state]
@@ -92,8 +85,8 @@ class Backbone:
 class _Reached(Exception):  # noqa: N818, not an error
     """Ends a forward pass at the wanted hidden state.
 
-    What follows the blocks may not even fit them: ConvNeXt's last layer norm has the width of the
-    last stage.
+    What follows the blocks may not fit the last one that is left: ConvNeXt's last layer norm has
+    the width of the last stage.
     """
 
     def __init__(self, state: "torch.Tensor") -> None:
@@ -118,15 +111,11 @@ def load_backbone(
     layers
         Depth of the wanted hidden state as a fraction of the model's blocks.
     dtype
-        What weights and activations are held in.
+        Of weights and activations.
     device
         Where the model goes.
     input_size
-        Height and width of the images that will be fed.
-
-    Returns
-    -------
-    Backbone
+        Height and width of what the network will see.
 
     Raises
     ------
@@ -137,30 +126,30 @@ def load_backbone(
     import torch
 
     config, whole = _vision_model(folder)
-    known = outline(config, whole, input_size)
+    shapes = model_shapes(config, whole, input_size)
     n_blocks = getattr(config, "num_hidden_layers", None)
     if isinstance(n_blocks, int):
-        hidden_state = _check_hidden_state(folder, layers, n_blocks)
+        hidden_state = _hidden_state(folder, layers, n_blocks)
         blocks = list_of_blocks(config, whole, n_blocks, hidden_state)
         if blocks is not None:
             model, missing = _load(folder, with_blocks(config, hidden_state), dtype)
-            return Backbone(model.to(device), hidden_state, n_blocks, blocks, missing, known)
+            return Backbone(model.to(device), hidden_state, n_blocks, blocks, missing, shapes)
 
     model, missing = _load(folder, config, dtype)
     model = model.to(device)
-    if known.shapes is None:
-        # How many hidden states it has is known once there are some: one black image tells.
+    if shapes.shapes is not None:
+        n_blocks = len(shapes.shapes) - 1
+    else:
+        # Only a run with numbers tells how many hidden states there are: on one black image.
         black = torch.zeros((1, 3, *input_size), dtype=dtype, device=device)
         with torch.inference_mode():
             n_blocks = len(hidden_states(model, black)) - 1
-    else:
-        n_blocks = len(known.shapes) - 1
-    hidden_state = _check_hidden_state(folder, layers, n_blocks)
-    return Backbone(model, hidden_state, n_blocks, None, missing, known)
+    hidden_state = _hidden_state(folder, layers, n_blocks)
+    return Backbone(model, hidden_state, n_blocks, None, missing, shapes)
 
 
 def _vision_model(folder: Path) -> tuple[Any, Any]:
-    """Configuration of the model, or of its image half if it has another for text; and that model.
+    """Configuration of a model, or of its image half if it has another for text, and that model.
 
     The model is on the meta device: shapes without weights.
     """
@@ -174,7 +163,7 @@ def _vision_model(folder: Path) -> tuple[Any, Any]:
             raise ValueError(f"model_type is {kind!r}")
         config = CONFIG_MAPPING[kind].from_dict(content)
     except Exception as error:
-        # transformers raises whatever its own checks and conversions of the values come to.
+        # transformers' own checks and conversions of the values may raise anything.
         raise ModelError(
             f"{folder / CONFIG} describes no model that transformers knows: {first_line(error)}",
             next_step="name a model whose code is part of the transformers library.",
@@ -185,7 +174,7 @@ def _vision_model(folder: Path) -> tuple[Any, Any]:
         model = on_meta(config)
         takes = model.main_input_name
     except Exception as error:
-        # Configurations that no model belongs to, values that do not fit, packages that lack.
+        # No model for this configuration, values that do not fit, a package that is not installed.
         reason = f" ({first_line(error)})"
     if takes != "pixel_values":
         raise ModelError(
@@ -202,7 +191,7 @@ def _vision_model(folder: Path) -> tuple[Any, Any]:
     return config, model
 
 
-def _check_hidden_state(folder: Path, layers: float, n_blocks: int) -> int:
+def _hidden_state(folder: Path, layers: float, n_blocks: int) -> int:
     hidden_state = int(layers * n_blocks)
     if hidden_state < 1:
         raise ModelError(
@@ -238,8 +227,8 @@ def _load(folder: Path, config: Any, dtype: "torch.dtype") -> tuple[Any, tuple[s
     # Statistics of batch norm are buffers, and as much a part of what is computed.
     weights = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
-        # transformers fills these with random numbers or constants. Heads that are not used may
-        # well be missing; anything that reaches the embedding must not pass unseen.
+        # transformers fills these with random numbers or constants. A head that is not used may be
+        # missing; what reaches the embedding makes it NaN, which is noticed.
         for name in missing:
             if name in weights and weights[name].is_floating_point():
                 weights[name].fill_(torch.nan)

@@ -1,4 +1,8 @@
-"""Image embeddings from one hidden state of a vision model, as the reference computes them."""
+"""Image embeddings from one hidden state of a vision model, as the reference computes them.
+
+Beside the encoder itself: what decides its embeddings (`encoder_identity`), whether two encoders
+give the same ones, and an encoder in one line of words.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,12 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.embeddings.model_files import (
-    ModelError,
-    fetch_model,
-    model_identity,
-    model_name,
-)
+from nsd_pipeline.embeddings.model_files import ModelError, fetch_model, model_identity, model_name
 from nsd_pipeline.embeddings.preprocessing import Processor, read_preprocessing
 
 if TYPE_CHECKING:
@@ -27,7 +26,9 @@ DEFAULT_MODEL: Final = "facebook/dinov2-giant"
 DEFAULT_LAYERS: Final = 0.6667
 DEFAULT_IMAGE_SIZE: Final = 518
 _IDENTITY: Final = ("weights", "layers", "token_aggregation", "image_size", "processor", "dtype")
-"""What two encoders must have in common to give the same embeddings."""
+_DIGITS: Final = 8
+"""Of a commit or a digest: enough to tell two apart by eye."""
+_POOLED: Final = {"mean": "mean over tokens", "cls": "class token"}
 
 
 def encoder_identity(
@@ -43,7 +44,7 @@ def encoder_identity(
 ) -> dict[str, str | float | int]:
     """Say what decides an encoder's embeddings, without loading it.
 
-    Loads torch only to find out what ``dtype="auto"`` comes to on this machine.
+    Loads torch only to find out what ``dtype="auto"`` is on this machine.
 
     Parameters
     ----------
@@ -98,11 +99,62 @@ def same_encoder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(name) == other.get(name) for name in _IDENTITY)
 
 
+def describe_encoder(settings: Mapping[str, Any]) -> str:
+    """Say in one line what an encoder is. To compare encoders, compare their `encoder_identity`.
+
+    Parameters
+    ----------
+    settings
+        `ImageEncoder.settings` as they were when the embeddings were made: they lie in the Parquet
+        file (`read_embeddings`) and, under ``encoder``, in the metadata of the artifact's manifest.
+        Or an `encoder_identity` alone, which is the manifest's ``config["encoder"]``; that names
+        the weights but neither the model nor the hidden state's number, so the line does not
+        either.
+
+    Returns
+    -------
+    str
+        For example ``facebook/dinov2-giant (commit:611a9d42…), hidden state 26 of 41 (layers
+        0.6667), mean over tokens, 518 px (the network sees 224 x 224), float32``.
+    """
+    kind, _, digest = str(settings.get("weights", "")).partition(":")
+    weights = f"{kind}:{digest[:_DIGITS]}…" if digest else ""
+    layers = f"layers {settings['layers']:g}" if "layers" in settings else ""
+    state = ""
+    if "hidden_state" in settings:
+        # A model of 40 blocks has 41 hidden states: number 0 is what goes into the first block.
+        state = f"hidden state {settings['hidden_state']} of {settings['n_blocks'] + 1}"
+    photo, seen = settings.get("image_size"), settings.get("network_size")
+    network = ""
+    if seen is not None and list(seen) != [photo, photo]:
+        network = f"the network sees {seen[0]} x {seen[1]}"
+    elif seen is None and settings.get("processor") == "normalize":
+        network = "normalised only"
+    parts = (
+        _with_note(settings.get("model") or "", weights) or "an encoder that is not named",
+        _with_note(state, layers),
+        _POOLED.get(settings.get("token_aggregation", "")),
+        _with_note(f"{photo} px", network) if photo is not None else "",
+        settings.get("dtype"),
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _with_note(text: str, note: str) -> str:
+    return f"{text} ({note})" if text and note else text or note
+
+
+def _torch_device(device: str | None) -> "torch.device":
+    import torch
+
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def _fastest_dtype(device: str | None) -> Literal["float32", "bfloat16"]:
     """bfloat16 where the hardware multiplies it; elsewhere it is emulated, slower than float32."""
     import torch
 
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _torch_device(device)
     if where.type == "cuda":
         native = torch.cuda.get_device_capability(where) >= (8, 0)
     else:
@@ -115,8 +167,8 @@ class ImageEncoder:
     """A vision model that turns photos into embeddings: one hidden state, pooled over its tokens.
 
     Only the blocks that lead up to the hidden state are loaded and run (see ``backbone``). The
-    defaults are the reference's: hidden state 26 of DINOv2-giant's 40, without final layer norm,
-    mean over class and patch tokens.
+    defaults are the reference's: hidden state 26 of DINOv2-giant, which has 40 blocks, without the
+    final layer norm, mean over class and patch tokens.
 
     Parameters
     ----------
@@ -148,15 +200,15 @@ class ImageEncoder:
     ----------
     settings : dict
         Everything that determines the numbers, ready for JSON: `encoder_identity`, the model's
-        name, and how it worked out (number of the hidden state, blocks, what the network sees,
-        library versions). `describe_encoder` turns it into a line.
+        name, number of the hidden state, of blocks, size of what the network sees, device, library
+        versions. `describe_encoder` turns it into a line.
 
     Raises
     ------
     ModelError
         If the model is not there or is not a vision model with safetensors weights, if its
         processor asks for something that is not known here, if ``layers`` selects no block, or if
-        one image, tried at once, shows that the model is not what it is taken for (see ``trial``).
+        the model does not pass `check_backbone`.
     """
 
     def __init__(
@@ -184,11 +236,11 @@ class ImageEncoder:
         import torch
 
         from nsd_pipeline.embeddings.backbone import load_backbone
-        from nsd_pipeline.embeddings.trial import try_backbone
+        from nsd_pipeline.embeddings.backbone_check import check_backbone
 
         folder = fetch_model(model, revision)
         self._preprocessing = read_preprocessing(folder, image_size=image_size, processor=processor)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = _torch_device(device)
         self._dtype = getattr(torch, str(identity["dtype"]))
         self._aggregation = token_aggregation
         self._backbone = load_backbone(
@@ -209,14 +261,11 @@ class ImageEncoder:
         }
         size = (1, image_size, image_size, 3)
         photo = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        class_token = token_aggregation == "cls"  # noqa: S105, no password
         with torch.inference_mode(), _full_precision():
-            state = try_backbone(
-                folder,
-                self._backbone,
-                self._pixels(photo),
-                class_token=token_aggregation == "cls",  # noqa: S105, no password
-            )
-            self._checked(self._aggregate(state))
+            pixels = self._pixels(photo)
+            state = check_backbone(folder, self._backbone, pixels, class_token=class_token)
+            self._pool(state)
 
     def encode(self, images: NDArray[np.uint8], *, batch_size: int = 16) -> NDArray[np.float32]:
         """Embed photos.
@@ -240,41 +289,17 @@ class ImageEncoder:
         ModelError
             If an embedding is not finite.
         """
+        # At least one batch, also of no images: `prepare` refuses them.
         starts = range(0, max(len(images), 1), batch_size)
-        return np.concatenate(
-            [
-                self.encode_prepared(self.prepare(images[start : start + batch_size]))
-                for start in starts
-            ]
-        )
+        batches = (self.prepare(images[start : start + batch_size]) for start in starts)
+        return np.concatenate([self.encode_prepared(photos) for photos in batches])
 
     def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """First half of `encode`, on the CPU: resize photos to ``image_size``.
-
-        Parameters
-        ----------
-        images
-            (N, H, W, 3) uint8, RGB.
-
-        Returns
-        -------
-        NDArray[np.uint8]
-            (N, ``image_size``, ``image_size``, 3).
-        """
+        """First half of `encode`, on the CPU: (N, H, W, 3) RGB to (N, S, S, 3), S = image_size."""
         return self._preprocessing.resize_photos(images)
 
     def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Second half of `encode`, on the encoder's device: photos to embeddings, all at once.
-
-        Parameters
-        ----------
-        photos
-            (N, ``image_size``, ``image_size``, 3) uint8, from `prepare`.
-
-        Returns
-        -------
-        NDArray[np.float32]
-            (N, D).
+        """Second half of `encode`, on the encoder's device: all photos from `prepare` to (N, D).
 
         Raises
         ------
@@ -284,7 +309,7 @@ class ImageEncoder:
         import torch
 
         with torch.inference_mode(), _full_precision():
-            return self._checked(self._aggregate(self._backbone(self._pixels(photos))))
+            return self._pool(self._backbone(self._pixels(photos)))
 
     def _pixels(self, photos: NDArray[np.uint8]) -> "torch.Tensor":
         import torch
@@ -292,25 +317,22 @@ class ImageEncoder:
         on_device = torch.from_numpy(photos).to(self._device)
         return self._preprocessing.to_network(on_device).to(self._dtype)
 
-    def _checked(self, pooled: "torch.Tensor") -> NDArray[np.float32]:
-        embeddings = pooled.cpu().numpy()
-        if not np.isfinite(embeddings).all():
-            lacking = ", ".join(self._backbone.missing[:5])
-            raise ModelError(
-                f"{self.settings['model']} gives embeddings that are not finite"
-                + (f": its files lack weights that it needs, among {lacking}." if lacking else "."),
-                next_step="copy or download the model again, or name another"
-                + (" dtype." if self.settings["dtype"] != "float32" else "."),
-            )
-        return np.asarray(embeddings, dtype=np.float32)
-
-    def _aggregate(self, state: "torch.Tensor") -> "torch.Tensor":
+    def _pool(self, state: "torch.Tensor") -> NDArray[np.float32]:
         """(N, tokens, D), or (N, D, height, width) of a model that keeps maps, to (N, D)."""
         if state.ndim == 4:
             state = state.flatten(2).transpose(1, 2)
-        if self._aggregation == "cls":
-            return state[:, 0].float()
-        return state.float().mean(dim=1)
+        first_only = self._aggregation == "cls"
+        pooled = state[:, 0].float() if first_only else state.float().mean(dim=1)
+        embeddings: NDArray[np.float32] = pooled.cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            missing = ", ".join(self._backbone.missing[:5])
+            raise ModelError(
+                f"{self.settings['model']} gives embeddings that are not finite"
+                + (f": its files lack weights that it needs, among {missing}." if missing else "."),
+                next_step="copy or download the model again, or name another"
+                + (" dtype." if self.settings["dtype"] != "float32" else "."),
+            )
+        return embeddings
 
 
 @contextlib.contextmanager

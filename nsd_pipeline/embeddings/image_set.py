@@ -1,8 +1,8 @@
 """Embed a set of images that does not fit into memory, and keep the embeddings as Parquet.
 
 Two columns: ``image_id`` (int32, NSD's 0-based 73k row; ascending, unique) and ``embedding``
-(fixed-size list of float32). The encoder's settings are JSON in the schema's metadata, under
-``settings``. The numbers are stored plainly: compression gains nothing on them.
+((fixed-size list of float32). The encoder's settings are JSON in the schema's metadata, under
+``settings``. The file is not compressed: these numbers do not become smaller.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,29 +21,29 @@ from nsd_pipeline.storage.disk import replacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 EMBEDDINGS_FILE: Final = "embeddings.parquet"
 """Name of the file in an artifact."""
+_SETTINGS: Final = b"settings"
+_AHEAD: Final = 2
 
-T = TypeVar("T")
-R = TypeVar("R")
+Photos = NDArray[np.uint8]
 
 
 class Encoder(Protocol):
     """The two halves of an encoder: one that may run ahead in a thread, one that computes."""
 
-    def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, images: Photos) -> Photos:
         """(N, H, W, 3) photos to what `encode_prepared` takes."""
         ...
 
-    def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode_prepared(self, photos: Photos) -> NDArray[np.float32]:
         """(N, ...) to (N, D)."""
         ...
 
 
 def embed_images(
     encoder: Encoder,
-    read_images: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    read_images: Callable[[NDArray[np.int64]], Photos],
     image_ids: NDArray[np.integer],
     *,
     batch_size: int = 16,
@@ -83,47 +83,46 @@ def embed_images(
     if len(ids) == 0:
         raise ValueError("image_ids is empty: there is nothing to embed.")
 
-    def prepare(batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def prepare(batch: NDArray[np.int64]) -> Photos:
         images = read_images(batch)
         if len(images) != len(batch):
             raise ValueError(f"read_images returned {len(images)} images for {len(batch)} ids.")
         return encoder.prepare(images)
 
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-    embeddings: NDArray[np.float32] | None = None
+    embeddings = np.empty((0, 0), dtype=np.float32)
     done = 0
     with tqdm(total=len(ids), unit="image", desc="embedding", disable=not progress) as bar:
-        for photos in _run_ahead(prepare, batches):
+        for photos in _prepared_ahead(prepare, batches):
             encoded = encoder.encode_prepared(photos)
-            if embeddings is None:
+            if done == 0:
+                # Only the first batch tells how wide an embedding is.
                 embeddings = np.empty((len(ids), encoded.shape[1]), dtype=np.float32)
             embeddings[done : done + len(encoded)] = encoded
             done += len(encoded)
             bar.update(len(encoded))
-    assert embeddings is not None  # noqa: S101, there is at least one batch
     return embeddings
 
 
-def _run_ahead(function: Callable[[T], R], items: Iterable[T], *, ahead: int = 2) -> Iterator[R]:
-    """Like `map`, but up to ``ahead`` results are computed in a thread before they are asked for.
+def _prepared_ahead(
+    prepare: Callable[[NDArray[np.int64]], Photos], batches: Iterable[NDArray[np.int64]]
+) -> Iterator[Photos]:
+    """Like `map`, but a thread computes up to `_AHEAD` results before they are asked for.
 
-    Leaving early, by an exception or Ctrl-C, cancels what has not begun and waits for the one call
-    that has, so nothing goes on behind the caller's back.
+    If the caller stops early, by an exception or Ctrl-C, calls that have not begun are cancelled,
+    and the one that has is waited for: no thread goes on after the caller.
     """
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-    pending: deque[Future[R]] = deque()
+    pending: deque[Future[Photos]] = deque()
     try:
-        for item in items:
-            pending.append(executor.submit(function, item))
-            if len(pending) > ahead:
+        for batch in batches:
+            pending.append(executor.submit(prepare, batch))
+            if len(pending) > _AHEAD:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-_SETTINGS: Final = b"settings"
 
 
 def write_embeddings(
@@ -165,18 +164,14 @@ def write_embeddings(
     order = np.argsort(ids)
     values = np.ascontiguousarray(embeddings[order], dtype=np.float32)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    table = pa.table(
-        {"image_id": pa.array(ids[order].astype(np.int32)), "embedding": embedding}
-    ).replace_schema_metadata({_SETTINGS: json.dumps(settings)})
+    columns = {"image_id": pa.array(ids[order].astype(np.int32)), "embedding": embedding}
+    table = pa.table(columns, metadata={_SETTINGS: json.dumps(settings)})
 
     with replacing(Path(path)) as partial:
         # One row group, so that the column comes back as one array.
+        n_rows = max(len(ids), 1)
         pq.write_table(
-            table,
-            partial,
-            row_group_size=max(len(ids), 1),
-            compression="none",
-            use_dictionary=False,
+            table, partial, row_group_size=n_rows, compression="none", use_dictionary=False
         )
 
 
@@ -184,11 +179,6 @@ def read_embeddings(
     path: str | Path,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[str, Any]]:
     """Read what `write_embeddings` wrote.
-
-    Parameters
-    ----------
-    path
-        The Parquet file.
 
     Returns
     -------
@@ -214,7 +204,7 @@ def read_embeddings(
         raise _artifact_error(path, "is missing") from error
     except (pa.ArrowException, OSError) as error:
         raise _artifact_error(path, f"cannot be read ({str(error).splitlines()[0]})") from error
-    _check_schema(path, table)
+    _check_columns(path, table)
     image_ids = table["image_id"].combine_chunks().to_numpy()
     column = table["embedding"].combine_chunks()
     embeddings = column.flatten().to_numpy(zero_copy_only=True)
@@ -227,17 +217,16 @@ def read_embeddings(
     return image_ids, embeddings.reshape(len(image_ids), column.type.list_size), settings
 
 
-def _check_schema(path: Path, table: "pa.Table") -> None:
+def _check_columns(path: Path, table: "pa.Table") -> None:
     import pyarrow as pa
 
-    schema = table.schema
-    types = {name: schema.field(name).type for name in schema.names}
+    types = {field.name: field.type for field in table.schema}
     if (
         types.keys() != {"image_id", "embedding"}
         or types["image_id"] != pa.int32()
         or not pa.types.is_fixed_size_list(types["embedding"])
         or types["embedding"].value_type != pa.float32()
-        or _SETTINGS not in (schema.metadata or {})
+        or _SETTINGS not in (table.schema.metadata or {})
     ):
         found = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise _artifact_error(path, f"does not hold image embeddings with settings ({found})")

@@ -1,4 +1,4 @@
-"""Where an image model's files are, which weights they hold, and one line that names it.
+"""Where an image model's files are, and which weights they hold.
 
 A model is a name on the Hugging Face Hub or a local folder in the same layout: ``config.json``,
 ``preprocessor_config.json`` (or ``processor_config.json``) and weights as safetensors. Pickled
@@ -6,11 +6,11 @@ weights (``.bin``) are never read: unpickling runs whatever code the file holds.
 torch.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,19 +18,14 @@ from nsd_pipeline.errors import NsdError
 
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"
-NESTED_PROCESSOR: Final = "processor_config.json"
+_NESTED_PROCESSOR: Final = "processor_config.json"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_FILES: Final = (
-    CONFIG,
-    PROCESSOR,
-    NESTED_PROCESSOR,
-    _WEIGHTS,
-    _INDEX,
-    "model-*-of-*.safetensors",
-)
+_SHARDS: Final = "model-*-of-*.safetensors"
+_FILES: Final = (CONFIG, PROCESSOR, _NESTED_PROCESSOR, _WEIGHTS, _INDEX, _SHARDS)
 
-USE_A_FOLDER: Final = (
+_GET_AGAIN: Final = "copy or download the model again, complete."
+_USE_A_FOLDER: Final = (
     "download the model on a machine that can reach it, put the folder (config.json, "
     "preprocessor_config.json, model.safetensors) on this one, and name that folder in the "
     "config key `model` or in the environment variable NSD_ENCODER."
@@ -42,15 +37,15 @@ class ModelError(NsdError):
 
 
 def model_identity(model: str | Path, revision: str | None = None) -> str:
-    """Which weights a model name stands for, as a short string.
+    """Identify the weights that a model's name stands for.
 
     Parameters
     ----------
     model
         Name on the Hugging Face Hub, or a local folder.
     revision
-        Branch, tag or commit on the hub; ``None`` is its main branch. What is in the local cache
-        is preferred, so a model that moves on under the same name does not change by itself.
+        Branch, tag or commit on the hub; ``None`` is its main branch. The local cache comes first,
+        so a model that is updated on the hub does not change here by itself.
 
     Returns
     -------
@@ -70,20 +65,9 @@ def model_identity(model: str | Path, revision: str | None = None) -> str:
 
 
 def model_name(model: str | Path) -> str:
-    """Name to call a model by: the hub's, or that of its folder.
+    """Name of a model for people: the hub's, or that of its folder. It identifies nothing.
 
-    Two folders of one name may hold different models, so this identifies nothing.
-
-    Parameters
-    ----------
-    model
-        Name on the Hugging Face Hub, or a local folder.
-
-    Returns
-    -------
-    str
-        Never empty. A folder of the Hugging Face cache is called what the hub calls it: its own
-        name is a commit's.
+    A folder of the Hugging Face cache is named as on the hub, for its own name is a commit's.
     """
     folder = _local_folder(model)
     if folder is None:
@@ -97,22 +81,10 @@ def model_name(model: str | Path) -> str:
 
 
 def fetch_model(model: str | Path, revision: str | None = None) -> Path:
-    """Folder with a model's files, downloaded once into the Hugging Face cache if need be.
+    """Folder with a model's files, downloaded once into the Hugging Face cache if it is not there.
 
-    Parameters
-    ----------
-    model, revision
-        As for `model_identity`.
-
-    Returns
-    -------
-    Path
-        The folder, complete: configuration, processor and all safetensors weights.
-
-    Raises
-    ------
-    ModelError
-        If the model is not there, or has no safetensors weights.
+    Takes and raises what `model_identity` does. The folder is complete: configuration, processor
+    and all safetensors weights.
     """
     folder = _local_folder(model)
     if folder is None:
@@ -147,13 +119,12 @@ def weight_files(folder: Path) -> list[Path]:
     if set(shards) != set(names) or not shards:
         raise ModelError(
             f"{folder / _INDEX} does not name files of this folder.",
-            next_step="copy or download the model again.",
+            next_step=_GET_AGAIN,
         )
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in shards if not (folder / name).is_file()]:
         raise ModelError(
             f"The model in {folder} lacks {', '.join(missing)}, which {_INDEX} names.",
-            next_step="copy or download the model again.",
+            next_step=_GET_AGAIN,
         )
     return [folder / name for name in shards]
 
@@ -177,41 +148,28 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         problem = f"is not valid JSON ({error})"
     if not isinstance(content, dict):
-        raise ModelError(
-            f"{path} {problem}.", next_step="copy or download the model again, complete."
-        )
+        raise ModelError(f"{path} {problem}.", next_step=_GET_AGAIN)
     return content
 
 
-def nested_processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Where transformers 5 puts an image processor that was saved together with one for text.
+def processor_settings(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Settings of a model's image processor, by the file that holds them: one, or two.
 
-    Parameters
-    ----------
-    folder
-        A model's folder.
-
-    Returns
-    -------
-    tuple of Path and dict, or None
-        The file, and the part of it that is about images. ``None`` if there is no such part:
-        older files of this name are about text alone.
+    transformers 5 saves a processor of images and text as ``processor_config.json`` and puts the
+    images' part under ``image_processor``. Older files of this name are about text alone.
 
     Raises
     ------
     ModelError
-        If the file is damaged.
+        If there are none, or a file is damaged.
     """
-    path = folder / NESTED_PROCESSOR
-    if not path.is_file():
-        return None
-    config = read_json(path).get("image_processor")
-    if config is not None and not isinstance(config, dict):
-        raise ModelError(
-            f"image_processor in {path} is not a JSON object.",
-            next_step="copy or download the model again, complete.",
-        )
-    return None if config is None else (path, config)
+    path, nested = folder / PROCESSOR, folder / _NESTED_PROCESSOR
+    of_images = read_json(nested).get("image_processor") if nested.is_file() else None
+    if not isinstance(of_images, dict | None):
+        raise ModelError(f"image_processor in {nested} is not a JSON object.", next_step=_GET_AGAIN)
+    found = {} if of_images is None else {nested: of_images}
+    # Without a nested one this one must be there: reading says so if it is not.
+    return {path: read_json(path), **found} if path.is_file() or not found else found
 
 
 def _local_folder(model: str | Path) -> Path | None:
@@ -222,7 +180,7 @@ def _local_folder(model: str | Path) -> Path | None:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, as far as it fits into a sentence of ours."""
+    """First line of what another library's error says, to be quoted in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
@@ -232,50 +190,36 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def snapshot(*, local_files_only: bool) -> Path:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=list(patterns),
-                local_files_only=local_files_only,
-            )
-        )
-
+    download = partial(snapshot_download, model, revision=revision, allow_patterns=list(patterns))
     try:
-        try:
-            folder = snapshot(local_files_only=True)
-        except LocalEntryNotFoundError:
-            return snapshot(local_files_only=False)
-        # Other tools put single files into the cache, so what is there may not be all.
-        complete = _WEIGHTS not in patterns or _is_complete(folder)
-        if complete and (folder / CONFIG).is_file():
-            return folder
-        return snapshot(local_files_only=False)
+        with contextlib.suppress(LocalEntryNotFoundError):
+            folder = Path(download(local_files_only=True))
+            # Other tools put single files into the cache, so what is there may not be all.
+            complete = _WEIGHTS not in patterns or _is_complete(folder)
+            if complete and (folder / CONFIG).is_file():
+                return folder
+        return Path(download())
     except (OSError, ValueError) as error:
         wanted = model if revision is None else f"{model} (revision {revision})"
         raise ModelError(
             f"The model {wanted} is neither a local folder nor can it be had from the Hugging Face "
             f"Hub: {first_line(error)}",
-            next_step=f"check the name and the network, or {USE_A_FOLDER}",
+            next_step=f"check the name and the network, or {_USE_A_FOLDER}",
         ) from error
 
 
 def _is_complete(folder: Path) -> bool:
     try:
         weight_files(folder)
-        return (folder / PROCESSOR).is_file() or nested_processor(folder) is not None
+        return bool(processor_settings(folder))
     except ModelError:
         return False
 
 
 def _folder_digest(folder: Path) -> str:
-    paths = [folder / CONFIG, *weight_files(folder)]
     read_json(folder / CONFIG)
-    if (folder / PROCESSOR).is_file():
-        paths.append(folder / PROCESSOR)
-    elif (nested := nested_processor(folder)) is not None:
-        paths.append(nested[0])
+    # One of two processors is enough: an encoder takes both only if they ask for the same steps.
+    paths = [folder / CONFIG, *weight_files(folder), next(iter(processor_settings(folder)))]
     digest = hashlib.sha256()
     for path in sorted(paths):
         status = path.stat()
@@ -289,68 +233,3 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001
     """Digest of a file's content; size and time make it stale when the file is replaced."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_DIGITS: Final = 8
-"""Of a commit or a digest: enough to tell two apart by eye."""
-_POOLED: Final = {"mean": "mean over tokens", "cls": "class token"}
-
-
-def describe_encoder(settings: Mapping[str, Any]) -> str:
-    """Say in one line what an encoder is, for reports, tables and messages.
-
-    The line is for reading. To find out whether two encoders are the same, compare their
-    `encoder_identity`.
-
-    Parameters
-    ----------
-    settings
-        What `ImageEncoder.settings` was when the embeddings were made: it lies in the Parquet file
-        (`read_embeddings`) and, under ``encoder``, in the metadata of the artifact's manifest. Or
-        an `encoder_identity` alone, which is the manifest's ``config["encoder"]``; that names the
-        weights but neither the model nor the hidden state's number, so the line does not either.
-
-    Returns
-    -------
-    str
-        For example ``facebook/dinov2-giant (commit:611a9d42…), hidden state 26 of 41 (layers
-        0.6667), mean over tokens, 518 px (the network sees 224 x 224), float32``.
-    """
-    words = [
-        _model(settings),
-        _layer(settings),
-        _POOLED.get(settings.get("token_aggregation", "")),
-        _size(settings),
-        settings.get("dtype"),
-    ]
-    return ", ".join(str(part) for part in words if part)
-
-
-def _model(settings: Mapping[str, Any]) -> str:
-    kind, _, digest = str(settings.get("weights", "")).partition(":")
-    weights = f"{kind}:{digest[:_DIGITS]}…" if digest else ""
-    name = settings.get("model")
-    if not name:
-        return weights or "an encoder that is not named"
-    return f"{name} ({weights})" if weights else str(name)
-
-
-def _layer(settings: Mapping[str, Any]) -> str:
-    layers = f"layers {settings['layers']:g}" if "layers" in settings else ""
-    if "hidden_state" not in settings or "n_blocks" not in settings:
-        return layers
-    # A model of 40 blocks has 41 hidden states: number 0 is what goes into the first block.
-    state = f"hidden state {settings['hidden_state']} of {settings['n_blocks'] + 1}"
-    return f"{state} ({layers})" if layers else state
-
-
-def _size(settings: Mapping[str, Any]) -> str:
-    photo = settings.get("image_size")
-    if photo is None:
-        return ""
-    seen = settings.get("network_size")
-    if seen is not None and list(seen) != [photo, photo]:
-        return f"{photo} px (the network sees {seen[0]} x {seen[1]})"
-    if seen is None and settings.get("processor") == "normalize":
-        return f"{photo} px (normalised only)"
-    return f"{photo} px"

@@ -1,17 +1,13 @@
 """From 8-bit photos to the numbers an image model sees, as its own processor does it.
 
-The reference resizes every photo to ``image_size`` first (bilinear, 8 bit) and then lets the
-model's own processor have it, which for DINOv2 resizes again to 256 (bicubic, antialiased, on
-floats), crops the centre 224 and normalises. The steps are carried out here with PIL and torch,
-because the processors of transformers need torchvision; ``processor`` reads their settings.
+The reference resizes every photo to ``image_size`` first (bilinear, 8 bit) and then gives it to the
+model's own processor, which for DINOv2 resizes again to 256 (bicubic, antialiased, on floats),
+crops the centre 224 and normalises.
 
-The processors of transformers need torchvision, so their steps are carried out in ``preprocessing``
-and only their settings are read. Every field is followed, or is known to change nothing about the
-pixels of a square photo, or is refused by name. So is a processor whose class may do more than its
-fields say (LeViT's resizes to 256/224 of the size that it is given).
-
-The file is ``preprocessor_config.json``; processors of text and images together, saved by
-transformers 5, have it as ``image_processor`` in ``processor_config.json``.
+The processors of transformers need torchvision, so only their settings are read, and their steps
+are carried out here with PIL and torch. Every field is followed, or is known to change nothing
+about the pixels of a square photo, or is refused by name. So is a processor whose class may do more
+than its fields say (LeViT's resizes to 256/224 of the size that it is given).
 """
 
 import math
@@ -24,12 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.embeddings.model_files import (
-    PROCESSOR,
-    ModelError,
-    nested_processor,
-    read_json,
-)
+from nsd_pipeline.embeddings.model_files import ModelError, processor_settings
 
 if TYPE_CHECKING:
     import torch
@@ -66,17 +57,9 @@ class Preprocessing:
         return self.crop or self.resize or (self.photo_size, self.photo_size)
 
     def resize_photos(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize photos to ``photo_size``, in 8 bit, as PIL does.
+        """Resize photos (N, H, W, 3), RGB, to (N, ``photo_size``, ``photo_size``, 3), as PIL does.
 
-        Parameters
-        ----------
-        images
-            (N, H, W, 3) uint8, RGB.
-
-        Returns
-        -------
-        NDArray[np.uint8]
-            (N, ``photo_size``, ``photo_size``, 3). Photos that are not square are stretched.
+        Photos that are not square are stretched.
         """
         from PIL import Image
 
@@ -90,39 +73,26 @@ class Preprocessing:
             photo = Image.fromarray(images[number])
             resized[number] = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR))
 
-        # One thread makes 250 photos a second, which a GPU would wait for; PIL lets others run.
+        # One thread makes 250 photos a second, and a GPU would wait. PIL releases the GIL.
         with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
             list(pool.map(resize, range(len(images))))
         return resized
 
     def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":
-        """Turn resized photos into the network's input, on the device they are on.
+        """Turn photos from `resize_photos` into the network's input, on the device they are on.
 
-        Parameters
-        ----------
-        photos
-            (N, ``photo_size``, ``photo_size``, 3) uint8, from `resize_photos`.
-
-        Returns
-        -------
-        torch.Tensor
-            (N, 3, ``*network_size``) float32.
+        Returns (N, 3, ``*network_size``) float32.
         """
         import torch
 
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32) / 255
         if self.resize is not None:
             pixels = torch.nn.functional.interpolate(
-                pixels,
-                size=self.resize,
-                mode=self.interpolation,
-                antialias=True,
-                align_corners=False,
+                pixels, self.resize, mode=self.interpolation, antialias=True, align_corners=False
             )
         if self.crop is not None:
             height, width = self.crop
-            top = (pixels.shape[-2] - height) // 2
-            left = (pixels.shape[-1] - width) // 2
+            top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
             pixels = pixels[..., top : top + height, left : left + width]
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
@@ -134,22 +104,13 @@ Processor = Literal["model", "normalize"]
 _INTERPOLATION: Final = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers for the resampling filters that torch has too."""
 _CROPS: Final = {
-    "BeitImageProcessor": False,
-    "BitImageProcessor": True,
-    "BlipImageProcessor": False,
-    "ChineseCLIPImageProcessor": True,
-    "CLIPImageProcessor": True,
-    "DeiTImageProcessor": True,
-    "DINOv3ViTImageProcessor": False,
-    "MobileNetV1ImageProcessor": True,
-    "MobileNetV2ImageProcessor": True,
-    "OwlViTImageProcessor": False,
-    "PvtImageProcessor": False,
-    "SegformerImageProcessor": False,
-    "SiglipImageProcessor": False,
-    "Tipsv2ImageProcessor": False,
+    "BeitImageProcessor": False, "BitImageProcessor": True, "BlipImageProcessor": False,
+    "ChineseCLIPImageProcessor": True, "CLIPImageProcessor": True, "DeiTImageProcessor": True,
+    "DINOv3ViTImageProcessor": False, "MobileNetV1ImageProcessor": True,
+    "MobileNetV2ImageProcessor": True, "OwlViTImageProcessor": False, "PvtImageProcessor": False,
+    "SegformerImageProcessor": False, "SiglipImageProcessor": False, "Tipsv2ImageProcessor": False,
     "ViTImageProcessor": False,
-}
+}  # fmt: skip
 """Classes that resize, crop, rescale and normalise and do nothing else, and whether they crop where
 ``do_center_crop`` is missing."""
 _STEPS: Final = {
@@ -186,43 +147,33 @@ def read_preprocessing(folder: Path, *, image_size: int, processor: Processor) -
         ``"model"`` for all that the processor does; ``"normalize"`` for its normalisation alone,
         so that the network sees ``image_size`` x ``image_size``.
 
-    Returns
-    -------
-    Preprocessing
-
     Raises
     ------
     ModelError
         If there is no file, it asks for a step that is not known here, or there are two that ask
         for different ones.
     """
-    nested = nested_processor(folder)
-    found = [] if nested is None else [_read(*nested, image_size=image_size, processor=processor)]
-    path = folder / PROCESSOR
-    # Of two, transformers 5 reads the nested one, and what is older than it the other.
-    if nested is None or path.is_file():
-        config = read_json(path)
-        found.append(_read(path, config, image_size=image_size, processor=processor))
-    if len(set(found)) > 1:
+    files = processor_settings(folder)
+    found = {_read(path, config, image_size, processor) for path, config in files.items()}
+    # Of two, transformers 5 reads the nested one, and older versions the other.
+    if len(found) > 1:
         raise ModelError(
-            f"{path} and {nested[0] if nested else path} ask for different steps.",
-            next_step="put a copy of the model into a folder of your own, without the one of the "
-            "two that is not meant.",
+            f"{' and '.join(map(str, files))} ask for different steps.",
+            next_step="copy the model into a folder of your own, and delete one of the two there.",
         )
-    return found[0]
+    return found.pop()
 
 
 def _read(
-    path: Path, config: dict[str, Any], *, image_size: int, processor: Processor
+    path: Path, config: dict[str, Any], image_size: int, processor: Processor
 ) -> Preprocessing:
     try:
         mean, std = _normalisation(config)
         if processor == "normalize":
             return Preprocessing(image_size, None, "bicubic", None, mean, std)
         _check_fields(config)
-        crop = (
-            _size(config["crop_size"]) if _is_on(config, "do_center_crop", default=False) else None
-        )
+        crops = _is_on(config, "do_center_crop", default=False)
+        crop = _size(config["crop_size"]) if crops else None
         resize, interpolation = None, "bicubic"
         if _is_on(config, "do_resize", default=True):
             resize = _size(config["size"])
@@ -237,23 +188,23 @@ def _read(
             raise ValueError(f"the crop {crop} is larger than the image {before}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"{error.args[0]} is missing" if type(error) is KeyError else str(error)
-        otherwise = ', or set `processor` to "normalize" to skip all but its normalisation'
+        next_step = "use a model whose processor resizes, crops, divides by 255 and normalises"
+        if processor == "model":
+            next_step += ', or set `processor` to "normalize" to skip all but its normalisation'
         raise ModelError(
-            f"{path} cannot be followed: {reason}.",
-            next_step="use a model whose processor resizes, crops, divides by 255 and normalises"
-            f"{otherwise if processor == 'model' else ''}.",
+            f"{path} cannot be followed: {reason}.", next_step=f"{next_step}."
         ) from error
     return Preprocessing(image_size, resize, interpolation, crop, mean, std)
 
 
 def _normalisation(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation for pixels in 0..1, after a check that this is what they are for."""
+    """Mean and deviation for pixels in 0..1; refuses fields that would make them mean another."""
     if strange := [name for name in _COLOURS if config.get(name)]:
         raise ValueError(f"{', '.join(strange)} is not known here")
     if not _is_on(config, "do_rescale", default=True):
         raise ValueError("do_rescale is off, so that the model wants numbers from 0 to 255")
     factor = config.get("rescale_factor")
-    # Files round it.
+    # Files have it rounded.
     if factor is not None and not abs(_number(factor) * 255 - 1) <= 1e-6:
         raise ValueError(f"rescale_factor is {factor}, not 1/255")
     if not _is_on(config, "do_normalize", default=True):
@@ -265,7 +216,7 @@ def _normalisation(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[flo
 
 
 def _check_fields(config: dict[str, Any]) -> None:
-    """Check that all that the file asks for is followed, and that it says whether to crop."""
+    """Check that everything the file asks for is followed, and that it says whether to crop."""
     strange = {name for name, value in config.items() if value} - _STEPS - _CHANGES_NOTHING
     if not config.get("do_pad"):
         strange -= {"pad_size", "size_divisor"}
@@ -278,7 +229,7 @@ def _check_fields(config: dict[str, Any]) -> None:
         if config.get("do_center_crop") is None and config.get("crop_size") is not None:
             raise ValueError("there is a crop_size, and do_center_crop is missing")
         return
-    # The same steps by torchvision or PIL, and by the name of 2021.
+    # One class has several names: for torchvision, for PIL, and that of 2021.
     name = str(named).removesuffix("Fast").removesuffix("Pil")
     name = name.replace("FeatureExtractor", "ImageProcessor")
     if name not in _CROPS:
@@ -299,9 +250,9 @@ def _is_on(config: dict[str, Any], name: str, *, default: bool) -> bool:
 
 
 def _size(value: Any) -> tuple[int, int]:
-    """Height and width that a processor's size gives a photo, which is square by then.
+    """Height and width that a processor's size gives a photo.
 
-    So ``shortest_edge``, and the bare number of older files, say both.
+    The photo is square by then, so ``shortest_edge``, and the bare number of older files, say both.
     """
     if not isinstance(value, dict):
         return _side(value), _side(value)

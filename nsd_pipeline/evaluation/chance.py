@@ -1,9 +1,8 @@
-"""What every retrieval metric is worth by guessing, and whether a model is better than that.
+"""What every retrieval metric is expected to be by guessing, and whether a model is better.
 
-Under a random permutation of the images the rank of the right one is uniform over the retrieval
-set. Means and shares follow exactly; a median of M ranks is an order statistic, whose expectation
-is summed over its distribution with ranks taken as independent; a standard deviation is that of
-one rank.
+By guessing, the rank of the right image is uniform over the retrieval set. Means and shares follow
+exactly. The median of M ranks is an order statistic: its expectation is the sum over its
+distribution, with ranks taken as independent. The standard deviation is that of one rank.
 """
 
 from collections import Counter
@@ -67,7 +66,7 @@ class AgainstChance:
     n_images
         Images that were asked for, each once.
     p_value
-        How probable as many hits are by guessing.
+        Probability of at least as many hits by guessing.
     """
 
     accuracy: float
@@ -77,15 +76,15 @@ class AgainstChance:
 
     @property
     def least_p_value(self) -> float:
-        """The p value if every image had been found: what so few images can show at most."""
+        """The p value if every image had been found: no model can reach a smaller one."""
         return float(self.chance**self.n_images)
 
 
 def against_chance(accuracy: float, n_images: int, k: int = 5) -> AgainstChance:
     """Compare a top-k accuracy over images with guessing: an exact binomial test, one-sided.
 
-    Images are what is independent here. Trials are not: those that showed one image share its
-    target, and a test over trials takes luck with some images for skill.
+    Images are independent of each other. Trials are not: those that showed the same image share its
+    target, so a test over trials would take luck with a few images for skill.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def against_chance(accuracy: float, n_images: int, k: int = 5) -> AgainstChance:
     n_images
         Distinct test images, all of which are candidates.
     k
-        Places that count as found.
+        How many of the first places count as found.
     """
     from scipy.stats import binom
 
@@ -123,7 +122,7 @@ class _Distribution:
         return cls(distinct, np.bincount(index, weights) / weights.sum())
 
     def normalised(self, n_candidates: int) -> "_Distribution":
-        """Turn ranks into inverse normalised ranks."""
+        """Turn ranks into inverse normalised ranks, 1 - rank / (N - 1), in ascending order."""
         return _Distribution(1 - self.values[::-1] / (n_candidates - 1), self.probabilities[::-1])
 
     def mean(self) -> float:
@@ -141,11 +140,13 @@ class _Distribution:
 
         share = np.minimum(np.cumsum(self.probabilities), 1)
         middle = (n_draws + 1) // 2
+        # The median is at most a value if at least `middle` of the draws are.
         at_most = binom.sf(middle - 1, n_draws, share)
         return float(self.values @ np.diff(at_most, prepend=0))
 
 
 def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], suffix: str) -> dict[str, float]:
+    """Levels of a retrieval set's metrics."""
     n_candidates = len(np.unique(codes))
     uniform = _Distribution.uniform(n_candidates)
     n_queries = {
@@ -167,6 +168,8 @@ def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], suffix: str) -> dic
 
 
 def _batch_levels(codes: NDArray[Any], batch_size: int) -> dict[str, float]:
+    """Levels of the ``batch_...`` metrics, whose candidates repeat images within a batch."""
+    # How many trials have an image that is `own` times in their batch, beside those others.
     cases: Counter[tuple[int, tuple[int, ...]]] = Counter()
     for start in range(0, len(codes), batch_size):
         repeats = sorted(Counter(codes[start : start + batch_size].tolist()).values())
@@ -181,17 +184,19 @@ def _batch_levels(codes: NDArray[Any], batch_size: int) -> dict[str, float]:
 
 
 def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
-    """Distribute the rank of an image that is ``own`` times among the candidates.
+    """Distribution of the rank of an image that is ``own`` times among the candidates.
 
-    Repeats of an image are tied, so images fall in line as blocks: any number of the other blocks
-    comes before the own one, and then any choice of that number of them.
+    Repeats of an image are tied, so each image is a block in the order. Every number of other
+    blocks before the own one is as likely, and so is every choice of that many blocks. ``others``
+    are the blocks' sizes.
     """
     n_others = sum(others)
-    # Row b, column c: how many choices of b blocks have c candidates in all.
+    # choices[b, c]: in how many ways b of the other blocks hold c candidates together.
     choices = np.zeros((len(others) + 1, n_others + 1))
     choices[0, 0] = 1
     for size in others:
         choices[1:, size:] += choices[:-1, : n_others + 1 - size]
+    # Probability that c candidates come before the own block.
     before = (choices / choices.sum(axis=1, keepdims=True)).mean(axis=0)
     return _Distribution(np.arange(n_others + 1) + np.float64(own - 1) / 2, before)
 
@@ -199,21 +204,32 @@ def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
 def _expectations(
     parts: Sequence[tuple[float, _Distribution, int]], n_queries: int, noun: str
 ) -> Iterator[tuple[str, float]]:
-    """Yield expected statistics of ranks of several kinds: weight, ranks, candidates."""
+    """Yield names and expected statistics of ranks that are a mixture.
+
+    Parameters
+    ----------
+    parts
+        Weight, distribution of ranks, and number of candidates of each part of the mixture.
+    n_queries
+        Number of ranks that a median is over.
+    noun
+        How names of metrics call a rank.
+    """
     ranks = _Distribution.mixture([(weight, part) for weight, part, _ in parts])
     yield f"median_{noun}", ranks.lower_median(n_queries)
     yield f"mean_{noun}", ranks.mean()
     yield f"std_{noun}", ranks.std()
     for k in TOP_K:
         yield f"top{k}_acc", ranks.below(k)
-    rivalled = [(weight, part.normalised(size)) for weight, part, size in parts if size > 1]
-    normalised = _Distribution.mixture(rivalled) if rivalled else None
+    # A single candidate has no normalised rank.
+    several = [(weight, part.normalised(size)) for weight, part, size in parts if size > 1]
+    normalised = _Distribution.mixture(several) if several else None
     yield "inv_norm_rank_mean", normalised.mean() if normalised else np.nan
     yield "inv_norm_rank_median", normalised.lower_median(n_queries) if normalised else np.nan
 
 
 LEVEL: Final = 0.001
-"""Models that know nothing pass with this probability at most."""
+"""Probability, at most, with which a model that only guesses is said to be better."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +265,7 @@ class Verdict:
 
     @property
     def message(self) -> str:
-        """The verdict; for a model at chance with what usually causes it."""
+        """The verdict in words; for a model at chance, with what usually causes that."""
         found = self.against
         numbers = (
             f"top-5 of {found.n_images} test images {found.accuracy:.1%}, chance"

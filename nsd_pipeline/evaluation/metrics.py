@@ -1,8 +1,8 @@
 """Retrieval metrics under the reference's names.
 
-One score matrix serves all of them: a smaller retrieval set is some of its rows and columns, and
-estimates averaged over trials have averaged scores. A name is a statistic, how trials were averaged
-before ranking, and the set:
+All of them come from one score matrix: a smaller retrieval set is some of its rows and columns, and
+estimates averaged over trials have averaged scores. A name says the statistic, how trials were
+averaged before ranking, and the retrieval set:
 
 ``median_retrieval_rank``, ``mean_...``, ``std_...``, ``top{1,5,10}_acc``,
 ``inv_norm_rank_{mean,median}``
@@ -50,7 +50,7 @@ def retrieval_metrics(
     set_sizes: Sequence[int | None] = (None, 250),
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """All metrics of a test set, by the reference's names.
+    """Compute all metrics of a test set, by the reference's names.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _statistics(ranks: Doubles, n_candidates: Integers, noun: str) -> Iterator[t
     for k in TOP_K:
         yield f"top{k}_acc", float(np.mean(ranks < k))
     sizes = np.broadcast_to(n_candidates, ranks.shape)
-    # A candidate without rivals has no normalised rank.
+    # A single candidate has no normalised rank.
     normalised = 1 - ranks[sizes > 1] / (sizes[sizes > 1] - 1)
     yield "inv_norm_rank_mean", float(normalised.mean()) if len(normalised) else float("nan")
     yield "inv_norm_rank_median", lower_median(normalised)
@@ -164,7 +164,8 @@ class BatchMetrics:
 class _ColumnCorrelation:
     """Pearson correlation of each output over trials, from sums.
 
-    Sums are taken of differences to the first batch's means, or they would cancel.
+    Sums are of differences to the first batch's means. Sums of the values themselves would be
+    large and nearly equal, and their difference would lose its digits.
     """
 
     def __init__(self, x: Floats, y: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Retrieval trial by trial, as tables: where the right image came, and what came first."""
+"""Retrieval trial by trial, as tables: the rank of the right image, and the first images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,20 +39,19 @@ def trial_ranks(
     """
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
-    tables = []
-    for size, some, rows in retrieval_sets(scores, set_sizes):
-        tables.append(
-            pd.DataFrame(
-                {
-                    "row": rows,
-                    "image_id": some.images[some.target],
-                    "subject": subject_of[rows],
-                    "set": "all" if size is None else str(size),
-                    "n_candidates": len(some.images),
-                    "rank": some.ranks(),
-                }
-            )
+    tables = [
+        pd.DataFrame(
+            {
+                "row": rows,
+                "image_id": some.images[some.target],
+                "subject": subject_of[rows],
+                "set": "all" if size is None else str(size),
+                "n_candidates": len(some.images),
+                "rank": some.ranks(),
+            }
         )
+        for size, some, rows in retrieval_sets(scores, set_sizes)
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -63,14 +62,14 @@ def top_images(
     subjects: Sequence[Any],
     n_top: int = 10,
 ) -> pd.DataFrame:
-    """Images that come first for every trial, among all distinct ones.
+    """List the images that come first for every trial, among all distinct ones.
 
     Parameters
     ----------
     y_pred, y_true, groups, subjects
         As :func:`retrieval_metrics` takes them.
     n_top
-        Images for each trial; all of them if there are not as many.
+        Images for each trial; all of them if there are fewer.
 
     Returns
     -------
@@ -103,7 +102,7 @@ def top_images(
 
 
 def name_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """Say which trial each row of a table is about.
+    """Add to each row of a table which trial it is about.
 
     Parameters
     ----------

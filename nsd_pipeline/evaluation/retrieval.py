@@ -1,4 +1,4 @@
-"""Who is found at which place: scores of trials with images, and ranks from scores.
+"""Scores of trials with images, ranks from scores, and the sets of images to retrieve from.
 
 REFERENCE, "Behaviour that is easy to get wrong": candidates are scaled to unit length and estimates
 are not; the retrieval set holds each image once (the mean of its targets), in order of first
@@ -53,7 +53,7 @@ class Scores:
         return ranks
 
     def among(self, columns: Integers) -> tuple["Scores", Integers]:
-        """Scores within a smaller retrieval set, and which queries (rows) ask for its images."""
+        """Scores within a smaller retrieval set, and the queries (rows) whose image is in it."""
         if len(columns) == len(self.images):
             return self, np.arange(len(self.values))
         place = np.full(len(self.images), -1)
@@ -74,14 +74,14 @@ class Scores:
 
 
 def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) -> Scores:
-    """Scores of every trial's estimate with every distinct image.
+    """Score every trial's estimate with every distinct image.
 
     Parameters
     ----------
     y_pred, y_true
         Estimates and targets (M, D).
     groups
-        Which image (M,) each trial showed.
+        Image (M,) that each trial showed.
 
     Raises
     ------
@@ -106,8 +106,7 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
 def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
     """Dot products (M, N) of estimates (M, D) with candidates (N, D) scaled to unit length.
 
-    Identical candidates get identical scores: a matrix product sums the columns at its edge in
-    another order, which would break ties by accident.
+    Identical candidates get identical scores.
 
     Raises
     ------
@@ -118,6 +117,8 @@ def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
     scores: Floats = estimates @ (candidates / (lengths + _EPSILON)).T
     # NaN is neither above nor below anything, so it would be ranked before the first place.
     _require_finite_rows("scores", scores, "check the size of the model's estimates.")
+    # A matrix product sums the columns at its edge in another order, which breaks ties by accident:
+    # identical candidates all take the scores of the first.
     seen: dict[bytes, int] = {}
     first = [seen.setdefault(row.tobytes(), i) for i, row in enumerate(candidates)]
     return scores if len(seen) == len(candidates) else scores[:, first]
@@ -139,7 +140,7 @@ def most_frequent(codes: Integers, size: int | None) -> Integers:
     """Find the ``size`` most frequent codes, ties by first appearance, and sort them.
 
     Codes number the images in order of first appearance. All of them for ``size=None``, or if
-    there are not as many.
+    there are fewer.
     """
     counts = np.bincount(codes)
     return np.sort(np.argsort(-counts, kind="stable")[:size])
@@ -159,8 +160,8 @@ def retrieval_sets(
     Yields
     ------
     tuple
-        The size (None for all images), the scores within the set, and which queries (rows) of
-        ``scores`` ask for its images.
+        The size (None for all images), the scores within the set, and the queries (rows of
+        ``scores``) whose image is in it.
     """
     for size in existing_sets(scores.target, set_sizes):
         yield size, *scores.among(most_frequent(scores.target, size))
@@ -174,7 +175,7 @@ def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
 
 
 def require_trials(n_trials: int) -> None:
-    """Complain about an empty test split."""
+    """Raise `NotEnoughDataError` if the test split is empty."""
     if n_trials == 0:
         raise NotEnoughDataError(
             "The test split is empty: no trial shows one of the shared images.",
@@ -183,7 +184,7 @@ def require_trials(n_trials: int) -> None:
 
 
 def require_finite(estimates: Floats, targets: Floats) -> None:
-    """Complain about estimates (M, D) and targets (M, D) that cannot be ranked."""
+    """Raise `NsdError` if estimates (M, D) or targets (M, D) are not finite."""
     _require_finite_rows(
         "estimates", estimates, "check the model's weights and the betas it was given for NaN."
     )

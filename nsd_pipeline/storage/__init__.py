@@ -1,16 +1,16 @@
 """Where bytes come from, and where results go.
 
-- ``source``, ``s3``, ``mirror``: the dataset, on its bucket or in a local mirror, read and never
-  written.
+- ``opening``: opens the source and the store that a person names.
+- ``names``: places, keys and paths that somebody else wrote, checked where they are read.
+- ``source``, ``s3``: the dataset, in a local mirror or on its bucket, read and never written;
+  ``range_file``: one of its objects as a seekable file.
 - ``terms``: NSD's terms of use, which must be accepted before the first byte from a bucket.
 - ``transfer``: many byte ranges of one object into one file, resumable.
-- ``checksums``: whether what came whole is what the server says it is.
+- ``checksums``: whether an object that was read whole is what the server says it is.
 - ``store``, ``local_store``, ``s3_store``, ``manifest``: our artifacts, which appear whole or not
-  at all; ``durable``: after a power cut, too; ``zarr_guard``: compared while they are read.
-- ``s3_bucket``, ``s3_lacks``, ``s3_probe``, ``s3_versions``: how S3 is asked, also where a server
-  lacks something.
-- ``places``: what people may write where a folder or a bucket is asked for.
-- ``replacing``: a single file that appears whole.
+  at all; ``zarr_guard``: chunks of a Zarr artifact are checked while they are read.
+- ``s3_bucket``: what the store asks of a bucket; ``s3_servers``: how S3 servers differ.
+- ``disk``: room on the local disk, what survives a power cut, single files that appear whole.
 
 Nothing here knows what the bytes mean.
 """

@@ -25,7 +25,13 @@ from filelock import FileLock, Timeout
 
 from nsd_pipeline.errors import StorageFullError
 
-_NEXT_STEP = "free some space there, or set NSD_STORAGE to a larger disk, and run this step again."
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""How some network file systems say that their folders cannot be synced, or need not be."""
+_NEXT_STEP: Final = (
+    "free some space there, or set NSD_STORAGE to a larger disk, and run this step again."
+)
 
 
 @contextmanager
@@ -88,12 +94,6 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
-
-
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
-_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""How some network file systems say that their folders need no, or know no, sync."""
 
 
 def sync(path: Path) -> None:

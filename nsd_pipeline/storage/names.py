@@ -17,6 +17,12 @@ from urllib.parse import unquote, urlsplit
 from nsd_pipeline.errors import DamagedArtifactError, NsdError
 
 _ARTIFACT_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
+_NO_PATH: Final = re.compile(r"[\\\x00-\x1f\x7f]|(^|/)[A-Za-z]:")
+"""What is a separator, a drive or an end of names to some system, or moves a terminal's cursor."""
+_SCHEME: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*):(?=[/\\])|(s3[an]?|gs|gcs|az|abfss?|file|https?|s?ftp|ssh|hf):", re.I
+)
+"""Start of a URL, of a drive or of a remote place; a folder may well have a colon in its name."""
 
 
 def is_component(name: str) -> bool:
@@ -88,10 +94,6 @@ def split_s3_url(url: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-_NO_PATH: Final = re.compile(r"[\\\x00-\x1f\x7f]|(^|/)[A-Za-z]:")
-"""What is a separator, a drive or an end of names to some system, or moves a terminal's cursor."""
-
-
 def is_inner_path(path: str) -> bool:
     """Whether a path names something below the folder that it is relative to, on any system.
 
@@ -146,12 +148,6 @@ def _damaged(listing: Path, problem: str) -> DamagedArtifactError:
     return DamagedArtifactError(
         f"{listing} {problem}.", next_step="make the artifact that it belongs to again."
     )
-
-
-_SCHEME: Final = re.compile(
-    r"([a-z][a-z0-9+.-]*):(?=[/\\])|(s3[an]?|gs|gcs|az|abfss?|file|https?|s?ftp|ssh|hf):", re.I
-)
-"""Start of a URL, of a drive or of a remote place; a folder may well have a colon in its name."""
 
 
 def parse_place(text: str | Path, *, what: str) -> Path | str:

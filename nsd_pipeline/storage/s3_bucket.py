@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 _CONCURRENCY: Final = 16
 """Files, or parts of large files, on their way at once."""
-
-
 _STRONG_ETAG: Final = re.compile(r'"[^"]+"')
 _SINGLE_PUT: Final = 5 * 2**30
 """Largest object that comes in one request, to any server."""

@@ -13,8 +13,20 @@ from typing import Any, Final, NamedTuple
 
 from nsd_pipeline.errors import SourceError
 
+_log = logging.getLogger(__name__)
+
 _STRONG: Final = re.compile(r'"[^"]*"')
 _BY_TIME: Final = "modified:"
+"""Start of a version's name that is made of size and time, for want of a usable ETag."""
+_TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)")
+_REFUSALS: Final = frozenset(
+    {"InvalidArgument", "InvalidRequest", "MethodNotAllowed", "NotImplemented", "NotSupported"}
+)
+"""Codes of status 400 that mean "not like this"; others mean expired keys, a wrong region, ..."""
+_MIRROR_INSTEAD: Final = (
+    "copy the files that you need to a folder and set NSD_SOURCE to it; or, if this is a gateway or"
+    " a cache, set NSD_SOURCE_ENDPOINT (or AWS_ENDPOINT_URL_S3) to the server behind it."
+)
 
 
 def version_of(
@@ -51,14 +63,6 @@ def is_by_time(version: str) -> bool:
 def can_be_condition(version: str) -> bool:
     """Whether ``If-Match`` can name a version: a weak ETag matches nothing by the protocol."""
     return _STRONG.fullmatch(version) is not None
-
-
-_log = logging.getLogger(__name__)
-
-_REFUSALS: Final = frozenset(
-    {"InvalidArgument", "InvalidRequest", "MethodNotAllowed", "NotImplemented", "NotSupported"}
-)
-"""Codes of status 400 that mean "not like this"; others mean expired keys, a wrong region, ..."""
 
 
 class ListingError(ValueError):
@@ -131,13 +135,6 @@ def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, An
             f"The server of s3://{bucket} does not know version 2 of listings; version 1 is used,"
             " and nothing else follows."
         )
-
-
-_TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)")
-_MIRROR_INSTEAD: Final = (
-    "copy the files that you need to a folder and set NSD_SOURCE to it; or, if this is a gateway or"
-    " a cache, set NSD_SOURCE_ENDPOINT (or AWS_ENDPOINT_URL_S3) to the server behind it."
-)
 
 
 class Way(NamedTuple):

@@ -218,10 +218,10 @@ def test_tags_of_a_retried_run_do_not_pass_for_the_retry(make_home: MakeHome) ->
 def test_the_inherited_mask_counts(make_home: MakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
     home = make_home(settings("0", "1"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    home.open()
     run = home.launch("gpu_job")
     assert started(home, run)["mask"] == "1"
     assert home.status(home.launch("gpu_job")) == DagsterRunStatus.QUEUED
+    home.open()
     home.wait(run, DagsterRunStatus.SUCCESS)
 
 

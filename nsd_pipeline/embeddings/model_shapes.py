@@ -1,8 +1,8 @@
-"""What a model's configuration alone says of it: built and run on torch's meta device.
+"""What is known of a model from its configuration alone, by building it on torch's meta device.
 
-Tensors there have shapes and no numbers, so a model of any size costs well under a second and no
+Tensors there have shapes and no numbers, so a model of any size takes well under a second and no
 memory. Found this way: what a model takes, which list of blocks can be cut, and the shape of each
-hidden state, at the size of the photos and at twice that.
+hidden state, for photos of the right size and of twice that.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelShapes:
     """Shapes of the hidden states of a whole model, for two photos at a time.
 
     Parameters
@@ -29,10 +29,11 @@ class Outline:
     hidden_size
         Width of the features as the configuration states it; ``None`` if it does not.
     shapes
-        For photos of the size that will be fed. ``None`` if the model does not run without
-        numbers: it looks at values to decide what to do.
+        For photos of the size that will be embedded. ``None`` if the model does not run without
+        numbers, because its code decides by values.
     grown
-        For photos twice as high and wide; ``None`` if no such model can be built either.
+        For photos twice as high and wide; ``None`` if the model takes one size only and cannot be
+        built for another.
     """
 
     hidden_size: int | None
@@ -40,49 +41,43 @@ class Outline:
     grown: tuple[Shape, ...] | None
 
 
-def outline(config: Any, model: Any, input_size: tuple[int, int]) -> Outline:
+def model_shapes(config: Any, model: Any, input_size: tuple[int, int]) -> ModelShapes:
     """Find the shapes of a model's hidden states.
 
     Parameters
     ----------
-    config
-        Of the whole model.
-    model
-        The same, from `on_meta`.
+    config, model
+        Configuration of the whole model, and the model from `on_meta`.
     input_size
-        Height and width of the images that will be fed.
+        Height and width of what the network will see.
     """
     twice = (2 * input_size[0], 2 * input_size[1])
-    grown = _shapes(model, twice)
+    grown = _hidden_shapes(model, twice)
     if grown is None and getattr(config, "image_size", None) is not None:
         # It takes one size, as SAM and Hiera do: build the one that takes the other.
         larger = copy.deepcopy(config)
         larger.image_size = twice[0] if isinstance(config.image_size, int) else list(twice)
         with contextlib.suppress(Exception):
-            grown = _shapes(on_meta(larger), twice)
-    hidden_size = getattr(config, "hidden_size", None)
-    return Outline(
-        hidden_size if isinstance(hidden_size, int) else None,
-        _shapes(model, input_size),
-        grown,
-    )
+            grown = _hidden_shapes(on_meta(larger), twice)
+    stated = getattr(config, "hidden_size", None)
+    hidden_size = stated if isinstance(stated, int) else None
+    return ModelShapes(hidden_size, _hidden_shapes(model, input_size), grown)
 
 
-def _shapes(model: Any, size: tuple[int, int]) -> tuple[Shape, ...] | None:
+def _hidden_shapes(model: Any, size: tuple[int, int]) -> tuple[Shape, ...] | None:
     import torch
 
     pixels = torch.empty((2, 3, *size), device="meta")
     try:
         with torch.inference_mode():
-            states = hidden_states(model, pixels)
-            return tuple(tuple(state.shape) for state in states)
+            return tuple(tuple(state.shape) for state in hidden_states(model, pixels))
     except Exception:
-        # Whatever a model's code makes of tensors without numbers, or of another size.
+        # A model's code may raise anything for tensors without numbers, or for another size.
         return None
 
 
 def other_inputs(model: Any) -> list[str]:
-    """Names of what a model cannot do without, other than pixels."""
+    """Names of the arguments besides pixels without which a model does not run."""
     return [
         name
         for name, parameter in inspect.signature(model.forward).parameters.items()
@@ -93,18 +88,19 @@ def other_inputs(model: Any) -> list[str]:
 
 
 def list_of_blocks(config: Any, whole: Any, n_blocks: int, hidden_state: int) -> str | None:
-    """Name of the one module list that follows ``num_hidden_layers``, if cutting it is safe.
+    """Name of the one module list that is as long as ``num_hidden_layers`` says, if it can be cut.
 
     A smaller model is built and compared: exactly one list may differ in length and no weight in
     shape.
     """
     import torch
 
+    # To see which list it is, something must be cut, even where all blocks are wanted.
     n_fewer = hidden_state if hidden_state < n_blocks else n_blocks - 1
     try:
         cut = on_meta(with_blocks(config, n_fewer))
     except Exception:
-        # Whatever a model's code makes of fewer blocks: run it whole.
+        # A model's code may raise anything for fewer blocks. Then it runs whole.
         return None
 
     def lengths(model: torch.nn.Module) -> dict[str, int]:
@@ -147,19 +143,12 @@ def size_arguments(model: Any, pixels: "torch.Tensor") -> dict[str, bool]:
         made_for = (made_for, made_for)
     if made_for is not None and tuple(pixels.shape[-2:]) == tuple(made_for):
         return {}
-    parameters = inspect.signature(model.forward).parameters
     name = "interpolate_pos_encoding"
-    return {name: True} if name in parameters else {}
+    return {name: True} if name in inspect.signature(model.forward).parameters else {}
 
 
 def hidden_states(model: Any, pixels: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
-    """Run a whole model.
-
-    Raises
-    ------
-    ModelError
-        If it does not give its hidden states.
-    """
+    """Run a whole model; `ModelError` if it does not give its hidden states."""
     arguments = size_arguments(model, pixels)
     output = model(pixel_values=pixels, output_hidden_states=True, **arguments)
     states = getattr(output, "hidden_states", None)

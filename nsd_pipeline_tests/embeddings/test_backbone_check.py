@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from nsd_pipeline.embeddings import ImageEncoder, ModelError
 from nsd_pipeline.embeddings.backbone import Backbone, load_backbone
-from nsd_pipeline.embeddings.trial import try_backbone
+from nsd_pipeline.embeddings.backbone_check import check_backbone
 from nsd_pipeline_tests.embeddings.conftest import SIZES, TINY_DINOV2, save
 
 SAM = {
@@ -96,7 +96,7 @@ def test_a_model_that_takes_one_size_only_is_checked_all_the_same(
     folder = save(tmp_path / "model", transformers.HieraModel(config))
     encoder = ImageEncoder(folder, 0.7, image_size=32, processor="normalize")
     assert encoder.encode(images).shape == (5, 16)
-    assert encoder._backbone.outline.grown is not None
+    assert encoder._backbone.shapes.grown is not None
 
 
 def test_statistics_of_batch_norm_must_be_there(tmp_path: Path) -> None:
@@ -131,16 +131,14 @@ def tiny() -> Backbone:
         (lambda state: state[:, 0], r"shape \(1, 48\)"),
     ],
 )
-@pytest.mark.parametrize("outlined", [True, False])
+@pytest.mark.parametrize("known", [True, False])
 def test_states_that_are_not_the_models_own(
-    forge: Callable[[torch.Tensor], torch.Tensor], says: str, *, outlined: bool, tiny: Backbone
+    forge: Callable[[torch.Tensor], torch.Tensor], says: str, *, known: bool, tiny: Backbone
 ) -> None:
-    """With and without the outline, which a model may not have: then its configuration decides."""
-    width = tiny.outline.hidden_size
-    outline = (
-        tiny.outline if outlined else dataclasses.replace(tiny.outline, shapes=None, grown=None)
-    )
-    whole = dataclasses.replace(tiny, outline=outline)
+    """With and without known shapes, which a model may not have: then its configuration decides."""
+    width = tiny.shapes.hidden_size
+    shapes = tiny.shapes if known else dataclasses.replace(tiny.shapes, shapes=None, grown=None)
+    whole = dataclasses.replace(tiny, shapes=shapes)
 
     class Forged(Backbone):
         def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -149,14 +147,14 @@ def test_states_that_are_not_the_models_own(
     fields = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
     pixels = torch.rand(1, 3, 28, 28)
     with torch.inference_mode():
-        state = try_backbone(TINY_DINOV2, whole, pixels, class_token=True)
+        state = check_backbone(TINY_DINOV2, whole, pixels, class_token=True)
         assert state.shape == (1, 5, width)
         with pytest.raises(ModelError, match=says):
-            try_backbone(TINY_DINOV2, Forged(**fields), pixels, class_token=False)
+            check_backbone(TINY_DINOV2, Forged(**fields), pixels, class_token=False)
 
 
 def test_a_state_of_another_width_than_the_configuration_says(tiny: Backbone) -> None:
-    outline = dataclasses.replace(tiny.outline, hidden_size=64)
-    other = dataclasses.replace(tiny, outline=outline)
+    shapes = dataclasses.replace(tiny.shapes, hidden_size=64)
+    other = dataclasses.replace(tiny, shapes=shapes)
     with torch.inference_mode(), pytest.raises(ModelError, match=r"48 wide, .* says 64"):
-        try_backbone(TINY_DINOV2, other, torch.rand(1, 3, 28, 28), class_token=False)
+        check_backbone(TINY_DINOV2, other, torch.rand(1, 3, 28, 28), class_token=False)

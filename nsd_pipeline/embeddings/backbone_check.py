@@ -1,10 +1,9 @@
-"""A loaded model is tried on one image before its numbers are believed.
+"""A check of a loaded model on one image, before anything is embedded with it.
 
-That it runs, and that what comes out is finite, does not make it an embedding: ViT-MAE hides three
-quarters of the patches, other ones at every pass; SAM keeps its features on the last axis of a map,
-so that a mean over what is usually the map is a mean over something else. Both would be embedded
-without a word. So the image goes through twice, and the axes of the hidden state are compared with
-what the model's configuration says of them.
+A model may run and give finite numbers that are no embedding: ViT-MAE hides three quarters of the
+patches, other ones at every pass; SAM keeps its features on the last axis of a map, so that a mean
+over the usual axes of a map is a mean over something else. So the image goes through twice, and the
+axes of the hidden state are compared with what the model's configuration says of them.
 """
 
 from pathlib import Path
@@ -12,19 +11,19 @@ from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.embeddings.backbone import Backbone
 from nsd_pipeline.embeddings.model_files import ModelError, first_line
-from nsd_pipeline.embeddings.outline import Shape
+from nsd_pipeline.embeddings.model_shapes import Shape
 
 if TYPE_CHECKING:
     import torch
 
 _OTHER_MODEL: Final = "name another vision model, for example facebook/dinov2-giant."
 _TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 3e-2}
-"""On a GPU, as a share of the state's norm. Its libraries choose a kernel call by call and may add
-up in another order, which differs by a few roundings in every block; a mask that is drawn anew
-differs by tens of percent. On the CPU the same call gives the same bits."""
+"""Difference between two passes on a GPU, as a share of the state's norm. Its libraries choose a
+kernel for each call and may add in another order: a few roundings in every block. Another random
+mask makes a difference of tens of percent. On the CPU the same call gives the same bits."""
 
 
-def try_backbone(
+def check_backbone(
     folder: Path, backbone: Backbone, pixels: "torch.Tensor", *, class_token: bool
 ) -> "torch.Tensor":
     """Run a model twice on the same image and check what comes out.
@@ -38,20 +37,19 @@ def try_backbone(
     pixels
         (1, 3, H, W) any image, on the model's device, in its dtype.
     class_token
-        Whether the first token is to be the embedding, and so must not be a patch.
+        Whether the first token will be the embedding, and so must not be a patch.
 
     Returns
     -------
     torch.Tensor
-        The hidden state, which may not be finite: weights that are missing are NaN.
+        The hidden state. It is not finite if weights are missing that it needs: those are NaN.
 
     Raises
     ------
     ModelError
-        If the model does not run on images alone, gives another result the second time, or its
-        hidden state has features elsewhere, or another number of them, than is taken for granted
-        here: (1, tokens, features) or (1, features, height, width). If there is no class token
-        where one is needed.
+        If the model does not run on images alone or gives another result the second time; if its
+        hidden state is not (1, tokens, features) or (1, features, height, width) with the number of
+        features that the configuration says; if there is no class token where one is needed.
     """
     import torch
 
@@ -60,7 +58,7 @@ def try_backbone(
     except (ModelError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:
-        # Whatever a model's code raises for an input that it was not made for.
+        # A model's code may raise anything for an input that it was not made for.
         height, width = pixels.shape[-2:]
         raise ModelError(
             f"The model in {folder} does not run on a photo of {height} x {width} pixels: "
@@ -95,9 +93,9 @@ def _is_same(state: "torch.Tensor", again: "torch.Tensor") -> bool:
 
 def _check_layout(folder: Path, backbone: Backbone, shape: Shape) -> None:
     """Compare a hidden state's shape with what is known of the whole model."""
-    known, number = backbone.outline, backbone.hidden_state
+    known, number = backbone.shapes, backbone.hidden_state
 
-    def refuse(problem: str) -> ModelError:
+    def unusable(problem: str) -> ModelError:
         return ModelError(
             f"Hidden state {number} of the model in {folder} ({backbone.kind}) {problem}.",
             next_step=_OTHER_MODEL,
@@ -105,40 +103,42 @@ def _check_layout(folder: Path, backbone: Backbone, shape: Shape) -> None:
 
     whole = known.shapes
     if whole is not None and backbone.blocks is not None and len(whole) != backbone.n_blocks + 1:
-        raise refuse(
+        raise unusable(
             f"is not one thing: the model has {backbone.n_blocks} blocks and gives {len(whole)} "
             "hidden states, not one for each block and one before the first"
         )
     if shape[0] != 1 or (whole is not None and whole[number] != (2, *shape[1:])):
-        raise refuse(
+        raise unusable(
             f"has shape {shape} for one photo, which is not that of the whole model run on two "
             f"({whole[number] if whole else 'not known'})"
         )
     if len(shape) not in (3, 4):
-        raise refuse(f"has shape {shape}: neither tokens nor a map of features")
+        raise unusable(f"has shape {shape}: neither tokens nor a map of features")
     expected = 2 if len(shape) == 3 else 1
     grown = known.grown[number] if known.grown and len(known.grown) > number else None
+    axes = range(1, len(shape))
     if grown is not None and len(grown) == len(shape) and grown[1:] != shape[1:]:
-        # What does not grow with the photo are the features.
-        found = [axis for axis in range(1, len(shape)) if grown[axis] == shape[axis]]
+        # A larger photo has more tokens or a larger map, and as many features.
+        found = [axis for axis in axes if grown[axis] == shape[axis]]
     else:
-        found = [axis for axis in range(1, len(shape)) if shape[axis] == known.hidden_size]
-    if not found or len(found) > 1:
-        raise refuse(f"has shape {shape}, and which axis holds the features cannot be told")
+        found = [axis for axis in axes if shape[axis] == known.hidden_size]
+    if len(found) != 1:
+        raise unusable(f"has shape {shape}, and which axis holds the features cannot be told")
     if found != [expected]:
-        raise refuse(
+        raise unusable(
             f"has shape {shape}: it keeps its features on axis {found[0]}, where axis {expected} "
             "would be read for them"
         )
+    # Where stages differ in width, the configuration states that of one of them.
     same_throughout = whole is not None and len(set(whole[1:])) == 1
     if known.hidden_size and same_throughout and shape[expected] != known.hidden_size:
-        raise refuse(
+        raise unusable(
             f"is {shape[expected]} wide, where the model's configuration says {known.hidden_size}"
         )
 
 
 def _check_class_token(folder: Path, backbone: Backbone, shape: Shape) -> None:
-    grown = backbone.outline.grown
+    grown = backbone.shapes.grown
     # Four times as many tokens for four times the photo: then all of them are patches.
     only_patches = grown is not None and grown[backbone.hidden_state][1] == 4 * shape[1]
     if len(shape) == 4 or only_patches:
