@@ -139,10 +139,10 @@ class Checkpoint:
                     return None
                 # Clones own their memory, aligned as any other tensor's.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            return tensors, json.loads(header["notes"])
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             _LOGGER.warning("%s is damaged (%s); starting from the beginning.", self.path, error)
             return None
-        return tensors, json.loads(header["notes"])
 
     def _identity(self, config: TrainingConfig, device: torch.device) -> str:
         """Digest of all that decides how the training goes."""

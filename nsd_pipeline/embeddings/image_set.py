@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError, parsing
 from nsd_pipeline.storage.disk import replacing
 
 if TYPE_CHECKING:
@@ -194,26 +194,22 @@ def read_embeddings(
     ArtifactError
         If the file is missing, damaged, or does not hold image embeddings.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
-    try:
+    if not path.exists():
+        raise _artifact_error(path, "is missing")
+    with parsing(
+        lambda problem: _artifact_error(path, f"cannot be read ({problem.splitlines()[0]})")
+    ):
         table = pq.read_table(path)
-    except FileNotFoundError as error:
-        raise _artifact_error(path, "is missing") from error
-    except (pa.ArrowException, OSError) as error:
-        raise _artifact_error(path, f"cannot be read ({str(error).splitlines()[0]})") from error
-    _check_columns(path, table)
-    image_ids = table["image_id"].combine_chunks().to_numpy()
-    column = table["embedding"].combine_chunks()
-    embeddings = column.flatten().to_numpy(zero_copy_only=True)
+        _check_columns(path, table)
+        image_ids = table["image_id"].combine_chunks().to_numpy()
+        column = table["embedding"].combine_chunks()
+        embeddings = column.flatten().to_numpy(zero_copy_only=True)
+        settings = json.loads(table.schema.metadata[_SETTINGS])
     if (np.diff(image_ids) <= 0).any():
         raise _artifact_error(path, "has image ids that are not ascending and unique")
-    try:
-        settings = json.loads(table.schema.metadata[_SETTINGS])
-    except ValueError as error:
-        raise _artifact_error(path, f"has damaged settings ({error})") from error
     return image_ids, embeddings.reshape(len(image_ids), column.type.list_size), settings
 
 

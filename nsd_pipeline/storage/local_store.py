@@ -55,8 +55,7 @@ class LocalStore(Store):
             damage = found and self._damage(found)
         if found and damage:
             raise self._damaged(found, damage)
-        folder, shelf = self._root / key, self._root / "manifests" / key
-        if not found and folder.is_dir() and not shelf.is_dir() and any(folder.iterdir()):
+        if not found and self._has_files_only(key):
             raise DamagedArtifactError(
                 f"The artifact {self.url}/{key} is damaged: its manifest {self._record(key)} is"
                 " missing.",
@@ -99,7 +98,8 @@ class LocalStore(Store):
         draft.write_text(manifest.to_json())
         sync_tree(folder.parent)
         target, record, next_one = self._root / key, self._record(key), self._workspace.next(key)
-        for path in (target, record, next_one):
+        # The manifest's folder first: a folder below one that has none would look like an artifact.
+        for path in (record, target, next_one):
             make_folder(path.parent)
         with self._workspace.lock(key):
             self._settle(key)  # what a writer that died has left
@@ -154,11 +154,20 @@ class LocalStore(Store):
         }
         shelves = _names(self._root / "manifests" / folder, folders=True)
         # In the root, and below an artifact, there may be folders that are no artifacts.
-        lost = folders - shelves if folder and records | shelves else set()
+        known = bool(folder) and (self._root / "manifests" / folder).is_dir()
+        lost = folders - shelves if known else set()
         start = f"{folder}/" if folder else ""
         yield from (start + name for name in records | lost)
         for name in shelves:
             yield from self._keys_below(start + name)
+
+    def _is_taken(self, key: str) -> bool:
+        # Or what is put below it would hide that it has lost its manifest.
+        return super()._is_taken(key) or ("/" in key and self._has_files_only(key))
+
+    def _has_files_only(self, key: str) -> bool:
+        folder, shelf = self._root / key, self._root / "manifests" / key
+        return folder.is_dir() and not shelf.is_dir() and any(folder.iterdir())
 
     def _damage(self, manifest: Manifest) -> str | None:
         """What is known or seen at a glance to be wrong with an artifact's files."""

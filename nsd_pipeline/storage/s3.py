@@ -92,7 +92,7 @@ def client_config(max_concurrency: int, **options: Any) -> "Config":
 
 
 def patience(*errors: type[Exception], attempts: int, longest_wait: float) -> Retrying:
-    """What repeats a call that raises one of these errors, after waits of so many seconds."""
+    """Repeat a call that raises one of these errors, after random waits that grow."""
     return Retrying(
         retry=retry_if_exception_type(errors),
         wait=wait_random_exponential(multiplier=0.2, max=longest_wait),
