@@ -48,8 +48,8 @@ def _make_mirror(folder: Path, n_sessions: int, trials_per_run: int) -> Path:
 
     All sessions are the same two files, by hard links.
     """
-    from nsd_pipeline.demo.demo_settings import DemoSettings
     from nsd_pipeline.demo.experiment import (
+        DemoSettings,
         make_design,
         make_responses,
         write_design,

@@ -126,8 +126,12 @@ class Servers:
 
 def write_data(folder: Path, sessions: Sequence[str]) -> None:
     """Write the sessions in NSD's layout."""
-    from nsd_pipeline.demo.demo_settings import DemoSettings
-    from nsd_pipeline.demo.experiment import make_design, write_design, write_stimulus_info
+    from nsd_pipeline.demo.experiment import (
+        DemoSettings,
+        make_design,
+        write_design,
+        write_stimulus_info,
+    )
 
     counts = Counter(layout.parse_session_key(session)[0] for session in sessions)
     model = folder / "model"

@@ -67,7 +67,7 @@ def _smooth(n_volumes: int) -> Volumes:
 
 def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
     """A session's betas in both formats: values within the brain, 0 around it."""
-    from nsd_pipeline.demo import made_betas as volumes
+    from nsd_pipeline.demo import made_files as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     nifti, hdf5 = (folder / f"betas_{n_volumes}.{end}" for end in ("nii.gz", "hdf5"))
@@ -86,7 +86,7 @@ def _betas_files(folder: Path, n_volumes: int) -> dict[str, str]:
 
 def _bold_file(folder: Path, n_volumes: int) -> dict[str, str]:
     """A run: values everywhere, in air too, as a scanner gives them."""
-    from nsd_pipeline.demo import made_betas as volumes
+    from nsd_pipeline.demo import made_files as volumes
     from nsd_pipeline.demo.anatomy import grid
 
     path = folder / f"bold_{n_volumes}.nii.gz"

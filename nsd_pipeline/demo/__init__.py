@@ -7,7 +7,7 @@ this dataset from the real one.
 """
 
 from nsd_pipeline.demo.dataset import DemoDataset, generate
-from nsd_pipeline.demo.demo_settings import DemoSettings
+from nsd_pipeline.demo.experiment import DemoSettings
 from nsd_pipeline.demo.tiny_encoder import write_tiny_encoder
 
 __all__ = ["DemoDataset", "DemoSettings", "generate", "write_tiny_encoder"]

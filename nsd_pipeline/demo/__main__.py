@@ -1,14 +1,15 @@
 """Command line: ``python -m nsd_pipeline.demo FOLDER`` writes a demo dataset and its encoder."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from nsd_pipeline.demo import generate, write_tiny_encoder
-from nsd_pipeline.demo.demo_settings import DEFAULT_SPACES, SIGNALS, Signal
-from nsd_pipeline.demo.made_series import DERIVATIVES, RAW
+from nsd_pipeline.demo.experiment import DEFAULT_SPACES, SIGNALS
+from nsd_pipeline.demo.made_files import DERIVATIVES, RAW
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES, FunctionalSpace, Space
+from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES
 
 _NONE = "none"
 
@@ -58,30 +59,11 @@ _NONE = "none"
     help="Write this functional space as HDF5 beside NIfTI; may be repeated.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
-def main(
-    folder: Path,
-    subjects: int,
-    sessions: int,
-    trials_per_run: int,
-    signal: Signal,
-    strength: float,
-    spaces: tuple[Space, ...],
-    hdf5: tuple[FunctionalSpace, ...],
-    seed: int,
-) -> None:
+def main(folder: Path, spaces: tuple[str, ...], **options: Any) -> None:
     """Write a small dataset in NSD's layout to FOLDER/nsd, and an encoder to FOLDER/tiny_dinov2."""
     try:
-        dataset = generate(
-            folder / "nsd",
-            subjects=subjects,
-            sessions=sessions,
-            trials_per_run=trials_per_run,
-            signal=signal,
-            strength=strength,
-            spaces=tuple(space for space in spaces if space != _NONE),
-            hdf5=hdf5,
-            seed=seed,
-        )
+        spaces = tuple(space for space in spaces if space != _NONE)
+        dataset = generate(folder / "nsd", spaces=spaces, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     except NsdError as error:
@@ -95,7 +77,7 @@ def main(
         f"Use it:  export NSD_SOURCE={dataset.folder.absolute()}\n"
         f"Encoder: {encoder.absolute()}"
     )
-    if signal == "bold":
+    if dataset.settings.signal == "bold":
         click.echo(
             f"Time series:  export NSD_BIDS_DERIVATIVES={(dataset.folder / DERIVATIVES).absolute()}"
             f" NSD_BIDS_RAW={(dataset.folder / RAW).absolute()}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nsd_pipeline.demo.brain import Cortex, load_cortex
 from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, Hemisphere, subject_number
 
-FUNC1PT8MM_SHAPES: Final = {
+_FUNC1PT8MM_SHAPES: Final = {
     "subj01": (81, 104, 83),
     "subj02": (82, 106, 84),
     "subj03": (81, 106, 82),
@@ -26,26 +26,18 @@ FUNC1PT8MM_SHAPES: Final = {
     "subj08": (80, 103, 78),
 }
 """Dimensions of each subject's functional volumes."""
-VOXEL_SIZE: Final = 1.8
+_VOXEL_SIZE: Final = 1.8
+_CEREBRUM: Final = np.array([0, -18, 16])
+"""Where a functional volume has its centre, in mm."""
 _MNI_SHAPE: Final = (182, 218, 182)
 _MNI_ORIGIN: Final = (-91, -126, -72)
-"""The first voxel's centre in mm, as NSD writes MNI volumes: axes to the right, front and top."""
+"""The first voxel's centre in mm, as NSD writes MNI volumes."""
 _DEPTHS: Final = (0.25, 0.5, 0.75)
 """Where layers B1, B2 and B3 lie between white and pial surface."""
-NATIVE_VERTICES: Final[dict[Hemisphere, int]] = {"lh": 10_882, "rh": 10_752}
+_NATIVE_VERTICES: Final[dict[Hemisphere, int]] = {"lh": 10_882, "rh": 10_752}
 """Vertices of a demo subject's own surface: those of fsaverage5 and some between them."""
 _NO_VALUE: Final = 9999
-
-
-def voxel_affine(subject: str) -> NDArray[np.float64]:
-    """(4, 4) from 0-based voxels of ``func1pt8mm`` to mm, MNI305.
-
-    The volume is centred on the cerebrum, axes running to the right, front and top.
-    """
-    affine = np.diag([VOXEL_SIZE] * 3 + [1.0])
-    centre = np.array([0, -18, 16])
-    affine[:3, 3] = centre - VOXEL_SIZE * (np.array(FUNC1PT8MM_SHAPES[subject]) - 1) / 2
-    return affine
+"""In NSD's transforms: outside the volume."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class Grid:
     size
         Edge of a voxel in mm.
     affine
-        (4, 4) from 0-based voxels to mm, MNI305.
+        (4, 4) from 0-based voxels to mm, MNI305; axes run to the right, front and top.
     """
 
     shape: tuple[int, int, int]
@@ -69,18 +61,18 @@ class Grid:
 
 def grid(subject: str, space: str) -> Grid:
     """Grid of a subject's volumes in ``func1pt8mm``, ``func1mm`` or ``MNI``."""
+    affine = np.eye(4)
     if space == "MNI":
-        affine = np.eye(4)
         affine[:3, 3] = _MNI_ORIGIN
         return Grid(_MNI_SHAPE, 1.0, affine)
-    shape, affine = FUNC1PT8MM_SHAPES[subject], voxel_affine(subject)
+    shape = _FUNC1PT8MM_SHAPES[subject]
+    affine[:3, 3] = _CEREBRUM - _VOXEL_SIZE * (np.array(shape) - 1) / 2
     if space == "func1pt8mm":
-        return Grid(shape, VOXEL_SIZE, affine)
+        affine[:3, :3] *= _VOXEL_SIZE
+        return Grid(shape, _VOXEL_SIZE, affine)
     # The same field of view in finer voxels.
-    n_x, n_y, n_z = (int(n * VOXEL_SIZE) for n in shape)
-    fine = np.diag([1.0] * 4)
-    fine[:3, 3] = affine[:3, 3]
-    return Grid((n_x, n_y, n_z), 1.0, fine)
+    n_x, n_y, n_z = (int(n * _VOXEL_SIZE) for n in shape)
+    return Grid((n_x, n_y, n_z), 1.0, affine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +110,10 @@ class NativeSurface:
 def native_surface(
     subject: str, hemisphere: Hemisphere, seed: int, n_vertices: int | None = None
 ) -> NativeSurface:
-    """A hemisphere of a subject's own surface, with `NATIVE_VERTICES` unless another number."""
+    """A hemisphere of a subject's own surface; vertices as :func:`write_transforms` says."""
     side = HEMISPHERES.index(hemisphere)
     rng = np.random.default_rng([seed, 4, subject_number(subject), side])
-    fine = rng.permutation(n_vertices or NATIVE_VERTICES[hemisphere])
+    fine = rng.permutation(n_vertices or _NATIVE_VERTICES[hemisphere])
     return NativeSurface(load_cortex(hemisphere), fine)
 
 
@@ -132,21 +124,15 @@ def write_transforms(
     seed: int,
     n_vertices: int | None = None,
 ) -> None:
-    """Write NSD's transform files of a subject.
+    """Write NSD's transform files of a subject to its folder ``transforms``.
 
     Parameters
     ----------
-    folder
-        The subject's ``transforms``.
-    subject
-        Whose they are.
     spaces
-        Functional spaces to write them for; ``white-to-fsaverage`` is always there.
-    seed
-        Seed of the dataset.
+        Spaces to write them for: the functional ones among these have some of their own.
     n_vertices
-        Vertices of each hemisphere of the subject's own surface, if not as in `NATIVE_VERTICES`:
-        10,242 to 163,842. Real subjects have well over 100,000.
+        Vertices of each hemisphere of the subject's own surface, 10,242 to 163,842, if not the few
+        that keep the demo small. Real subjects have well over 100,000.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for hemisphere in HEMISPHERES:
@@ -154,9 +140,10 @@ def write_transforms(
         cortex = surface.cortex
         _write(folder / f"{hemisphere}.white-to-fsaverage.mgz", surface.white_to_fsaverage)
         _write(folder / f"{hemisphere}.fsaverage-to-white.mgz", surface.fine + 1)
-        for space in spaces:
+        for space, name in (("func1mm", "func1pt0"), ("func1pt8mm", "func1pt8")):
+            if space not in spaces:
+                continue
             voxels = grid(subject, space)
-            name = {"func1mm": "func1pt0", "func1pt8mm": "func1pt8"}[space]
             for layer, depth in enumerate(_DEPTHS, 1):
                 points = surface.values(cortex.white + depth * (cortex.pial - cortex.white))
                 places = (points - voxels.affine[:3, 3]) / voxels.size + 1

@@ -9,7 +9,6 @@ was interrupted.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,16 +53,8 @@ class Backfill:
         return f"{', '.join(self.assets)}  [backfill: {sessions} of {', '.join(subjects)}]"
 
 
-@contextmanager
-def runs_here(instance: dg.DagsterInstance) -> Iterator[dg.DagsterInstance]:
-    """Open an instance once more, so that what is launched is executed at once in this process."""
-    # Any folder will do, and nothing of it is temporary, whatever the name says.
-    with dg.DagsterInstance.local_temp(instance.root_directory, overrides=_HERE) as here:
-        yield here
-
-
 def run_backfill(
-    instance: dg.DagsterInstance,
+    history: dg.DagsterInstance,
     backfill: Backfill,
     *,
     config: Mapping[str, Mapping[str, Any]] | None = None,
@@ -73,8 +64,8 @@ def run_backfill(
 
     Parameters
     ----------
-    instance
-        Where it is recorded; `runs_here`.
+    history
+        Where it is recorded.
     config
         Settings of an asset, by its name; assets that the backfill does not have are left out.
     definitions
@@ -99,14 +90,18 @@ def run_backfill(
         # Failures are raised below; their stack traces are in the history.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
-    with start_backfill(
-        instance,
-        backfill.assets,
-        backfill.sessions,
-        run_config=run_config,
-        definitions=definitions,
-        location=LOCATION,
-    ) as started:
+    with (
+        # The same folder once more. Nothing of it is temporary, whatever the name says.
+        dg.DagsterInstance.local_temp(history.root_directory, overrides=_HERE) as instance,
+        start_backfill(
+            instance,
+            backfill.assets,
+            backfill.sessions,
+            run_config=run_config,
+            definitions=definitions,
+            location=LOCATION,
+        ) as started,
+    ):
         queued = dg.RunsFilter(tags=started.tags, statuses=[dg.DagsterRunStatus.QUEUED])
         while not started.evaluate():
             # In the order of their creation: the last check that was planned is the one shown.
@@ -119,7 +114,10 @@ def run_backfill(
         if started.outcome != "COMPLETED_SUCCESS":
             failures = "\n".join(_failures(instance, runs))
             raise dg.Failure(failures or f"the backfill is {started.outcome}")
-    return sorted(set(_outcomes(instance, runs)))
+        made = dg.DagsterEventType.ASSET_MATERIALIZATION
+        found = [entry for run in runs for entry in instance.all_logs(run, of_type=made)]
+    artifacts = [entry.asset_materialization for entry in found if entry.asset_materialization]
+    return sorted({str(each.metadata["status"].value) for each in artifacts})
 
 
 def _failures(instance: dg.DagsterInstance, runs: Sequence[str]) -> Iterator[str]:
@@ -129,10 +127,3 @@ def _failures(instance: dg.DagsterInstance, runs: Sequence[str]) -> Iterator[str
             data = entry.get_dagster_event().step_failure_data
             plain = data.user_failure_data.description if data.user_failure_data else None
             yield plain or (data.error.message if data.error else entry.message)
-
-
-def _outcomes(instance: dg.DagsterInstance, runs: Sequence[str]) -> Iterator[str]:
-    for run in runs:
-        for entry in instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
-            if entry.asset_materialization is not None:
-                yield str(entry.asset_materialization.metadata["status"].value)

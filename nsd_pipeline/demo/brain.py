@@ -139,18 +139,10 @@ HEMIFIELD: Final[NDArray[np.int64]] = np.concatenate(
 
 
 def image_features(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features of one image.
+    """Features (59,) of one image (425, 425, 3).
 
-    Parameters
-    ----------
-    image
-        (425, 425, 3) uint8.
-
-    Returns
-    -------
-    numpy.ndarray
-        (59,) float32: luminance, red-green and blue-yellow in 9 places, then contrast in 4
-        orientations and 4 places at two scales.
+    They are luminance, red-green and blue-yellow in 9 places, then contrast in 4 orientations and 4
+    places at two scales.
     """
     side = _SIZE * _POOL
     small = image[:side, :side].reshape(_SIZE, _POOL, _SIZE, _POOL, 3).mean((1, 3), np.float32)
@@ -181,33 +173,18 @@ def _places(channel: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     return np.asarray(channel.reshape(n, step, n, step).mean((1, 3)).ravel())
 
 
-@dataclass(frozen=True)
-class Patch:
-    """A patch of cortex that responds to images.
-
-    Parameters
-    ----------
-    centre
-        x, y, z in mm (MNI305) in the right hemisphere; mirrored for the left.
-    radius
-        Standard deviation of the fall-off from the centre, in mm.
-    amplitude
-        Standard deviation over images of the centre's response at strength 1, in percent.
-    """
-
-    centre: tuple[float, float, float]
-    radius: float
-    amplitude: float
-
-
-PATCHES: Final = (
-    Patch(centre=(12, -92, 0), radius=15, amplitude=3.6),  # occipital pole
-    Patch(centre=(42, -76, 0), radius=11, amplitude=3.0),  # lateral occipital
-    Patch(centre=(36, -58, -16), radius=11, amplitude=3.0),  # fusiform
-    Patch(centre=(24, -84, 24), radius=11, amplitude=2.7),  # dorsal occipital
-    Patch(centre=(26, -48, -10), radius=9, amplitude=2.7),  # parahippocampal
+_PATCHES: Final = (
+    ((12, -92, 0), 15, 3.6),  # occipital pole
+    ((42, -76, 0), 11, 3.0),  # lateral occipital
+    ((36, -58, -16), 11, 3.0),  # fusiform
+    ((24, -84, 24), 11, 2.7),  # dorsal occipital
+    ((26, -48, -10), 9, 2.7),  # parahippocampal
 )
+"""Patches of cortex that respond to images.
 
+A centre in mm (MNI305) in the right hemisphere, mirrored for the left; the standard deviation of
+the fall-off from it, in mm; and, in percent, that of its response over images at strength 1.
+"""
 SMOOTH_NOISE: Final = 1.0
 """Standard deviation, in percent, of the noise that neighbouring vertices share."""
 WHITE_NOISE: Final = 0.8
@@ -226,10 +203,10 @@ def response_profile(hemisphere: Hemisphere) -> NDArray[np.float32]:
     middle = load_cortex(hemisphere).middle
     mirror = np.array([-1 if hemisphere == "lh" else 1, 1, 1])
     profile = np.zeros(len(middle))
-    for patch in PATCHES:
-        distance = np.linalg.norm(middle - mirror * np.array(patch.centre), axis=1)
-        fall = patch.amplitude * np.exp(-0.5 * (distance / patch.radius) ** 2)
-        profile = np.maximum(profile, np.where(fall > 0.05 * patch.amplitude, fall, 0))
+    for centre, radius, amplitude in _PATCHES:
+        distance = np.linalg.norm(middle - mirror * np.array(centre), axis=1)
+        fall = amplitude * np.exp(-0.5 * (distance / radius) ** 2)
+        profile = np.maximum(profile, np.where(fall > 0.05 * amplitude, fall, 0))
     return np.asarray(profile, dtype=np.float32)
 
 
@@ -239,14 +216,8 @@ class Brain:
 
     Parameters
     ----------
-    subject
-        ``subj01`` to ``subj08``.
-    hemisphere
-        ``lh`` or ``rh``.
     strength
         Factor on the responses to what images show.
-    seed
-        Seed of the dataset.
     """
 
     subject: str
@@ -279,19 +250,10 @@ class Brain:
         return np.asarray(self.strength * profile * weights, dtype=np.float32)
 
     def responses(self, features: NDArray[np.float32], session: int) -> NDArray[np.float32]:
-        """Betas of a session's trials without the noise that every vertex has for itself.
+        """Betas (T, 10242) of a session's trials, without the noise every vertex has for itself.
 
-        Parameters
-        ----------
-        features
-            (T, 59) standardised features of the images shown, by trial.
-        session
-            1-based session.
-
-        Returns
-        -------
-        numpy.ndarray
-            (T, 10242) float32, percent signal change.
+        They are in percent signal change. ``features`` are the standardised ones (T, 59) of the
+        images shown, by trial; sessions count from 1.
         """
         rng = self.rng(session)
         shape = (len(features) + 1, self.cortex.n_vertices)

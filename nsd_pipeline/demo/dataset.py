@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nsd_pipeline.demo import experiment
+from nsd_pipeline.demo.anatomy import write_transforms
 from nsd_pipeline.demo.brain import Brain, image_features, standardise
-from nsd_pipeline.demo.demo_settings import DEFAULT_SPACES, DemoSettings, Signal
 from nsd_pipeline.demo.experiment import (
+    DemoSettings,
     make_design,
+    make_responses,
     shown_images,
     write_design,
+    write_responses,
     write_stimulus_info,
 )
-from nsd_pipeline.demo.made_betas import (
+from nsd_pipeline.demo.made_files import (
+    write_events,
     write_session_in,
-    write_subject_transforms,
     write_surface_betas,
+    write_surface_runs,
 )
-from nsd_pipeline.demo.made_series import write_events, write_surface_runs
 from nsd_pipeline.demo.pictures import render
 from nsd_pipeline.errors import NsdError, StorageFullError
 from nsd_pipeline.nsd.design import ExperimentDesign
@@ -42,8 +44,6 @@ from nsd_pipeline.nsd.layout import (
     N_IMAGES,
     STIM_INFO_KEY,
     STIMULI_KEY,
-    FunctionalSpace,
-    Space,
     betas_keys,
     responses_key,
 )
@@ -55,10 +55,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE: Final = GENERATED_KEY
-"""The settings of a complete dataset; written last."""
 _UNFINISHED_FILE: Final = "demo.unfinished"
-"""Marks a folder as ours while a dataset is being written to it."""
+"""Marks a folder as ours while a dataset is being written to it; its settings come last."""
 _THREADS: Final = 2
 _IMAGES_AT_ONCE: Final = 32
 _PROBE_BYTES: Final = 1 << 24
@@ -138,18 +136,7 @@ class DemoDataset:
         return self.settings.subject_sessions
 
 
-def generate(
-    folder: str | Path,
-    *,
-    subjects: int = 2,
-    sessions: int = 4,
-    trials_per_run: int = 9,
-    signal: Signal = "betas",
-    strength: float = 1.0,
-    spaces: tuple[Space, ...] = DEFAULT_SPACES,
-    hdf5: tuple[FunctionalSpace, ...] = (),
-    seed: int = 0,
-) -> DemoDataset:
+def generate(folder: str | Path, **options: Any) -> DemoDataset:
     """Generate a small dataset in NSD's exact layout.
 
     Parameters
@@ -157,27 +144,8 @@ def generate(
     folder
         Where to put it: a new or an empty folder. If it already has the dataset of the same
         settings, nothing is done; what an interrupted call left is replaced.
-    subjects
-        How many subjects, counted from subj01.
-    sessions
-        Sessions of subj01; every further subject has one less, and at least one.
-    trials_per_run
-        Trials in runs of odd number; runs of even number have one less.
-    signal
-        ``betas``, or ``bold`` to write time series too: a raw BIDS tree and derivatives on
-        fsaverage5.
-    strength
-        How strongly the brain responds to what an image shows; 0 for not at all.
-    spaces
-        Spaces beside fsaverage that every subject's first session is written in too.
-    hdf5
-        Functional spaces among them that are written as HDF5 beside NIfTI.
-    seed
-        Seed of everything random.
-
-    Returns
-    -------
-    DemoDataset
+    options
+        Those of :class:`DemoSettings`, such as ``subjects=2``; what is left out has its default.
 
     Raises
     ------
@@ -186,18 +154,9 @@ def generate(
     StorageFullError
         If the file system cannot hold the stimulus file sparsely.
     ValueError
-        If a setting is out of range.
+        If there is no such setting, or it is out of range.
     """
-    settings = DemoSettings(
-        subjects=subjects,
-        sessions=sessions,
-        trials_per_run=trials_per_run,
-        signal=signal,
-        strength=strength,
-        spaces=spaces,
-        hdf5=hdf5,
-        seed=seed,
-    )
+    settings = DemoSettings(**options)
     folder = Path(folder)
     design = make_design(settings)
     image_ids = shown_images(design, settings)
@@ -206,10 +165,15 @@ def generate(
         logger.info("%s already has this dataset; nothing to do", folder)
     else:
         _start(folder)
-        _write_tables(folder, settings, design)
+        write_design(design, _file(folder, EXPDESIGN_KEY))
+        write_stimulus_info(design, _file(folder, STIM_INFO_KEY), settings.seed)
+        for subject in settings.subject_sessions:
+            responses = make_responses(design, settings, subject)
+            write_responses(responses, _file(folder, responses_key(subject)))
         features = _write_stimuli(_file(folder, STIMULI_KEY), image_ids, settings)
         _write_betas(folder, settings, design, features)
-        _finish(folder, settings)
+        (folder / _UNFINISHED_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
+        (folder / _UNFINISHED_FILE).rename(folder / GENERATED_KEY)
     return DemoDataset(
         folder=folder,
         settings=settings,
@@ -221,7 +185,7 @@ def generate(
 
 def _is_complete(folder: Path, settings: DemoSettings) -> bool:
     """Whether the folder has this very dataset; fails if it has anything else."""
-    path = folder / SETTINGS_FILE
+    path = folder / GENERATED_KEY
     if path.exists():
         found, wanted = json.loads(path.read_text()), settings.model_dump(mode="json")
         differ = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
@@ -250,24 +214,11 @@ def _start(folder: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def _finish(folder: Path, settings: DemoSettings) -> None:
-    (folder / _UNFINISHED_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
-    (folder / _UNFINISHED_FILE).rename(folder / SETTINGS_FILE)
-
-
 def _file(folder: Path, key: str) -> Path:
     """Path of a key, its folder made."""
     path = folder / key
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _write_tables(folder: Path, settings: DemoSettings, design: ExperimentDesign) -> None:
-    write_design(design, _file(folder, EXPDESIGN_KEY))
-    write_stimulus_info(design, _file(folder, STIM_INFO_KEY), settings.seed)
-    for subject in settings.subject_sessions:
-        responses = experiment.make_responses(design, settings, subject)
-        experiment.write_responses(responses, _file(folder, responses_key(subject)))
 
 
 def _write_stimuli(
@@ -298,12 +249,7 @@ def _write_betas(
     tasks: list[Callable[[], None]] = []
     for subject, n_sessions in settings.subject_sessions.items():
         brains = [
-            Brain(
-                subject=subject,
-                hemisphere=hemisphere,
-                strength=settings.strength,
-                seed=settings.seed,
-            )
+            Brain(subject, hemisphere, settings.strength, settings.seed)
             for hemisphere in HEMISPHERES
         ]
         for session in range(1, n_sessions + 1):
@@ -311,44 +257,20 @@ def _write_betas(
             shown = features.loc[trials["image_id"]].to_numpy()
             keys = betas_keys(subject, session, "fsaverage")
             tasks += [
-                partial(_write_hemisphere, _file(folder, key), brain, shown, session)
+                partial(write_surface_betas, _file(folder, key), brain, shown, session)
                 for key, brain in zip(keys, brains, strict=True)
             ]
             if session == 1:
-                tasks += [
-                    partial(
-                        write_session_in,
-                        space,
-                        folder,
-                        brains,
-                        shown,
-                        session,
-                        hdf5=space in settings.hdf5,
-                    )
-                    for space in settings.spaces
-                ]
+                write = partial(write_session_in, folder, brains, shown, session)
+                tasks += [partial(write, s, hdf5=s in settings.hdf5) for s in settings.spaces]
             if settings.signal == "bold":
                 write_events(folder, trials, settings.seed)
-                tasks += [partial(_write_runs, folder, brain, trials, shown) for brain in brains]
+                tasks += [
+                    partial(write_surface_runs, folder, brain, trials, shown) for brain in brains
+                ]
         if settings.spaces:
-            tasks.append(
-                partial(write_subject_transforms, folder, subject, settings.spaces, settings.seed)
-            )
-    _run_all(tasks)
-
-
-def _write_hemisphere(path: Path, brain: Brain, shown: NDArray[np.float32], session: int) -> None:
-    write_surface_betas(path, brain, brain.betas(shown, session), session)
-
-
-def _write_runs(
-    folder: Path, brain: Brain, trials: pd.DataFrame, shown: NDArray[np.float32]
-) -> None:
-    responses = brain.responses(shown, int(trials["session"].iloc[0]))
-    write_surface_runs(folder, brain, trials, responses)
-
-
-def _run_all(tasks: Iterable[Callable[[], None]]) -> None:
+            to = folder / f"nsddata/ppdata/{subject}/transforms"
+            tasks.append(partial(write_transforms, to, subject, settings.spaces, settings.seed))
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = [pool.submit(task) for task in tasks]
         try:

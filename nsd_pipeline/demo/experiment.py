@@ -1,4 +1,4 @@
-"""An experiment of NSD's dimensions and rules: which image in which trial, and made-up answers.
+"""The settings of a demo dataset, and its experiment: which image in which trial, made-up answers.
 
 As in the real design, subjects have 10,000 images each, the same 1,000 of them first; one order,
 in which each image comes three times, holds for all; and 40 sessions take 30,000 trials. Only the
@@ -7,24 +7,37 @@ repeat early, as they have to for a test set and repetitions within so few trial
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nsd_pipeline.demo.demo_settings import (
-    N_DESIGN_SESSIONS,
-    N_DESIGN_TRIALS,
-    N_RUNS,
-    N_SLOTS,
-    DemoSettings,
+from nsd_pipeline.nsd.design import (
+    N_SHARED_IMAGES,
+    N_SUBJECT_IMAGES,
+    STIMPATTERN_SHAPE,
+    ExperimentDesign,
 )
-from nsd_pipeline.nsd.design import N_SHARED_IMAGES, N_SUBJECT_IMAGES, ExperimentDesign
-from nsd_pipeline.nsd.layout import N_IMAGES, SUBJECTS, subject_number
+from nsd_pipeline.nsd.layout import (
+    N_IMAGES,
+    N_SESSIONS,
+    SUBJECTS,
+    FunctionalSpace,
+    Space,
+    subject_number,
+)
+from nsd_pipeline.nsd.mapping import N_REPETITIONS
 
-N_REPETITIONS: Final = 3
-"""How often the whole order shows an image."""
+N_DESIGN_SESSIONS, N_RUNS, N_SLOTS = STIMPATTERN_SHAPE
+"""Of the whole design; each slot, of 4 s, shows an image or nothing."""
+N_DESIGN_TRIALS: Final = 30_000
+"""Trials the real design plans for every subject, over 40 sessions."""
+Signal = Literal["betas", "bold"]
+SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
+DEFAULT_SPACES: Final[tuple[Space, ...]] = ("func1pt8mm",)
+
 SHARED_PART: Final = 0.2
 """Part of the shown images that are shared; 0.1 in NSD, where it still makes 1,000."""
 _MEAN_REPETITIONS: Final = 2
@@ -32,6 +45,90 @@ _FIRST_SLOT, _LAST_SLOT = 3, N_SLOTS - 5
 """A run starts and ends with nothing to see."""
 _SLOTS_PER_TRIAL: Final = 2
 """Slots that there are for a trial where time series are to be short."""
+
+_NEW_BUTTON, _OLD_BUTTON = 1, 2
+_MISSED: Final = 0.03
+"""Part of the trials without a button press."""
+_LOST_RUN: Final = 10
+"""Run of the last subject's last session whose answers were not recorded, as happens in NSD."""
+_SECONDS_PER_DAY: Final = 86_400
+_ANSWERS: Final = (
+    "ISCORRECT", "RT", "CHANGEMIND", "ISCORRECTCURRENT", "TOTAL1", "TOTAL2", "BUTTON",
+)  # fmt: skip
+
+
+class DemoSettings(BaseModel):
+    """Size, signal and seed of a demo dataset.
+
+    Parameters
+    ----------
+    subjects
+        How many of NSD's subjects are there, counted from subj01.
+    sessions
+        Sessions of subj01. Every further subject has one less, and at least one.
+    trials_per_run
+        Trials in a run of odd number; runs of even number have one less (63 and 62 in NSD).
+    signal
+        How the brain's responses are written: as ``betas`` alone, or as ``bold`` beside them, which
+        is a raw BIDS tree and derivatives. Trials then come early in their runs, so that runs can
+        be short.
+    strength
+        How strongly the brain responds to what an image shows; 0 for not at all, 1 for responses
+        that stand out of the noise in visual cortex.
+    spaces
+        Spaces beside fsaverage that every subject's first session is written in as well.
+    hdf5
+        Functional spaces among them that are written as HDF5 beside NIfTI.
+    seed
+        Seed of everything random.
+    generator
+        Version of the generator. It is raised when the same settings give another dataset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subjects: int = Field(default=2, ge=1, le=len(SUBJECTS))
+    sessions: int = Field(default=4, ge=1, le=min(N_SESSIONS.values()))
+    trials_per_run: int = Field(default=9, ge=2, le=63)
+    signal: Signal = "betas"
+    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    spaces: tuple[Space, ...] = DEFAULT_SPACES
+    hdf5: tuple[FunctionalSpace, ...] = ()
+    seed: int = Field(default=0, ge=0)
+    generator: int = 2
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "fsaverage" in self.spaces:
+            raise ValueError("fsaverage is written anyway: name other spaces only")
+        if not set(self.hdf5) <= set(self.spaces):
+            raise ValueError(f"hdf5 names {self.hdf5}, but spaces only {self.spaces}")
+        later_slots = (N_DESIGN_SESSIONS - self.sessions) * N_RUNS * N_SLOTS
+        if self.n_trials + later_slots < N_DESIGN_TRIALS:
+            raise ValueError(
+                f"{self.sessions} sessions of {self.session_trials} trials leave more of the "
+                f"design's {N_DESIGN_TRIALS} trials than the other sessions have slots for: ask "
+                "for fewer sessions or more trials_per_run"
+            )
+        return self
+
+    @property
+    def session_trials(self) -> int:
+        """Trials of one generated session."""
+        return N_RUNS // 2 * (2 * self.trials_per_run - 1)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of subj01, who has the most."""
+        return self.sessions * self.session_trials
+
+    @property
+    def subject_sessions(self) -> dict[str, int]:
+        """How many sessions each subject has."""
+        return {
+            subject: max(self.sessions - index, 1)
+            for index, subject in enumerate(SUBJECTS[: self.subjects])
+        }
 
 
 def make_design(settings: DemoSettings) -> ExperimentDesign:
@@ -147,17 +244,6 @@ def _pattern(settings: DemoSettings, rng: np.random.Generator) -> NDArray[np.boo
         slots = rng.choice(np.arange(first, last), counts[index], replace=False)
         pattern[index][slots] = True
     return pattern
-
-
-_NEW_BUTTON, _OLD_BUTTON = 1, 2
-_MISSED: Final = 0.03
-"""Part of the trials without a button press."""
-_LOST_RUN: Final = 10
-"""Run of the last subject's last session whose answers were not recorded, as happens in NSD."""
-_SECONDS_PER_DAY: Final = 86_400
-_ANSWERS: Final = (
-    "ISCORRECT", "RT", "CHANGEMIND", "ISCORRECTCURRENT", "TOTAL1", "TOTAL2", "BUTTON",
-)  # fmt: skip
 
 
 def make_responses(design: ExperimentDesign, settings: DemoSettings, subject: str) -> pd.DataFrame:

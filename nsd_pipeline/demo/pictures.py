@@ -5,8 +5,7 @@ the same pictures as a smaller one.
 """
 
 import colorsys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ Mask = NDArray[np.floating]
 
 SIZE = IMAGE_SHAPE[0]
 """Height and width of the square picture, in pixels."""
+WHITE: Colour = np.ones(3, np.float32)
 
 
 def colour(hue: float, saturation: float, value: float) -> Colour:
@@ -89,17 +89,13 @@ class Canvas:
             line += np.sin(2 * np.pi * frequency * self.x + phase) * (roughness / 1.8**octave)
         return line
 
-    def window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
-        """Select the part of the picture within a square about a point."""
-        low_y, low_x = (max(int((c - radius) * SIZE) - 2, 0) for c in (y, x))
-        high_y, high_x = (max(int((c + radius) * SIZE) + 3, 0) for c in (y, x))
-        return slice(low_y, high_y), slice(low_x, high_x)
-
     def around(
         self, x: float, y: float, radius: float
     ) -> tuple[tuple[slice, slice], NDArray[np.floating], NDArray[np.floating]]:
-        """Select a window about a point; also give its pixels' offsets (x, y) from the point."""
-        rows, columns = self.window(x, y, radius)
+        """Select a square about a point; also give its pixels' offsets (x, y) from the point."""
+        low_y, low_x = (max(int((c - radius) * SIZE) - 2, 0) for c in (y, x))
+        high_y, high_x = (max(int((c + radius) * SIZE) + 3, 0) for c in (y, x))
+        rows, columns = slice(low_y, high_y), slice(low_x, high_x)
         return (rows, columns), self.x[:, columns] - x, self.y[rows] - y
 
     def disc(self, x: float, y: float, radius: float, paint: Colour, opacity: float = 1.0) -> None:
@@ -153,20 +149,7 @@ class Canvas:
 
 
 def render(image_id: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Picture of one image id.
-
-    Parameters
-    ----------
-    image_id
-        NSD's 0-based 73k row.
-    seed
-        Seed of the dataset.
-
-    Returns
-    -------
-    numpy.ndarray
-        (425, 425, 3) uint8, RGB.
-    """
+    """Picture, (425, 425, 3) RGB, of an image id: NSD's 0-based 73k row."""
     rng = np.random.default_rng([seed, image_id])
     canvas = Canvas(rng)
     SCENES[rng.integers(len(SCENES))](canvas, rng)
@@ -186,11 +169,11 @@ def _sky(canvas: Canvas, rng: np.random.Generator, horizon: float) -> NDArray[np
     sun_x, sun_y = rng.uniform(0.1, 0.9), horizon * rng.uniform(0.2, 0.95)
     sun = colour(rng.uniform(0.05, 0.15), 0.25 + 0.45 * dusk, 1.0)
     canvas.glow(sun_x, sun_y, rng.uniform(0.15, 0.4), sun, 0.75)
-    canvas.disc(sun_x, sun_y, rng.uniform(0.03, 0.07), mix(sun, np.ones(3, np.float32), 0.5))
+    canvas.disc(sun_x, sun_y, rng.uniform(0.03, 0.07), mix(sun, WHITE, 0.5))
     cover = rng.uniform(-0.6, 1.2)
     clouds = canvas.noise(4, 9) + 0.5 * canvas.noise(10, 24) + 0.25 * canvas.noise(30, 60)
     opacity = np.clip(0.6 * (clouds - 1 + cover), 0, 0.85)
-    canvas.blend(opacity, mix(np.ones(3, np.float32), low, 0.3))
+    canvas.blend(opacity, mix(WHITE, low, 0.3))
     return low
 
 
@@ -212,10 +195,7 @@ def _hills(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _trees(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    line: NDArray[np.floating],
-    paint: NDArray[np.floating],
+    canvas: Canvas, rng: np.random.Generator, line: NDArray[np.floating], paint: Colour
 ) -> None:
     pointed = rng.uniform() < 0.5
     for _ in range(int(rng.integers(4, 25))):
@@ -238,9 +218,7 @@ def _sea(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(mix(water, light, 0.55), water * np.float32(0.7), horizon, 1.0)
     depth = np.clip(canvas.y - horizon, 0, 1)
     waves = canvas.noise(5, 30) + canvas.noise(16, 70) + 0.6 * canvas.noise(40, 130)
-    canvas.blend(
-        np.clip(waves - 0.7, 0, 0.6) * (depth > 0), mix(light, np.ones(3, np.float32), 0.4)
-    )
+    canvas.blend(np.clip(waves - 0.7, 0, 0.6) * (depth > 0), mix(light, WHITE, 0.4))
     for _ in range(int(rng.integers(0, 4))):
         x, size = rng.uniform(0.1, 0.9), rng.uniform(0.06, 0.2)
         foot = horizon + size * rng.uniform(0.1, 0.7)
@@ -256,7 +234,7 @@ def _sea(canvas: Canvas, rng: np.random.Generator) -> None:
         sand = colour(rng.uniform(0.08, 0.13), rng.uniform(0.25, 0.55), 0.9)
         line = canvas.ridge(rng.uniform(0.75, 0.92), 0.015)
         texture = canvas.noise(120)[..., np.newaxis] * np.float32(0.05)
-        canvas.blend(canvas.soft(canvas.y - line + 0.012, 8), np.ones(3, np.float32))
+        canvas.blend(canvas.soft(canvas.y - line + 0.012, 8), WHITE)
         canvas.blend(canvas.soft(canvas.y - line), sand * (1 + texture))
 
 
@@ -336,11 +314,4 @@ def _pattern(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.pixels *= (1 + 0.12 * canvas.noise(3))[..., np.newaxis]
 
 
-SCENES: tuple[Callable[[Canvas, np.random.Generator], None], ...] = (
-    _hills,
-    _sea,
-    _city,
-    _still_life,
-    _meadow,
-    _pattern,
-)
+SCENES: Final = (_hills, _sea, _city, _still_life, _meadow, _pattern)

@@ -18,7 +18,7 @@ from nsd_pipeline import partitions
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
-from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
+from nsd_pipeline.demo.backfill import Backfill, run_backfill
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
@@ -108,8 +108,7 @@ def _run(
 ) -> Iterable[str]:
     """Do one run, or the backfill; what there is to say of its artifacts."""
     if isinstance(planned, Backfill):
-        with runs_here(instance) as here:
-            return run_backfill(here, planned, config=settings)
+        return run_backfill(instance, planned, config=settings)
     outcome = execute(defs.get_repository_def(), instance, planned, config=settings)
     return dict.fromkeys(outcome.values())
 

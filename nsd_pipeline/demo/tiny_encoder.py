@@ -51,20 +51,10 @@ _PREPROCESSING: Final = {
 
 
 def write_tiny_encoder(folder: str | Path) -> Path:
-    """Write a small random DINOv2 as transformers saves models.
+    """Write a small random DINOv2 as transformers saves models; the folder is the model's name.
 
     The weights are the same on every call. They follow the giant's architecture (SwiGLU, 14 pixel
     patches, trained at 518 pixels) with 3 blocks of 64 dimensions.
-
-    Parameters
-    ----------
-    folder
-        Where ``config.json``, ``model.safetensors`` and ``preprocessor_config.json`` go.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder, to be used as the name of a model.
     """
     import torch
     from transformers import Dinov2Config, Dinov2Model
@@ -117,13 +107,10 @@ def _network_inputs() -> "torch.Tensor":
 
     images = np.stack([render(index, seed=_CENTRING_SEED) for index in range(_N_CENTRING_IMAGES)])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    pixels = interpolate(pixels, size=(256, 256), mode="bicubic", antialias=True)[
-        ..., 16:240, 16:240
-    ]
-    mean, deviation = (
-        torch.tensor(values).view(3, 1, 1) for values in (_CHANNEL_MEAN, _CHANNEL_DEVIATION)
-    )
-    return (pixels - mean) / deviation
+    pixels = interpolate(pixels, size=(256, 256), mode="bicubic", antialias=True)
+    mean = torch.tensor(_CHANNEL_MEAN).view(3, 1, 1)
+    deviation = torch.tensor(_CHANNEL_DEVIATION).view(3, 1, 1)
+    return (pixels[..., 16:240, 16:240] - mean) / deviation
 
 
 def _centre(model: Any, pixels: "torch.Tensor") -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nsd_pipeline.demo.demo_settings import DemoSettings
-from nsd_pipeline.demo.experiment import make_responses, write_design, write_responses
+from nsd_pipeline.demo.experiment import DemoSettings, make_responses, write_design, write_responses
 from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
 

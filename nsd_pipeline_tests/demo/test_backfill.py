@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
 
-from nsd_pipeline.demo.backfill import Backfill, run_backfill, runs_here
+from nsd_pipeline.demo.backfill import Backfill, run_backfill
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.sessions import BETAS_STEPS
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
@@ -32,17 +32,14 @@ def test_a_backfill_is_recorded_fails_plainly_and_redoes_nothing(
     damaged.unlink()
     damaged.write_bytes(whole[:1_000_000])
     (tmp_path / "home").mkdir()
-    with (
-        dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance,
-        runs_here(instance) as here,
-    ):
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
         Pipeline(str(source), artifacts, small_nsd.encoder, instance).run("experiment_design")
         with pytest.raises(dg.Failure) as failure:
-            run_backfill(here, backfill, definitions=definitions)
+            run_backfill(instance, backfill, definitions=definitions)
         assert damaged.name in str(failure.value.description)
         damaged.write_bytes(whole)
-        made = run_backfill(here, backfill, definitions=definitions)
-        again = run_backfill(here, backfill, definitions=definitions)
+        made = run_backfill(instance, backfill, definitions=definitions)
+        again = run_backfill(instance, backfill, definitions=definitions)
         recorded = [each.status for each in instance.get_backfills()]
         runs = instance.get_runs()
     assert made == ["made", "up to date, nothing was redone"]

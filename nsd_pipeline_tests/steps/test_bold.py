@@ -14,7 +14,7 @@ import pytest
 import zarr
 from nilearn.signal import clean
 
-from nsd_pipeline.demo.made_series import DERIVATIVES, RAW
+from nsd_pipeline.demo.made_files import DERIVATIVES, RAW
 from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.surface import clean as clean_series
 from nsd_pipeline.surface import project_volume

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from nsd_pipeline.demo.demo_settings import DemoSettings
 from nsd_pipeline.demo.experiment import (
+    DemoSettings,
     make_design,
     make_responses,
     write_design,

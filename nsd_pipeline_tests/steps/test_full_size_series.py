@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import zarr
 
-from nsd_pipeline.demo import made_betas
+from nsd_pipeline.demo import made_files
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.demo_settings import DemoSettings
 from nsd_pipeline.demo.experiment import (
+    DemoSettings,
     make_design,
     make_responses,
     write_design,
@@ -56,9 +56,9 @@ def mirror(tmp_path: Path) -> Path:
     write_responses(make_responses(design, settings, "subj01"), folder / responses_key("subj01"))
     write_transforms(folder / "nsddata/ppdata/subj01/transforms", "subj01", (SPACE,), seed=0)
     voxels = grid("subj01", SPACE)
-    vertex = made_betas.nearest_vertices(voxels)
+    vertex = made_files.nearest_vertices(voxels)
     no_vertex = np.zeros(20_484, np.bool_)
-    made_betas.write_mask(folder / valid_key("subj01", 1, SPACE), voxels, vertex, no_vertex)
+    made_files.write_mask(folder / valid_key("subj01", 1, SPACE), voxels, vertex, no_vertex)
     data = np.zeros((*vertex.shape, N_VOLUMES), np.int16, order="F")
     inside = vertex >= 0
     rng = np.random.default_rng(0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from nsd_pipeline.demo import made_betas
+from nsd_pipeline.demo import made_files
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.demo_settings import DemoSettings
 from nsd_pipeline.demo.experiment import (
+    DemoSettings,
     make_design,
     make_responses,
     write_design,
@@ -73,7 +73,7 @@ def betas() -> np.ndarray:
 @pytest.fixture
 def vertex() -> np.ndarray:
     """Vertex that each voxel (81, 104, 83) has its betas from, or -1."""
-    return made_betas.nearest_vertices(grid("subj01", SPACE))
+    return made_files.nearest_vertices(grid("subj01", SPACE))
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def bucket(
     transforms = mirror / "nsddata/ppdata/subj01/transforms"
     write_transforms(transforms, "subj01", (SPACE,), seed=0, n_vertices=N_NATIVE)
     voxels = grid("subj01", SPACE)
-    made_betas.write_mask(mirror / mask, voxels, vertex, np.zeros(20_484, np.bool_))
-    made_betas.write_betas(mirror / file, voxels, vertex, betas)
+    made_files.write_mask(mirror / mask, voxels, vertex, np.zeros(20_484, np.bool_))
+    made_files.write_betas(mirror / file, voxels, vertex, betas)
     for path in mirror.rglob("*.*"):
         s3rver.add("natural-scenes-dataset", str(path.relative_to(mirror)), path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3rver.url)

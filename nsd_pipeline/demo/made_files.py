@@ -1,27 +1,32 @@
-"""The demo's betas as NSD's files: on fsaverage, and in the subjects' own spaces.
+"""What the demo's brains do, as files: betas in NSD's spaces, and time series in BIDS trees.
 
 A voxel in the grey matter has the beta of the nearest vertex of fsaverage5, so that every space
-tells the same story; the rest of a volume is 0.
+tells the same story; the rest of a volume is 0. In a time series the same responses come one after
+the other, each as a haemodynamic response to its image, on a baseline that drifts. Runs are as long
+as their trials need.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.demo.anatomy import Grid, NativeSurface, grid, native_surface, write_transforms
+from nsd_pipeline.demo.anatomy import Grid, NativeSurface, grid, native_surface
 from nsd_pipeline.demo.brain import WHITE_NOISE, Brain, load_cortex
 from nsd_pipeline.nsd import mgh
+from nsd_pipeline.nsd.bids_names import TASK
 from nsd_pipeline.nsd.layout import (
     FSAVERAGE5_VERTICES,
     FSAVERAGE_VERTICES,
-    FUNCTIONAL_SPACES,
     HEMISPHERES,
     PERCENT_SCALE,
     Space,
     betas_files,
     betas_keys,
+    subject_number,
     valid_key,
 )
 from nsd_pipeline.nsd.voxel_chunks import DATASET, VALUE, read_layout
@@ -29,22 +34,35 @@ from nsd_pipeline.nsd.voxel_chunks import DATASET, VALUE, read_layout
 _MGH_FOOTER: Final = np.zeros(4, ">f4").tobytes()
 """Repetition time, flip angle, echo and inversion time, as FreeSurfer's MATLAB code appends."""
 _FRAMES_AT_ONCE: Final = 16
+_RIBBON: Final = 2.5
+"""Voxels within this distance of the middle of the grey matter have data, in mm."""
+
+RAW: Final = "nsddata_rawdata"
+DERIVATIVES: Final = "derivatives"
+"""Folders of a dataset that hold the raw BIDS tree (as on the bucket) and what was made of it."""
+TR: Final = 1.6
+"""Repetition time of NSD's raw data in seconds."""
+
+_SLOT: Final = 4.0
+_AFTER_LAST: Final = 16.0
+"""Seconds that a run goes on after its last image."""
+_LATE: Final = 0.25
+"""Seconds by which an image may come later than its slot: raw events have measured onsets."""
+_BASELINE: Final = 1000.0
+_DRIFT: Final = 10.0
 
 
-def write_surface_betas(path: Path, brain: Brain, betas: NDArray[np.float32], session: int) -> None:
-    """Write a session of one hemisphere on fsaverage: big-endian float32, NaN where invalid.
+def write_surface_betas(path: Path, brain: Brain, shown: NDArray[np.float32], session: int) -> None:
+    """Write a session of one hemisphere as MGH on fsaverage: big-endian float32, NaN where invalid.
 
     Parameters
     ----------
-    path
-        MGH file to write.
-    brain
-        The hemisphere.
-    betas
-        (T, 10242) what :meth:`Brain.betas` gives for the session.
+    shown
+        (T, 59) standardised features of the images shown, by trial.
     session
         1-based session.
     """
+    betas = brain.betas(shown, session)
     rng = brain.rng(session, 2)
     cortex = brain.cortex
     invalid = cortex.refine(brain.invalid(session).astype(np.float32)) > 0
@@ -58,10 +76,6 @@ def write_surface_betas(path: Path, brain: Brain, betas: NDArray[np.float32], se
             frames[:, invalid] = np.nan
             frames.astype(">f4").tofile(file)
         file.write(_MGH_FOOTER)
-
-
-_RIBBON: Final = 2.5
-"""Voxels within this distance of the middle of the grey matter have data, in mm."""
 
 
 def nearest_vertices(voxels: Grid) -> NDArray[np.int64]:
@@ -99,17 +113,11 @@ def write_nifti(
 
     Parameters
     ----------
-    path
-        File to write.
-    voxels
-        Their grid.
     vertex
-        What :func:`nearest_vertices` gives for it.
+        What :func:`nearest_vertices` gives for the grid.
     betas
         (T, 20484) one row a volume, in the unit of the file; NaN and voxels without a vertex
         become 0.
-    dtype
-        Of the file.
     """
     import nibabel
     from isal import igzip
@@ -184,11 +192,11 @@ def write_native_surface(path: Path, surface: NativeSurface, betas: NDArray[np.f
 
 
 def write_session_in(
-    space: Space,
     folder: Path,
     brains: list[Brain],
     shown: NDArray[np.float32],
     session: int,
+    space: Space,
     *,
     hdf5: bool,
 ) -> None:
@@ -196,16 +204,14 @@ def write_session_in(
 
     Parameters
     ----------
-    space
-        Any but fsaverage.
     folder
         Root of the mirror.
     brains
         Both hemispheres of the subject, left first.
     shown
-        (T, 59) standardised features of the images shown, by trial.
-    session
-        1-based session.
+        As for :func:`write_surface_betas`.
+    space
+        Any but fsaverage.
     hdf5
         Whether to write a functional volume as HDF5 as well.
     """
@@ -232,9 +238,84 @@ def write_session_in(
     write_mask(mask, voxels, vertex, np.concatenate(invalid))
 
 
-def write_subject_transforms(
-    folder: Path, subject: str, spaces: tuple[Space, ...], seed: int
+def haemodynamic_response(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Response to a short event: a peak of 1 about 5 s after it, and an undershoot after that."""
+    from scipy.stats import gamma
+
+    response = gamma.pdf(seconds, 6) - gamma.pdf(seconds, 16) / 6
+    return np.asarray(response / 0.1755)
+
+
+def write_events(folder: Path, trials: pd.DataFrame, seed: int) -> None:
+    """Write the raw BIDS tree's ``events.tsv`` for the runs of a session, and the sidecar.
+
+    Parameters
+    ----------
+    folder
+        Root of the dataset.
+    trials
+        The session's trials: ``subject``, ``session``, ``run``, ``slot``, ``image_id``.
+    """
+    raw = folder / RAW
+    sidecar = raw / f"task-{TASK}_bold.json"
+    for run, onsets in session_onsets(trials, seed).items():
+        images = trials.loc[trials["run"] == run, "image_id"].to_numpy() + 1
+        path = raw / f"{_stem(trials, run)}_events.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame({"onset": onsets.round(3), "duration": 3.0, "73k_id": images})
+        table.to_csv(path, sep="\t", index=False)
+    sidecar.write_text(json.dumps({"RepetitionTime": TR, "TaskName": TASK}) + "\n")
+
+
+def session_onsets(trials: pd.DataFrame, seed: int) -> dict[int, NDArray[np.float64]]:
+    """Seconds at which each image of a session came on, by run."""
+    subject, session = trials["subject"].iloc[0], int(trials["session"].iloc[0])
+    rng = np.random.default_rng([seed, 4, subject_number(subject), session])
+    return {
+        int(str(run)): _SLOT * slots.to_numpy() + rng.uniform(0, _LATE, len(slots))
+        for run, slots in trials.groupby("run")["slot"]
+    }
+
+
+def write_surface_runs(
+    folder: Path, brain: Brain, trials: pd.DataFrame, shown: NDArray[np.float32]
 ) -> None:
-    """Write the transforms that lead from a subject's own spaces to fsaverage."""
-    functional = tuple(space for space in FUNCTIONAL_SPACES if space in spaces)
-    write_transforms(folder / f"nsddata/ppdata/{subject}/transforms", subject, functional, seed)
+    """Write one hemisphere of a session's runs on fsaverage5, as fMRIPrep names them.
+
+    Parameters
+    ----------
+    folder
+        Root of the dataset.
+    trials
+        The session's trials, as for :func:`write_events`.
+    shown
+        As for :func:`write_surface_betas`.
+    """
+    import nibabel
+
+    session = int(trials["session"].iloc[0])
+    responses = brain.responses(shown, session)
+    rng = brain.rng(session, 4)
+    side = {"lh": "L", "rh": "R"}[brain.hemisphere]
+    for run, onsets in session_onsets(trials, brain.seed).items():
+        n_samples = int((onsets[-1] + _AFTER_LAST) / TR)
+        seconds = TR * np.arange(n_samples)
+        course = haemodynamic_response(seconds[:, np.newaxis] - onsets).astype(np.float32)
+        series = course @ responses[trials["run"].to_numpy() == run]
+        series += np.float32(WHITE_NOISE / 2) * rng.standard_normal(series.shape, np.float32)
+        series += np.float32(_DRIFT / 100) * np.linspace(-1, 1, n_samples, dtype="f4")[:, None]
+        series = _BASELINE * (1 + series / 100)
+        path = folder / DERIVATIVES / f"{_stem(trials, run)}_hemi-{side}_space-fsaverage5_bold"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: list[Any] = [
+            nibabel.gifti.GiftiDataArray(sample.round(1), intent="NIFTI_INTENT_TIME_SERIES")
+            for sample in series.astype(np.float32)
+        ]
+        nibabel.save(nibabel.GiftiImage(darrays=arrays), f"{path}.func.gii")
+
+
+def _stem(trials: pd.DataFrame, run: int) -> str:
+    """Path of a run's files without their endings, relative to a BIDS tree."""
+    subject = f"sub-{subject_number(trials['subject'].iloc[0]):02d}"
+    session = f"ses-nsd{int(trials['session'].iloc[0]):02d}"
+    return f"{subject}/{session}/func/{subject}_{session}_task-{TASK}_run-{run:02d}"
