@@ -58,15 +58,10 @@ class SessionStates:
 
 
 def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> SessionStates:
-    """Ask every step how it stands with some sessions, by the default settings.
+    """Ask every step how it stands with some sessions (by their keys), by the default settings.
 
     Nothing is fetched but headers: the store's manifests are compared with each other, with the
     code's versions and with the source's files.
-
-    Parameters
-    ----------
-    sessions
-        Session keys.
 
     Raises
     ------
@@ -84,7 +79,7 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
     steps: list[Step] = []
     if design.manifest is not None:
         steps = [
-            Betas(store, source, BetasConfig(), max_concurrency=1),
+            Betas(store, source, BetasConfig()),
             Events(store, source),
             FsaverageEvents(store, EventFilter()),
             SurfaceBetas(store, lambda: source, SurfaceConfig()),
@@ -109,12 +104,10 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
     # Each is some requests on S3, and there are up to 284 sessions.
     with ThreadPoolExecutor(max_workers=16) as threads:
         states = dict(zip(sessions, threads.map(state_of, sessions), strict=True))
-    return SessionStates(
-        {
-            state: sorted(session for session, found in states.items() if found == state)
-            for state in get_args(State)
-        }
-    )
+    by_state: dict[State, list[str]] = {}
+    for session in sorted(states):
+        by_state.setdefault(states[session], []).append(session)
+    return SessionStates(by_state)
 
 
 def _change(step: Step, session: str) -> Change | None:
