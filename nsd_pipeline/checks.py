@@ -248,17 +248,3 @@ with warnings.catch_warnings():
         " not fails; model and metrics are kept.",
         partitions_def=partitions.cohorts,
     )(_above_chance)  # type: ignore[arg-type]  # a generator works, which Dagster's type forgets
-
-
-checks = [
-    trial_counts,
-    mapping_agreement,
-    nan_share,
-    series_nan_share,
-    made_alike,
-    z_scores,
-    norms_and_duplicates,
-    no_test_image_in_training,
-    missing_sessions,
-    above_chance,
-]

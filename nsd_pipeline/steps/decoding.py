@@ -89,6 +89,14 @@ class FmriMlp(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         config, cohort = self.config, self._cohorts[partition]
+
+        def log_epoch(epoch: Mapping[str, float]) -> None:
+            self._log(
+                f"epoch {epoch['epoch']:.0f}: train loss {epoch['train/loss']:.3f},"
+                f" val loss {epoch['val/loss']:.3f}, val top-5 of a batch"
+                f" {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
+            )
+
         trials, left_out = read_trials(self.store, cohort, config)
         trials = assign_validation(
             trials, by=config.validation_by, ratio=config.validation_ratio, seed=config.data_seed
@@ -106,7 +114,7 @@ class FmriMlp(Step):
             ),
             self.store,
             self.gpu.lease,
-            lambda epoch: self._log(_in_words(epoch)),
+            log_epoch,
         )
         history = pd.read_parquet(draft.folder / HISTORY_FILE)
         write_figure(
@@ -152,14 +160,6 @@ def collect_cohort(store: Store, name: str, preset: str, sessions: Sequence[str]
             events=made(events, sessions),
             embeddings=made(Embeddings, [partitions.SHARED, *seen]),
         )
-
-
-def _in_words(epoch: Mapping[str, float]) -> str:
-    return (
-        f"epoch {epoch['epoch']:.0f}: train loss {epoch['train/loss']:.3f},"
-        f" val loss {epoch['val/loss']:.3f},"
-        f" val top-5 of a batch {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
-    )
 
 
 @step_asset(

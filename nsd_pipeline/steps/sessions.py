@@ -31,14 +31,11 @@ State = Literal["missing", "stale", "left alone", "up to date", "not on the sour
 
 @dataclass(frozen=True)
 class SessionStates:
-    """Sessions by how they stand.
+    """Sessions (by their keys, in order) by how they stand.
 
-    Parameters
-    ----------
-    by_state
-        Session keys, in order. ``missing``: the store lacks something of them. ``stale``: made from
-        other files or by another version of the code. ``left alone``: made with other settings
-        than the default, by somebody who chose them, and not to be replaced by a schedule.
+    ``missing``: the store lacks something of them. ``stale``: made from other files or by another
+    version of the code. ``left alone``: made with other settings than the default, by somebody who
+    chose them, and not to be replaced by a schedule.
     """
 
     by_state: dict[State, list[str]] = field(default_factory=dict)
