@@ -3,9 +3,10 @@
 The folders, in the order in which data flows through them:
 
 - ``nsd``: what the dataset is: where its files lie, how they are laid out, what was shown when.
-- ``storage``, ``download``: where bytes come from, which of them are needed, where artifacts go.
-- ``events``, ``surface``, ``embeddings``, ``decoding``, ``report``: the method, in plain Python.
-- ``assets``, ``resources``, ``launchers``: the same as a Dagster graph; ``definitions`` shows it
+- ``storage``: where bytes come from, how they are fetched, where artifacts go.
+- ``events``, ``surface``, ``embeddings``, ``decoding``, ``evaluation``, ``report``: the method, in
+  plain Python.
+- ``steps``, ``resources``, ``launchers``: the same as a Dagster graph; ``definitions`` shows it
   whole.
 - ``demo``: generates a small dataset in the exact layout of the real one.
 """

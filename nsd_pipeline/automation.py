@@ -39,13 +39,7 @@ found to be up to date.
 
 
 def carry_on_sensor(*, running: bool) -> dg.AutomationConditionSensorDefinition:
-    """Sensor that acts on the conditions.
-
-    Parameters
-    ----------
-    running
-        Whether it runs unless somebody turns it off in the web UI, or the other way round.
-    """
+    """Sensor that acts on the conditions; in the web UI, somebody can turn it off or on."""
     return dg.AutomationConditionSensorDefinition(
         "carry_on",
         target=dg.AssetSelection.groups("raw", "embeddings", "decoding", "report"),

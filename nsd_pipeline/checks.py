@@ -6,7 +6,7 @@ own), it looks at every artifact of its asset: at what a model would be trained 
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
@@ -29,6 +29,9 @@ from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import read_session
 
+Problem = dict[str, object]
+FindProblems = Callable[[Store, list[Manifest]], Iterator[Problem]]
+
 MAX_NAN_SHARE = 0.1
 """Vertices without data in a session that are still taken for normal: fsaverage has a rim of
 vertices outside the scanned volume, not a tenth of the cortex."""
@@ -47,117 +50,93 @@ def _manifests(
         return [each for each in threads.map(store.find, found) if each is not None]
 
 
-def _verdict(
-    problems: list[dict[str, object]],
-    *,
-    seen: int,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-) -> dg.AssetCheckResult:
-    """Passed when there is no problem; the problems as a table when there are."""
-    metadata: dict[str, dg.MetadataValue] = {"artifacts looked at": dg.MetadataValue.int(seen)}
-    if problems:
-        table = pd.DataFrame(problems).to_markdown(index=False)
-        metadata["problems"] = dg.MetadataValue.md(table)
-    return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
+def _finds_no_problem(
+    step: type[Step], description: str, *, name: str | None = None, only_warns: bool = False
+) -> Callable[[FindProblems], dg.AssetChecksDefinition]:
+    """Check that passes when a function yields no problem, and shows them as a table when it does.
+
+    The function may add to the manifests what it compares them with.
+    """
+
+    def decorate(find: FindProblems) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=step.name, name=name or find.__name__, description=description)
+        def check(
+            context: dg.AssetCheckExecutionContext, store: StoreResource
+        ) -> dg.AssetCheckResult:
+            artifacts = store.open()
+            manifests = _manifests(context, artifacts, step)
+            problems = list(find(artifacts, manifests))
+            metadata: dict[str, dg.MetadataValue] = {
+                "artifacts looked at": dg.MetadataValue.int(len(manifests))
+            }
+            if problems:
+                table = pd.DataFrame(problems).to_markdown(index=False)
+                metadata["problems"] = dg.MetadataValue.md(table)
+            severity = dg.AssetCheckSeverity.WARN if only_warns else dg.AssetCheckSeverity.ERROR
+            return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
+
+        return check
+
+    return decorate
 
 
-@dg.asset_check(
-    asset=Events.name, description="Every session has as many trials as its design says."
-)
-def trial_counts(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
+@_finds_no_problem(Events, "Every session has as many trials as its design says.")
+def trial_counts(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """Compare each event table's trials with the experiment design's."""
-    artifacts = store.open()
-    design = Design.read(artifacts)
-    manifests = _manifests(context, artifacts, Events)
-    problems: list[dict[str, object]] = []
+    design = Design.read(store)
     for manifest in manifests:
         _, session = layout.parse_session_key(str(manifest.partition))
         designed, found = design.n_trials(session), manifest.metadata["trials"]
         if designed != found:
-            problems.append({"session": manifest.partition, "trials": found, "designed": designed})
-    return _verdict(problems, seen=len(manifests))
+            yield {"session": manifest.partition, "trials": found, "designed": designed}
 
 
-@dg.asset_check(
-    asset=Events.name, description="Every event table names the images that the design names."
-)
-def mapping_agreement(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
+@_finds_no_problem(Events, "Every event table names the images that the design names.")
+def mapping_agreement(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """Compare each stored table's images with the experiment design, trial by trial."""
-    artifacts = store.open()
-    design = Design.read(artifacts)
-    sessions = [str(each.partition) for each in _manifests(context, artifacts, Events)]
-    problems: list[dict[str, object]] = []
-    for session in sessions:
-        events = Events.read(artifacts, session)
+    design = Design.read(store)
+    for session in [str(each.partition) for each in manifests]:
+        events = Events.read(store, session)
         shown = events.loc[events["type"] == "Image", "image_id"].to_numpy(np.int64)
         designed = design.trials(*layout.parse_session_key(session))["image_id"].to_numpy()
         if not np.array_equal(shown, designed):
-            problems.append({"session": session, "problem": "images differ from the design's"})
-    return _verdict(problems, seen=len(sessions))
+            yield {"session": session, "problem": "images differ from the design's"}
 
 
-@dg.asset_check(
-    asset=SurfaceBetas.name,
-    description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data.",
-)
-def nan_share(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+def _nan_shares(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """List the sessions that lack more of the cortex than is usual."""
-    return _nan_shares(context, store.open(), SurfaceBetas)
+    for manifest in manifests:
+        if (share := manifest.metadata["nan_share"]) > MAX_NAN_SHARE:
+            yield {"session": manifest.partition, "NaN share": share}
 
 
-def _nan_shares(
-    context: dg.AssetCheckExecutionContext, store: Store, step: type[Step]
-) -> dg.AssetCheckResult:
-    manifests = _manifests(context, store, step)
-    problems: list[dict[str, object]] = [
-        {"session": manifest.partition, "NaN share": manifest.metadata["nan_share"]}
-        for manifest in manifests
-        if manifest.metadata["nan_share"] > MAX_NAN_SHARE
-    ]
-    return _verdict(problems, seen=len(manifests), severity=dg.AssetCheckSeverity.WARN)
-
-
-@dg.asset_check(
-    asset=Series.name,
-    name="nan_share",
-    description=f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data in any run.",
+_FEW = f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data"
+nan_share = _finds_no_problem(SurfaceBetas, f"{_FEW}.", name="nan_share", only_warns=True)(
+    _nan_shares
 )
-def series_nan_share(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
-    """List the sessions whose time series lack more of the cortex than is usual."""
-    return _nan_shares(context, store.open(), Series)
+series_nan_share = _finds_no_problem(
+    Series, f"{_FEW} in any run.", name="nan_share", only_warns=True
+)(_nan_shares)
 
 
-@dg.asset_check(
-    asset=Series.name,
-    description="All sessions have one space, one repetition time and one treatment.",
-)
-def made_alike(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
+@_finds_no_problem(Series, "All sessions have one space, one repetition time and one treatment.")
+def made_alike(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """List the kinds of time series that there are, if a model would mix them.
 
     What a run made is compared with one other session, which was compared with others before.
     """
-    artifacts = store.open()
-    manifests = _manifests(context, artifacts, Series)
     made = {each.key for each in manifests}
-    others = (key for key in artifacts.keys(f"{Series.folder()}/") if key not in made)
-    if (first := next(others, None)) and (other := artifacts.manifest(first)):
+    others = (key for key in store.keys(f"{Series.folder()}/") if key not in made)
+    if (first := next(others, None)) and (other := store.manifest(first)):
         manifests.append(other)
     kinds: dict[tuple[object, ...], list[str]] = {}
     for manifest in manifests:
         treatment = {name: each for name, each in manifest.config.items() if name != "query"}
         kind = (manifest.metadata["space"], round(manifest.metadata["tr"], 4), str(treatment))
         kinds.setdefault(kind, []).append(str(manifest.partition))
-    problems: list[dict[str, object]] = [
-        {"space": space, "TR": tr, "treatment": treatment, "sessions": ", ".join(sessions)}
-        for (space, tr, treatment), sessions in kinds.items()
-    ]
-    return _verdict(problems if len(kinds) > 1 else [], seen=len(manifests))
+    if len(kinds) > 1:
+        for (space, tr, how), sessions in kinds.items():
+            yield {"space": space, "TR": tr, "treatment": how, "sessions": ", ".join(sessions)}
 
 
 @dg.asset_check(
@@ -169,7 +148,7 @@ def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg
     artifacts = store.open()
     manifests = _manifests(context, artifacts, SurfaceBetas)
     if not manifests:
-        return _verdict([], seen=0)
+        return dg.AssetCheckResult(passed=True, metadata={"artifacts looked at": 0})
     newest = max(manifests, key=lambda manifest: manifest.created)
     group = artifacts.zarr(newest.key)
     betas = read_session(group)
@@ -188,78 +167,49 @@ def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg
     )
 
 
-@dg.asset_check(
-    asset=Embeddings.name,
-    description="Norms are alike, and no two images have the same embedding.",
-)
-def norms_and_duplicates(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
+@_finds_no_problem(Embeddings, "Norms are alike, and no two images have the same embedding.")
+def norms_and_duplicates(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """List the stimulus sets with vanishing or exploding norms, or with repeated embeddings."""
-    manifests = _manifests(context, store.open(), Embeddings)
-    problems: list[dict[str, object]] = []
     for manifest in manifests:
-        smallest, largest = (
-            manifest.metadata[f"{which} norm"] for which in ("smallest", "largest")
-        )
+        of, found = manifest.partition, manifest.metadata
+        smallest, largest = found["smallest norm"], found["largest norm"]
         if not 0 < largest < 10 * smallest:
-            problems.append(
-                {"set": manifest.partition, "problem": f"norms from {smallest} to {largest}"}
-            )
-        if duplicates := manifest.metadata["duplicates"]:
-            problems.append({"set": manifest.partition, "problem": f"{duplicates} duplicates"})
-    return _verdict(problems, seen=len(manifests))
+            yield {"set": of, "problem": f"norms from {smallest} to {largest}"}
+        if duplicates := found["duplicates"]:
+            yield {"set": of, "problem": f"{duplicates} duplicates"}
 
 
-@dg.asset_check(
-    asset=FmriMlp.name, description="No image of the test set was shown in a trial of the training."
-)
-def no_test_image_in_training(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
+@_finds_no_problem(FmriMlp, "No image of the test set was shown in a trial of the training.")
+def no_test_image_in_training(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """Compare the images of each model's training and validation trials with its test images."""
-    artifacts = store.open()
-    manifests = _manifests(context, artifacts, FmriMlp)
-    problems: list[dict[str, object]] = []
     for manifest in manifests:
-        trials = pd.read_parquet(artifacts.folder(manifest.key) / TRIALS_FILE)
+        trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
         test = trials["split"] == "test"
         leaked = set(trials.loc[test, "image_id"]) & set(trials.loc[~test, "image_id"])
         unshared = int((trials["shared"] != test).sum())
         if leaked or unshared:
-            problems.append(
-                {
-                    "cohort": manifest.partition,
-                    "test images in training": len(leaked),
-                    "trials on the wrong side": unshared,
-                }
-            )
-    return _verdict(problems, seen=len(manifests))
+            yield {
+                "cohort": manifest.partition,
+                "test images in training": len(leaked),
+                "trials on the wrong side": unshared,
+            }
 
 
-@dg.asset_check(
-    asset=FmriMlp.name, description="Every session that NSD has of a cohort was trained on."
+@_finds_no_problem(
+    FmriMlp, "Every session that NSD has of a cohort was trained on.", only_warns=True
 )
-def missing_sessions(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> dg.AssetCheckResult:
+def missing_sessions(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """List the sessions that the models have not seen, for those who want all of them."""
-    manifests = _manifests(context, store.open(), FmriMlp)
-    problems: list[dict[str, object]] = []
     for manifest in manifests:
         subjects = partitions.subjects_of_cohort(str(manifest.partition))
         expected = {key for key in partitions.SESSIONS if key.startswith(subjects)}
-        missing = sorted(expected - set(manifest.metadata["sessions"]))
-        if missing:
-            problems.append(
-                {
-                    "cohort": manifest.partition,
-                    "missing": len(missing),
-                    "of": len(expected),
-                    "first": ", ".join(missing[:5]),
-                }
-            )
-    return _verdict(problems, seen=len(manifests), severity=dg.AssetCheckSeverity.WARN)
+        if missing := sorted(expected - set(manifest.metadata["sessions"])):
+            yield {
+                "cohort": manifest.partition,
+                "missing": len(missing),
+                "of": len(expected),
+                "first": ", ".join(missing[:5]),
+            }
 
 
 class AtChance(dg.Failure):
@@ -298,17 +248,3 @@ with warnings.catch_warnings():
         " not fails; model and metrics are kept.",
         partitions_def=partitions.cohorts,
     )(_above_chance)  # type: ignore[arg-type]  # a generator works, which Dagster's type forgets
-
-
-checks = [
-    trial_counts,
-    mapping_agreement,
-    nan_share,
-    series_nan_share,
-    made_alike,
-    z_scores,
-    norms_and_duplicates,
-    no_test_image_in_training,
-    missing_sessions,
-    above_chance,
-]

@@ -40,20 +40,13 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 if TYPE_CHECKING:
     from dagster._core.workspace.context import WorkspaceProcessContext
 
+# Dagster's own names that others import from here.
 __all__ = [
-    "SYNC_LAUNCHER",
     "CheckRunHealthResult",
     "ConfigurableClassData",
-    "ConfigurableRunLauncher",
     "LaunchRunContext",
     "ResumeRunContext",
     "WorkerStatus",
-    "counts_pools_by_run",
-    "keep_signal_handlers",
-    "partition_span",
-    "range_tags",
-    "start_backfill",
-    "worker_command",
 ]
 
 _log = logging.getLogger(__name__)
@@ -88,13 +81,7 @@ def partition_span(run: dg.DagsterRun) -> tuple[str, str] | None:
 
 
 class ConfigurableRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
-    """A run launcher that dagster.yaml can name; what both of Dagster's base classes ask for.
-
-    Parameters
-    ----------
-    inst_data
-        Where the configuration came from; None for a launcher that was made in Python.
-    """
+    """A run launcher that dagster.yaml can name; what both of Dagster's base classes ask for."""
 
     def __init__(self, inst_data: ConfigurableClassData | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -102,7 +89,7 @@ class ConfigurableRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
-        """Where the configuration came from."""
+        """Where the configuration came from; None for a launcher that was made in Python."""
         return self._inst_data
 
 
@@ -115,12 +102,7 @@ def worker_command(
     ``dagster job execute`` starts a run of its own instead of the one that is in the queue. Would
     be replaced by: ``dagster run execute RUN_ID``.
 
-    Parameters
-    ----------
-    run
-        A run with a `job_code_origin`.
-    resume
-        Whether the run has begun before, and its process ended.
+    The run has a `job_code_origin`; `resume` it if it has begun before, and its process ended.
     """
     from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 
@@ -188,10 +170,7 @@ class StartedBackfill:
     def evaluate(self) -> bool:
         """Do once what the daemon does every 30 seconds; whether the backfill has ended by then.
 
-        Raises
-        ------
-        Failure
-            If the backfill cannot be evaluated.
+        A Failure if it cannot be evaluated.
         """
         from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
         from dagster._daemon.backfill import execute_backfill_iteration

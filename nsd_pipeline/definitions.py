@@ -23,12 +23,13 @@ import os
 
 import dagster as dg
 
+from nsd_pipeline import checks
 from nsd_pipeline.automation import carry_on_sensor
-from nsd_pipeline.checks import checks
 from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
 from nsd_pipeline.jobs import jobs
+from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
-from nsd_pipeline.schedules import BackfillSettings, backfill_schedules
+from nsd_pipeline.schedules import BackfillSettings, backfill_schedule
 from nsd_pipeline.steps import (
     decoding,
     events,
@@ -41,6 +42,7 @@ from nsd_pipeline.steps import (
     surface,
 )
 
+STAGES = [raw, events, operators, surface, series_files, series_surface, images, decoding, report]
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
 LINKS = {
@@ -75,24 +77,12 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             asset.map_asset_specs(_in_the_catalog)
-            for asset in dg.load_assets_from_modules(
-                [
-                    raw,
-                    events,
-                    operators,
-                    surface,
-                    series_files,
-                    series_surface,
-                    images,
-                    decoding,
-                    report,
-                ]
-            )
+            for asset in dg.load_assets_from_modules(STAGES)
             if isinstance(asset, dg.AssetsDefinition)
         ],
-        asset_checks=checks,
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=jobs,
-        schedules=backfill_schedules(backfill),
+        schedules=[backfill_schedule(subject, backfill) for subject in SUBJECTS],
         sensors=[carry_on_sensor(running=bool(backfill.running))],
         resources={
             "source": SourceResource(url=source_url),

@@ -18,18 +18,12 @@ _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @dataclass(frozen=True)
 class Remake:
-    """An artifact that is to be made. Whoever knows how steps are run says by which command.
-
-    Parameters
-    ----------
-    step
-        Name of the step that makes it.
-    partition
-        Which of its artifacts; None if it has only one.
-    """
+    """An artifact that is to be made. Whoever knows how steps are run says by which command."""
 
     step: str
+    """Name of the step that makes it."""
     partition: str | None
+    """Which of its artifacts; None if it has only one."""
 
 
 class NsdError(Exception):
@@ -101,12 +95,8 @@ def parsing(refuse: Callable[[str], NsdError]) -> Iterator[None]:
 
     Parsers have errors of their own, and let through others (KeyError, TypeError, AssertionError)
     where a file says something that they did not expect. What the system says (no such file, no
-    permission, a connection that is lost) is not the file's fault and passes.
-
-    Parameters
-    ----------
-    refuse
-        Makes the error from what the library said.
+    permission, a connection that is lost) is not the file's fault and passes. `refuse` makes the
+    error from what the library said.
     """
     try:
         yield
@@ -120,13 +110,7 @@ def parsing(refuse: Callable[[str], NsdError]) -> Iterator[None]:
 
 
 def explain(error: Exception) -> NsdError:
-    """Put any error into words: what it means, and what to do next.
-
-    Parameters
-    ----------
-    error
-        An error of ours, which is returned as it is, or any other one.
-    """
+    """Put any error into words: what it means, and what to do next. One of ours stays as it is."""
     if isinstance(error, NsdError):
         return error
     if isinstance(error, MemoryError):
@@ -146,20 +130,20 @@ def explain(error: Exception) -> NsdError:
 
 def _of_the_system(error: OSError) -> NsdError:
     where = error.filename2 or error.filename or "A file"
-    said = error.strerror or type(error).__name__
+    problem = f"{where}: {error.strerror or type(error).__name__}."
     if error.errno in _FULL:
         return StorageFullError(
-            f"{where}: {said}.", next_step="make room on that disk, then run this step again."
+            problem, next_step="make room on that disk, then run this step again."
         )
     if error.errno in _FORBIDDEN:
         return UnexpectedError(
-            f"{where}: {said}.",
+            problem,
             next_step="let the user of this process read and write there. Where a group shares a"
             " folder, everybody sets `umask 002` and the folder has the setgid bit"
             " (`chmod -R g+ws FOLDER`).",
         )
     return UnexpectedError(
-        f"{where}: {said}.",
+        problem,
         next_step="check that path, and that NSD_STORAGE and NSD_SOURCE name folders; the stack"
         " trace is in the run's log.",
     )

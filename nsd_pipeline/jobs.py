@@ -1,20 +1,8 @@
 """What people ask for by name.
 
-Five jobs are asset jobs, one for each way in which the graph is cut; a backfill of any of them, by
-a range of its partitions, is started on its page in the web UI:
-
-======== =============== ===========================================================
-job      partition       makes
-======== =============== ===========================================================
-session  session         one session: from the bucket to fsaverage5 betas
-bold_    session         one session for the preset neuralbench: from recordings to
-session                  time series on fsaverage5
-embed    stimulus set    the images that the sessions at hand showed, and embeddings;
-                         with another encoder in its config: re-embed
-train    cohort          a cohort's model and its metrics; with other settings in its
-                         config: re-train
-report   none            the page across cohorts
-======== =============== ===========================================================
+Five jobs are asset jobs, one for each way in which the graph is cut: ``session`` and
+``bold_session`` by session, ``embed`` by stimulus set, ``train`` by cohort, ``report`` not at all.
+A backfill of any of them, by a range of its partitions, is started on its page in the web UI.
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
 model. ``subject`` can: a job of one op, partitioned by cohort, which starts one run after the other

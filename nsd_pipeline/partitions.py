@@ -61,9 +61,8 @@ _subject_of = {key: key.split("_")[0] for key in SESSIONS}
 
 subject_spaces_to_sessions = dg.StaticPartitionMapping(
     {
-        subject_space(subject, space): {key for key in SESSIONS if _subject_of[key] == subject}
-        for subject in SUBJECTS
-        for space in OPERATOR_SPACES
+        each: {key for key in SESSIONS if each.startswith(_subject_of[key])}
+        for each in SUBJECT_SPACES
     }
 )
 sessions_to_stimulus_sets = dg.StaticPartitionMapping(
@@ -86,15 +85,7 @@ def between(first: str, last: str) -> frozenset[str]:
 
 
 def ranges(sessions: Sequence[str], at_most: int) -> Iterator[tuple[str, str]]:
-    """First and last session of runs without gaps, of a limited length, of one subject each.
-
-    Parameters
-    ----------
-    sessions
-        Session keys in order.
-    at_most
-        Sessions in a range.
-    """
+    """First and last of session keys (in order) without gaps, of one subject, `at_most` a range."""
     position = {session: index for index, session in enumerate(SESSIONS)}
 
     def stretch(numbered: tuple[int, str]) -> tuple[str, int]:

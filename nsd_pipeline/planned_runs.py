@@ -19,14 +19,9 @@ from nsd_pipeline.steps.step import Step
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: some assets, for one partition or a range of them.
+    """One run: some assets (by name), for a partition or a range of them, both ends included.
 
-    Parameters
-    ----------
-    assets
-        Names of the assets.
-    first, last
-        First and last partition, both included; empty for assets that have none.
+    Assets without partitions have an empty `first` and `last`.
     """
 
     assets: tuple[str, ...]
@@ -76,22 +71,17 @@ def execute(
 ) -> Mapping[str, str]:
     """Do one run in this process, recorded in an instance as any other run.
 
+    Whatever ends the run is raised.
+
     Parameters
     ----------
     config
         Settings of an asset, by its name; those of assets that the run does not have are left out.
-    tags
-        More tags of the run.
 
     Returns
     -------
     dict
         What each asset says of its last partition: made, or up to date.
-
-    Raises
-    ------
-    Exception
-        Whatever ended the run.
     """
     keys = [dg.AssetKey(asset) for asset in planned.assets]
     job = repository.get_implicit_job_def_for_assets(keys)

@@ -44,13 +44,7 @@ class SourceResource(dg.ConfigurableResource[Source]):
     )
 
     def open(self) -> Source:
-        """Open the source, once NSD's terms have been accepted where they apply.
-
-        Raises
-        ------
-        TermsNotAcceptedError
-            If the source is a bucket and nobody has accepted the terms on this machine.
-        """
+        """Open the source; a TermsNotAcceptedError if NSD's terms apply and are not accepted."""
         source = open_source(
             self.url,
             region=self.region,
@@ -96,27 +90,15 @@ class GpuResource(dg.ConfigurableResource["GpuResource"]):
 
     @contextmanager
     def lease(self) -> Iterator[str | None]:
-        """Hold a GPU for the length of a ``with`` block.
+        """Hold a GPU for the length of a ``with`` block; an NsdError if none became free in time.
 
-        Yields
-        ------
-        str or None
-            Name of the device for torch; None where there is no GPU to choose, and torch's own
-            choice stands.
-
-        Raises
-        ------
-        NsdError
-            If no GPU became free in time.
+        Yields its name for torch; None where there is none to choose: torch's own choice stands.
         """
         with GpuLease(timeout=self.timeout) as lease:
-            yield _torch_device(lease.index)
+            if lease.index is None:
+                yield None
+                return
+            import torch
 
-
-def _torch_device(index: int | None) -> str | None:
-    if index is None:
-        return None
-    import torch
-
-    # A driver can show GPUs that this build of torch has no use for.
-    return f"cuda:{index}" if torch.cuda.is_available() else "cpu"
+            # A driver can show GPUs that this build of torch has no use for.
+            yield f"cuda:{lease.index}" if torch.cuda.is_available() else "cpu"

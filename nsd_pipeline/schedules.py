@@ -23,21 +23,14 @@ from nsd_pipeline.steps.sessions import look_at_sessions
 
 _PREFIX = "NSD_BACKFILL_"
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
-_ENDED = (
-    dg.DagsterRunStatus.SUCCESS,
-    dg.DagsterRunStatus.FAILURE,
-    dg.DagsterRunStatus.CANCELED,
-)
-_NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
+_ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+_NOT_ENDED = [status for status in dg.DagsterRunStatus if status.value not in _ENDED]
 
 
 def parse_sessions(text: str) -> tuple[int, ...]:
     """Session numbers of a list such as ``1-10,15``, in order; ``all`` stands for 1 to 40.
 
-    Raises
-    ------
-    ValueError
-        If it is not such a list.
+    A ValueError if it is not such a list.
     """
     if text.strip() == "all":
         return tuple(range(1, max(N_SESSIONS.values()) + 1))
@@ -118,13 +111,7 @@ class BackfillSettings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read the settings from environment variables.
-
-        Raises
-        ------
-        NsdError
-            If a variable does not have such a value.
-        """
+        """Read the settings from environment variables; an NsdError if one has no such value."""
         given = {
             name: value
             for name in cls.model_fields
@@ -183,17 +170,15 @@ def backfill_schedule(subject: str, settings: BackfillSettings) -> dg.ScheduleDe
             return dg.SkipReason(message)
         tick = context.scheduled_execution_time
         return [
-            _request(first, last, f"{tick:%Y-%m-%dT%H:%M}:{first}")
+            dg.RunRequest(
+                f"{tick:%Y-%m-%dT%H:%M}:{first}",
+                partition_key=first if first == last else None,
+                tags=None if first == last else range_tags(first, last),
+            )
             for first, last in partitions.ranges(to_do, settings.sessions_per_run)
         ]
 
     return backfill
-
-
-def _request(first: str, last: str, run_key: str) -> dg.RunRequest:
-    if first == last:
-        return dg.RunRequest(run_key, partition_key=first)
-    return dg.RunRequest(run_key, tags=range_tags(first, last))
 
 
 def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
@@ -217,8 +202,3 @@ def _under_way(context: dg.ScheduleEvaluationContext) -> set[str]:
             )
         found |= partitions.between(*span)
     return found
-
-
-def backfill_schedules(settings: BackfillSettings) -> list[dg.ScheduleDefinition]:
-    """Build a schedule for each of the eight subjects."""
-    return [backfill_schedule(subject, settings) for subject in SUBJECTS]

@@ -89,6 +89,14 @@ class FmriMlp(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         config, cohort = self.config, self._cohorts[partition]
+
+        def log_epoch(epoch: Mapping[str, float]) -> None:
+            self._log(
+                f"epoch {epoch['epoch']:.0f}: train loss {epoch['train/loss']:.3f},"
+                f" val loss {epoch['val/loss']:.3f}, val top-5 of a batch"
+                f" {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
+            )
+
         trials, left_out = read_trials(self.store, cohort, config)
         trials = assign_validation(
             trials, by=config.validation_by, ratio=config.validation_ratio, seed=config.data_seed
@@ -106,7 +114,7 @@ class FmriMlp(Step):
             ),
             self.store,
             self.gpu.lease,
-            lambda epoch: self._log(_in_words(epoch)),
+            log_epoch,
         )
         history = pd.read_parquet(draft.folder / HISTORY_FILE)
         write_figure(
@@ -152,14 +160,6 @@ def collect_cohort(store: Store, name: str, preset: str, sessions: Sequence[str]
             events=made(events, sessions),
             embeddings=made(Embeddings, [partitions.SHARED, *seen]),
         )
-
-
-def _in_words(epoch: Mapping[str, float]) -> str:
-    return (
-        f"epoch {epoch['epoch']:.0f}: train loss {epoch['train/loss']:.3f},"
-        f" val loss {epoch['val/loss']:.3f},"
-        f" val top-5 of a batch {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
-    )
 
 
 @step_asset(
@@ -222,18 +222,13 @@ class RetrievalMetrics(Step):
         metrics = evaluation.retrieval_metrics(y_pred, y_true, images, subjects)
         chance = evaluation.chance_levels(images, subjects)
         table = report.metrics_table(metrics, chance)
-        table.to_parquet(draft.folder / METRICS_FILE, index=False)
-        ranks = evaluation.name_trials(
-            evaluation.trial_ranks(y_pred, y_true, images, subjects), data.table
+        ranks, top = (
+            evaluation.name_trials(look(y_pred, y_true, images, subjects), data.table)
+            for look in (evaluation.trial_ranks, evaluation.top_images)
         )
-        ranks.to_parquet(draft.folder / RANKS_FILE, index=False)
-        top = evaluation.name_trials(
-            evaluation.top_images(y_pred, y_true, images, subjects), data.table
-        )
-        top.to_parquet(draft.folder / TOP_FILE, index=False)
-
+        for content, file in ((table, METRICS_FILE), (ranks, RANKS_FILE), (top, TOP_FILE)):
+            content.to_parquet(draft.folder / file, index=False)
         among_all = ranks[ranks["set"] == "all"]
-        set_size = int(among_all["n_candidates"].iloc[0])
         self._draw(draft, among_all, top, contributions)
         return {
             **{name: metrics[name] for name in _HEADLINES},
@@ -243,7 +238,7 @@ class RetrievalMetrics(Step):
             "decoder": options.model,
             "image encoder": describe_encoder(trained.metadata["encoder"]),
             "test trials": len(images),
-            "test images": set_size,
+            "test images": int(among_all["n_candidates"].iloc[0]),
             "pictures": Stimuli.pictures(self.store, partitions.SHARED),
             "metrics": json.loads(report.readable_metrics(table).to_json(orient="records")),
         }
@@ -290,16 +285,12 @@ class RetrievalMetrics(Step):
     deps=[fmri_mlp],
     pool=GPU_POOL,
     automation_condition=CARRY_ON,
-    metadata={
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn("metric", "string", description="name, as the reference has it"),
-                dg.TableColumn("value", "float64"),
-                dg.TableColumn("chance", "float64", description="of estimates that know nothing"),
-                dg.TableColumn("ratio", "float64", description="value / chance"),
-            ]
-        )
-    },
+    columns=[
+        dg.TableColumn("metric", "string", "name, as the reference has it"),
+        dg.TableColumn("value", "float64"),
+        dg.TableColumn("chance", "float64", "of estimates that know nothing"),
+        dg.TableColumn("ratio", "float64", "value / chance"),
+    ],
 )
 def retrieval_metrics(
     context: dg.AssetExecutionContext,
@@ -316,13 +307,7 @@ def retrieval_metrics(
 
 
 def read_verdict(store: Store, cohort: str) -> Verdict:
-    """Say whether a cohort's model retrieves better than guessing.
-
-    Raises
-    ------
-    ArtifactError
-        If it has not been measured.
-    """
+    """Say whether a cohort's model beats guessing; an ArtifactError if it was not measured."""
     metrics, model = RetrievalMetrics.made(store, cohort), FmriMlp.made(store, cohort)
     table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
     accuracy = float(table["value"].to_dict()["top5_acc_instance-agg"])

@@ -1,6 +1,6 @@
 """Which image was shown when, and where the fMRI of it lies."""
 
-from pathlib import Path
+from functools import cache
 
 import dagster as dg
 import pandas as pd
@@ -28,14 +28,7 @@ from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
-COLUMN_SCHEMA = {
-    "dagster/column_schema": dg.TableSchema(
-        [
-            dg.TableColumn(column.name, column.dtype, description=column.description)
-            for column in EVENT_COLUMNS
-        ]
-    )
-}
+COLUMNS = [dg.TableColumn(each.name, each.dtype, each.description) for each in EVENT_COLUMNS]
 
 
 class EventTables(Step):
@@ -61,8 +54,11 @@ class Events(EventTables):
         self._tables = store.folder(self._design_made.key)
         self._design = read_experiment_design(self._tables / DESIGN_FILE)
         self._stimulus_info = read_stimulus_info(self._tables / STIMULUS_INFO_FILE)
-        self._responses: dict[str, pd.DataFrame] = {}
-        self._on_source: dict[tuple[str, layout.Space], set[str]] = {}
+        # Sessions of one subject share both.
+        self._responses_of = cache(self._read_responses)
+        self._on_source = cache(
+            lambda subject, space: set(source.list(f"{layout.betas_folder(subject, space)}/"))
+        )
 
     def plan(self, partition: str) -> Plan:
         return Plan(
@@ -75,11 +71,8 @@ class Events(EventTables):
         subject, session = layout.parse_session_key(partition)
         found: dict[str, list[str]] = {}
         for space in layout.SPACES:
-            if (subject, space) not in self._on_source:
-                listed = self.source.list(f"{layout.betas_folder(subject, space)}/")
-                self._on_source[subject, space] = set(listed)
             for files in betas_files(subject, session, space).values():
-                if space not in found and self._on_source[subject, space].issuperset(files):
+                if space not in found and self._on_source(subject, space).issuperset(files):
                     found[space] = list(files)
         return found
 
@@ -101,26 +94,20 @@ class Events(EventTables):
             "spaces": sorted(files),
         }
 
-    def _responses_of(self, subject: str) -> pd.DataFrame:
-        if subject not in self._responses:
-            path: Path = self._tables / responses_file(subject)
-            if not path.exists():
-                raise MappingError(
-                    f"{self.source.url} had no {layout.responses_key(subject)} when"
-                    " experiment_design was made.",
-                    next_step="make experiment_design again once the source has it.",
-                    remake=Remake(Design.name, None),
-                )
-            self._responses[subject] = read_responses(path)
-        return self._responses[subject]
+    def _read_responses(self, subject: str) -> pd.DataFrame:
+        path = self._tables / responses_file(subject)
+        if not path.exists():
+            raise MappingError(
+                f"{self.source.url} had no {layout.responses_key(subject)} when"
+                " experiment_design was made.",
+                next_step="make experiment_design again once the source has it.",
+                remake=Remake(Design.name, None),
+            )
+        return read_responses(path)
 
 
 @step_asset(
-    Events,
-    group_name="events",
-    kinds={"parquet"},
-    deps=[experiment_design],
-    metadata=COLUMN_SCHEMA,
+    Events, group_name="events", kinds={"parquet"}, deps=[experiment_design], columns=COLUMNS
 )
 def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
     """One row per event of a session: where its betas lie, and which image every trial showed.
@@ -168,7 +155,7 @@ class FsaverageEvents(EventTables):
     group_name="events",
     kinds={"parquet", "pandas"},
     deps=[events],
-    metadata=COLUMN_SCHEMA,
+    columns=COLUMNS,
 )
 def fsaverage_events(
     context: dg.AssetExecutionContext, config: EventFilter, store: StoreResource

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import dagster as dg
@@ -56,9 +55,9 @@ class Stimuli(Step):
     name = "stimuli"
     partitions = partitions.stimulus_sets
 
-    def __init__(self, store: Store, source: Source, *, max_concurrency: int) -> None:
+    def __init__(self, store: Store, source: Source) -> None:
         super().__init__(store)
-        self.source, self.max_concurrency = source, max_concurrency
+        self.source = source
         self._file = source.describe(layout.STIMULI_KEY)
         self._mirror = source.local_path(layout.STIMULI_KEY)
         self._needed: dict[str, NDArray[np.int64]] = {}
@@ -93,9 +92,8 @@ class Stimuli(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         image_ids = self._needed[partition]
-        n_bytes = 0
         if self._mirror is not None:
-            index = mirror_index(image_ids, self._mirror)
+            index, n_bytes = mirror_index(image_ids, self._mirror), 0
         else:
             index, n_bytes = self._fetch_new_images(partition)
         index.to_parquet(draft.folder / INDEX_FILE, index=False)
@@ -134,7 +132,7 @@ class Stimuli(Step):
                     new,
                     draft.folder,
                     scratch,
-                    max_concurrency=self.max_concurrency,
+                    max_concurrency=self.source.max_concurrency,
                 )
         index = pd.concat([known, part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
@@ -152,9 +150,7 @@ class Stimuli(Step):
         """Reader of a stimulus set's images, wherever they lie."""
         manifest = cls.made(store, stimulus_set)
         index = pd.read_parquet(store.folder(manifest.key) / INDEX_FILE)
-        mirror: Path | None = None
-        if manifest.config["in_place"]:
-            mirror = source.local_path(layout.STIMULI_KEY)
+        mirror = source.local_path(layout.STIMULI_KEY) if manifest.config["in_place"] else None
         return ImageReader(
             index, lambda part: store.folder(cls.part_key(stimulus_set, part)), mirror
         )
@@ -196,8 +192,7 @@ def stimuli(
 
     A new session fetches only its new images. NSD's terms forbid passing them on.
     """
-    step = Stimuli(store.open(), source.open(), max_concurrency=source.max_concurrency)
-    materialize(context, step)
+    materialize(context, Stimuli(store.open(), source.open()))
 
 
 class EncoderConfig(dg.Config):
@@ -233,13 +228,7 @@ class EncoderConfig(dg.Config):
     batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
 
     def settings(self) -> dict[str, Any]:
-        """Everything but the batch size: what decides the embeddings.
-
-        Raises
-        ------
-        NsdError
-            If the model is the URL of no folder.
-        """
+        """What decides the embeddings; an NsdError if the model is the URL of no folder."""
         model = parse_model(self.model, what="The vision model (NSD_ENCODER)")
         return self.model_dump(exclude={"batch_size"}) | {"model": model}
 
@@ -318,16 +307,10 @@ class Embeddings(Step):
     deps=[stimuli],
     pool=GPU_POOL,
     automation_condition=CARRY_ON,
-    metadata={
-        "dagster/column_schema": dg.TableSchema(
-            [
-                dg.TableColumn("image_id", "int32", description="NSD's 0-based 73k row"),
-                dg.TableColumn(
-                    "embedding", "fixed_size_list<float32>", description="one value a dimension"
-                ),
-            ]
-        )
-    },
+    columns=[
+        dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
+        dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),
+    ],
 )
 def stimulus_embeddings(
     context: dg.AssetExecutionContext,

@@ -71,13 +71,7 @@ class Operator(Step):
 
     @classmethod
     def load(cls, store: Store, subject: str, space: Space) -> FsaverageOperator:
-        """Read the operator of one of the `OPERATOR_SPACES`.
-
-        Raises
-        ------
-        ArtifactError
-            If it has not been made, or is damaged.
-        """
+        """Read the operator of one of the `OPERATOR_SPACES`; an ArtifactError if there is none."""
         manifest = cls.made(store, partitions.subject_space(subject, space))
         return FsaverageOperator.load(store.folder(manifest.key) / OPERATOR_FILE)
 

@@ -59,13 +59,7 @@ class Design(Step):
 
     @classmethod
     def read(cls, store: Store) -> ExperimentDesign:
-        """Read the design.
-
-        Raises
-        ------
-        ArtifactError
-            If it has not been made, or is damaged.
-        """
+        """Read the design; an ArtifactError if it has not been made, or is damaged."""
         return read_experiment_design(store.folder(cls.made(store).key) / DESIGN_FILE)
 
 
@@ -108,11 +102,9 @@ class Betas(Step):
     code_version = "2"
     partitions = partitions.sessions
 
-    def __init__(
-        self, store: Store, source: Source, config: BetasConfig, *, max_concurrency: int
-    ) -> None:
+    def __init__(self, store: Store, source: Source, config: BetasConfig) -> None:
         super().__init__(store)
-        self.source, self.config, self.max_concurrency = source, config, max_concurrency
+        self.source, self.config = source, config
         self._design = Design.read(store)
         self._found: dict[str, FsaverageDownload | SpaceDownload] = {}
 
@@ -154,7 +146,7 @@ class Betas(Step):
         report = download.download(
             draft.folder,
             self.store.scratch(self.key(partition)),
-            max_concurrency=self.max_concurrency,
+            max_concurrency=self.source.max_concurrency,
         )
         return {
             "space": self.config.space,
@@ -190,5 +182,4 @@ def betas(
     change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by concurrent range
     requests bound to one version of the object. A local mirror is read in place.
     """
-    step = Betas(store.open(), source.open(), config, max_concurrency=source.max_concurrency)
-    materialize(context, step)
+    materialize(context, Betas(store.open(), source.open(), config))

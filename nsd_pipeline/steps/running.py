@@ -10,7 +10,7 @@ import hashlib
 import json
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Final, ParamSpec
 
 import dagster as dg
@@ -29,7 +29,11 @@ FIGURES: Final = "figures"
 
 
 def step_asset(
-    step: type[Step], *, ranged: bool = True, **options: Any
+    step: type[Step],
+    *,
+    ranged: bool = True,
+    columns: Sequence[dg.TableColumn] = (),
+    **options: Any,
 ) -> Callable[[Asset[P]], dg.AssetsDefinition]:
     """`dg.asset` for a step; an error fails its run with a message for people, and no retry.
 
@@ -40,11 +44,15 @@ def step_asset(
     ranged
         Whether one run makes a range of partitions. What a failed range had finished is skipped by
         the next.
+    columns
+        Of the artifacts, where they are tables.
     options
         What `dg.asset` takes beside that.
     """
     if ranged and step.partitions:
         options["backfill_policy"] = dg.BackfillPolicy.single_run()
+    if columns:
+        options["metadata"] = {"dagster/column_schema": dg.TableSchema(columns)}
 
     def decorate(function: Asset[P]) -> dg.AssetsDefinition:
         @functools.wraps(function)
@@ -95,7 +103,7 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
         If any partition ended in an error: with a message for each, which names the artifact,
         the partition and the next step. They are not retried: the same would happen again.
     """
-    done: dict[str, dict[str, dg.MetadataValue]] = {}
+    done: dict[str, dict[str, Any]] = {}
     fingerprints: list[str] = []
     up_to_date: list[str] = []
     failed: dict[str, str] = {}
@@ -103,39 +111,41 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
     def named(partition: str) -> str:
         return f"{step.name} {partition}" if partition else step.name
 
-    def bring_up_to_date(partition: str) -> None:
-        manifest, before = step.bring_up_to_date(partition)
-        if before.change is None:
-            up_to_date.append(named(partition))
-            status = "up to date, nothing was redone"
-        else:
-            context.log.info(f"{named(partition)}: written to {step.store.url}/{manifest.key}")
-            status = "made"
-        fingerprints.append(manifest.fingerprint)
-        done[partition] = {"status": dg.MetadataValue.text(status)} | _shown(step.store, manifest)
-
     try:
         for partition in context.partition_keys if step.partitions else [""]:
             try:
-                bring_up_to_date(partition)
+                manifest, before = step.bring_up_to_date(partition)
+                if before.change is None:
+                    up_to_date.append(named(partition))
+                    status = "up to date, nothing was redone"
+                else:
+                    where = f"{step.store.url}/{manifest.key}"
+                    context.log.info(f"{named(partition)}: written to {where}")
+                    status = "made"
+                fingerprints.append(manifest.fingerprint)
+                done[partition] = {"status": status} | _shown(step.store, manifest)
             except Exception as error:  # whatever it is, it is this partition's alone
                 failed[partition] = in_words(error)
                 context.log.error(f"{named(partition)}: {failed[partition]}")
                 if not isinstance(error, NsdError):
                     context.log.debug("".join(traceback.format_exception(error)))
+        # One line for all: Dagster commits each line by itself, which takes longer than the look.
+        if up_to_date:
+            context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
+        if failed:
+            raise dg.Failure(
+                description="\n\n".join(f"{named(each)}: {text}" for each, text in failed.items()),
+                metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
+                allow_retries=False,
+            )
     except BaseException:
-        _record(context, done)
+        # Failed or interrupted: Dagster would forget what the range had finished.
+        for partition, metadata in done.items():
+            made = dg.AssetMaterialization(
+                context.asset_key, partition=partition or None, metadata=metadata
+            )
+            context.log_event(made)
         raise
-    # One line for all: Dagster commits each line by itself, which takes longer than finding out.
-    if up_to_date:
-        context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
-    if failed:
-        _record(context, done)
-        raise dg.Failure(
-            description="\n\n".join(f"{named(each)}: {text}" for each, text in failed.items()),
-            metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
-            allow_retries=False,
-        )
     for partition, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=partition or None)
     context.set_data_version(context.asset_key, _data_version(context, step, fingerprints))
@@ -157,33 +167,17 @@ def _data_version(
     return dg.DataVersion(hashlib.sha256(how.encode()).hexdigest())
 
 
-def _record(
-    context: dg.AssetExecutionContext, done: Mapping[str, dict[str, dg.MetadataValue]]
-) -> None:
-    """Record what a failing or interrupted range had finished, which Dagster would forget."""
-    for partition, metadata in done.items():
-        context.log_event(
-            dg.AssetMaterialization(
-                context.asset_key, partition=partition or None, metadata=metadata
-            )
-        )
-
-
-def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
+def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
-    shown: dict[str, dg.MetadataValue] = {}
-    nested: dict[str, dg.MetadataValue] = {}
+    shown: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for name, value in manifest.metadata.items():
         match value:
-            case bool():
-                shown[name] = dg.MetadataValue.bool(value)
-            case int():
-                shown[name] = dg.MetadataValue.int(value)
+            case bool() | int() | str():
+                shown[name] = value
             case float():
                 # The manifest has all digits; a table in the web UI is for reading.
-                shown[name] = dg.MetadataValue.float(float(f"{value:.4g}"))
-            case str():
-                shown[name] = dg.MetadataValue.text(value)
+                shown[name] = float(f"{value:.4g}")
             case [dict(), *_]:
                 shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
             case [str(), *_]:
@@ -202,9 +196,7 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, dg.MetadataValue]:
             shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
     shown |= nested  # a line per value in the UI's tables, so below what is read first
     shown["artifact"] = dg.MetadataValue.path(f"{store.url}/{manifest.location}")
-    shown["fingerprint"] = dg.MetadataValue.text(manifest.fingerprint)
-    shown["bytes"] = dg.MetadataValue.int(manifest.n_bytes)
-    return shown
+    return shown | {"fingerprint": manifest.fingerprint, "bytes": manifest.n_bytes}
 
 
 def write_figure(draft: Draft, name: str, png: bytes) -> None:

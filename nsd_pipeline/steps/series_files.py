@@ -26,7 +26,7 @@ from nsd_pipeline.nsd.nsd_series import (
 )
 from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.events import COLUMN_SCHEMA, Events, EventTables
+from nsd_pipeline.steps.events import COLUMNS, Events, EventTables
 from nsd_pipeline.steps.raw import Design, experiment_design
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
@@ -62,13 +62,7 @@ class BoldConfig(dg.Config):
     )
 
     def left_out(self, session_key: str) -> list[int]:
-        """Runs of a session that are left out.
-
-        Raises
-        ------
-        NsdError
-            If any of `leave_out` is no run of a session.
-        """
+        """Runs of a session that are left out; an NsdError if any named is no session's run."""
         runs = []
         for name in self.leave_out:
             named = re.fullmatch(r"(subj\d\d_ses\d\d)_run(\d\d)", name)
@@ -82,13 +76,7 @@ class BoldConfig(dg.Config):
         return sorted(set(runs))
 
     def folders(self) -> tuple[Path, Path]:
-        """Folders of the derivatives and of the raw tree, where there are derivatives.
-
-        Raises
-        ------
-        NsdError
-            If one of them is no folder's name.
-        """
+        """Folders of derivatives and raw tree; an NsdError if one of them is no folder's name."""
         return (
             parse_folder(self.derivatives, what="The derivatives folder (NSD_BIDS_DERIVATIVES)"),
             parse_folder(self.raw, what="The raw BIDS tree (NSD_BIDS_RAW)"),
@@ -109,11 +97,9 @@ class SeriesFiles(Step):
     name = "bold"
     partitions = partitions.sessions
 
-    def __init__(
-        self, store: Store, source: Source, config: BoldConfig, *, max_concurrency: int
-    ) -> None:
+    def __init__(self, store: Store, source: Source, config: BoldConfig) -> None:
         super().__init__(store)
-        self.source, self.config, self.max_concurrency = source, config, max_concurrency
+        self.source, self.config = source, config
         self._design = Design.read(store)
         self._derived: dict[str, list[BoldRun]] = {}
         self._prepared: dict[str, list[SeriesObject]] = {}
@@ -171,7 +157,7 @@ class SeriesFiles(Step):
                 self.config.space,
                 draft.folder,
                 scratch,
-                max_concurrency=self.max_concurrency,
+                max_concurrency=self.source.max_concurrency,
             )
             shutil.rmtree(scratch, ignore_errors=True)
             metadata |= {"bytes fetched": report.n_bytes, "seconds": report.seconds}
@@ -195,8 +181,7 @@ def bold(
     `runs.json` lists each run in each space. Files on a bucket are downloaded; a mirror and
     derivatives are read in place.
     """
-    step = SeriesFiles(store.open(), source.open(), config, max_concurrency=source.max_concurrency)
-    materialize(context, step)
+    materialize(context, SeriesFiles(store.open(), source.open(), config))
 
 
 def _versions(runs: list[BoldRun]) -> dict[str, str]:
@@ -263,7 +248,7 @@ class SeriesEvents(EventTables):
     group_name="events",
     kinds={"parquet"},
     deps=[bold, Events.name],
-    metadata=COLUMN_SCHEMA,
+    columns=COLUMNS,
 )
 def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None:
     """The session's trials with their onsets in the runs, and a row for each run and space.

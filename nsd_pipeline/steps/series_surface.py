@@ -63,11 +63,8 @@ class SeriesConfig(dg.Config):
 
         The last two came later and count where they are chosen: what was made before stays.
         """
-        chosen = self.model_dump()
-        for name, default in (("tr_from", "both"), ("brain_mask", "run")):
-            if chosen[name] == default:
-                del chosen[name]
-        return chosen
+        late = (("tr_from", "both"), ("brain_mask", "run"))
+        return {name: each for name, each in self.model_dump().items() if (name, each) not in late}
 
 
 class Series(Step):

@@ -31,14 +31,11 @@ State = Literal["missing", "stale", "left alone", "up to date", "not on the sour
 
 @dataclass(frozen=True)
 class SessionStates:
-    """Sessions by how they stand.
+    """Sessions (by their keys, in order) by how they stand.
 
-    Parameters
-    ----------
-    by_state
-        Session keys, in order. ``missing``: the store lacks something of them. ``stale``: made from
-        other files or by another version of the code. ``left alone``: made with other settings
-        than the default, by somebody who chose them, and not to be replaced by a schedule.
+    ``missing``: the store lacks something of them. ``stale``: made from other files or by another
+    version of the code. ``left alone``: made with other settings than the default, by somebody who
+    chose them, and not to be replaced by a schedule.
     """
 
     by_state: dict[State, list[str]] = field(default_factory=dict)
@@ -58,15 +55,10 @@ class SessionStates:
 
 
 def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> SessionStates:
-    """Ask every step how it stands with some sessions, by the default settings.
+    """Ask every step how it stands with some sessions (by their keys), by the default settings.
 
     Nothing is fetched but headers: the store's manifests are compared with each other, with the
     code's versions and with the source's files.
-
-    Parameters
-    ----------
-    sessions
-        Session keys.
 
     Raises
     ------
@@ -84,7 +76,7 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
     steps: list[Step] = []
     if design.manifest is not None:
         steps = [
-            Betas(store, source, BetasConfig(), max_concurrency=1),
+            Betas(store, source, BetasConfig()),
             Events(store, source),
             FsaverageEvents(store, EventFilter()),
             SurfaceBetas(store, lambda: source, SurfaceConfig()),
@@ -109,12 +101,10 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
     # Each is some requests on S3, and there are up to 284 sessions.
     with ThreadPoolExecutor(max_workers=16) as threads:
         states = dict(zip(sessions, threads.map(state_of, sessions), strict=True))
-    return SessionStates(
-        {
-            state: sorted(session for session, found in states.items() if found == state)
-            for state in get_args(State)
-        }
-    )
+    by_state: dict[State, list[str]] = {}
+    for session in sorted(states):
+        by_state.setdefault(states[session], []).append(session)
+    return SessionStates(by_state)
 
 
 def _change(step: Step, session: str) -> Change | None:

@@ -160,13 +160,7 @@ class Step(ABC):
         return fingerprint(self.name, self.code_version, plan.config, dict(plan.inputs))
 
     def bring_up_to_date(self, partition: str) -> tuple[Manifest, Standing]:
-        """Make a partition's artifact unless it is current.
-
-        Returns
-        -------
-        tuple
-            The artifact's manifest, and how it stood before.
-        """
+        """Make a partition's artifact unless it is current; its manifest, and how it stood."""
         standing = self.look(partition)
         if standing.change is None and standing.manifest is not None:
             return standing.manifest, standing

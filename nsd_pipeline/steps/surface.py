@@ -145,23 +145,9 @@ def fsaverage5_betas(
 
 
 def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:
-    """Check that a session's betas are in the space that was asked for.
+    """Check that a session's betas were fetched in the space that its filtered events keep.
 
-    Parameters
-    ----------
-    session
-        Name of the session, for the error.
-    fetched
-        Space that `betas` were fetched in.
-    kept
-        Space of the file that the filtered events keep.
-    wanted
-        Space that `fsaverage5_betas` are to come from, if that was said.
-
-    Raises
-    ------
-    NsdError
-        If they are not all the same.
+    And in the one that `fsaverage5_betas` are wanted from, if that was said. Otherwise an NsdError.
     """
     if wanted not in (None, fetched):
         raise NsdError(
