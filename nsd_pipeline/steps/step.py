@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
-from nsd_pipeline.errors import ArtifactError, Remake
+from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
@@ -187,7 +187,12 @@ class Step(ABC):
         ArtifactError
             If it has not been made, or is damaged.
         """
-        manifest = store.find(cls.key(partition))
+        try:
+            manifest = store.find(cls.key(partition))
+        except DamagedArtifactError as error:
+            # A store that cannot read the manifest knows the key alone.
+            error.remake = error.remake or Remake(cls.name, partition or None)
+            raise
         if manifest is None:
             of = f" of {partition}" if partition else ""
             raise ArtifactError(

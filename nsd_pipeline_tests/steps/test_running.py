@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from nsd_pipeline.dagster_private import range_tags
-from nsd_pipeline.errors import InvalidFileError, Remake
+from nsd_pipeline.errors import DamagedArtifactError, InvalidFileError, Remake
 from nsd_pipeline.steps.running import in_words, materialize, step_asset
 from nsd_pipeline.steps.step import Change, Metadata, Plan, Step
 from nsd_pipeline.storage.opening import open_store
@@ -110,6 +110,15 @@ def test_the_command_that_makes_again_what_is_missing_is_told() -> None:
         "x.", next_step="make it again.", remake=Remake("betas", "subj01_ses01")
     )
     assert "--select betas --partition subj01_ses01`" in in_words(error)
+
+
+def test_a_manifest_that_cannot_be_read_is_told_with_the_command(tmp_path: Path) -> None:
+    step = Parts(open_store(tmp_path))
+    step.bring_up_to_date("a")
+    (tmp_path / "manifests/parts/a.json").write_text("{")
+    with pytest.raises(DamagedArtifactError) as told:
+        Parts.made(step.store, "a")
+    assert "--select parts --partition a`" in in_words(told.value)
 
 
 def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
