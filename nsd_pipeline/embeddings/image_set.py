@@ -207,6 +207,7 @@ def read_embeddings(
         image_ids = table["image_id"].combine_chunks().to_numpy()
         column = table["embedding"].combine_chunks()
         embeddings = column.flatten().to_numpy(zero_copy_only=True)
+    with parsing(lambda problem: _artifact_error(path, f"has damaged settings ({problem})")):
         settings = json.loads(table.schema.metadata[_SETTINGS])
     if (np.diff(image_ids) <= 0).any():
         raise _artifact_error(path, "has image ids that are not ascending and unique")
