@@ -126,7 +126,7 @@ METADATA = {"settings": "{}"}
             "does not hold",
         ),
         ({"image_id": IDS, "embedding": EMBEDDING}, None, "does not hold"),
-        ({"image_id": IDS, "embedding": EMBEDDING}, {"settings": "{"}, "cannot be read"),
+        ({"image_id": IDS, "embedding": EMBEDDING}, {"settings": "{"}, "damaged settings"),
         (
             {"image_id": pa.array([2, 2], type=pa.int32()), "embedding": EMBEDDING},
             METADATA,
