@@ -8,7 +8,6 @@ from .model import FmriMlp as FmriMlp
 from .model import build_model as build_model
 from .model import n_parameters as n_parameters
 from .model import predict as predict
-from .model import retrieval_metrics as retrieval_metrics
 from .model import vertex_contributions as vertex_contributions
 from .rows import HeldRows as HeldRows
 from .rows import Memory as Memory
@@ -21,3 +20,4 @@ from .training import train as train
 from .trials import Trials as Trials
 from .trials import assemble_trials as assemble_trials
 from .trials import place_windows as place_windows
+from .trials import retrieval_metrics as retrieval_metrics

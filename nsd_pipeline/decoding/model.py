@@ -18,7 +18,6 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.loader import load_trials
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.evaluation import retrieval_metrics as retrieval_metrics  # public beside predict
 
 INPUT_DROPOUT: Final = 0.5
 """After the projection of the vertices: half of the hidden units are dropped."""

@@ -25,6 +25,7 @@ from nsd_pipeline.decoding.rows import (
     samples_of,
 )
 from nsd_pipeline.errors import ArtifactError, MappingError, NotEnoughDataError, NsdError
+from nsd_pipeline.evaluation import retrieval_metrics as retrieval_metrics  # public, torch-free
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.surface.session_files import SeriesLayout
