@@ -137,11 +137,10 @@ def test_no_kill_loses_or_tears_an_artifact(
         assert list(Path(url, ".partial", "next").iterdir()) == []
         assert [path for path in Path(url).rglob("*") if path.name.endswith("~")] == []
     else:
-        # What the last killed writer had sent may have come to the server after that turn.
-        for key in KEYS:
-            publish(whole[0], key, last + 1)
         names = [objects(server, f"{effort.cases}{end}/") for end in ("", "-without")]
-        assert len(names[0]) == len(names[1]) == len(KEYS) * (len(FILES) + 1)
+        assert len(names[1]) == len(KEYS) * (len(FILES) + 1)
+        # What the last killed writer had sent may come to the server after that turn.
+        assert 0 <= len(names[0]) - len(names[1]) <= len(FILES)
     figures(
         f"kills while publishing, {kind}",
         kills + 1,
