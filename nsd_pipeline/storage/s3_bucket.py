@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CONCURRENCY: Final = 16
 """Files, or parts of large files, on their way at once."""
 _STRONG_ETAG: Final = re.compile(r'"[^"]+"')
+ABANDONED: Final = timedelta(days=1)
+"""Age at which what no manifest names belongs to no living writer or reader."""
 _SINGLE_PUT: Final = 5 * 2**30
 """Largest object that comes in one request, to any server."""
 
@@ -112,6 +114,9 @@ class Bucket:
         finally:
             try:
                 self.delete([name])
+                # Those of processes that were killed right here.
+                old = datetime.now(UTC) - ABANDONED
+                self.delete([each for each, _, written in self.list("probes/") if written < old])
             except ArtifactError as error:
                 tell_once(
                     f"{self.url}: nothing can be deleted here, so superseded artifacts stay."

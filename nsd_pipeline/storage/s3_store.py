@@ -14,24 +14,21 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key, user_folder
-from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
+from nsd_pipeline.storage.s3_bucket import ABANDONED, Bucket, MissingObjectError
 from nsd_pipeline.storage.store import Store, wrong_content, wrong_size
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 _log = logging.getLogger(__name__)
-
-_ABANDONED: Final = timedelta(days=1)
-"""Age at which a version that no manifest names belongs to no living writer or reader."""
 
 
 class S3Store(Store):
@@ -149,7 +146,7 @@ class S3Store(Store):
         cached.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(cached)
         self._intact.add(cached)
-        abandoned = datetime.now(UTC) - _ABANDONED
+        abandoned = datetime.now(UTC) - ABANDONED
         try:  # to delete the superseded version, and those that writers left when they died
             self._delete_versions(
                 key,
@@ -219,7 +216,7 @@ class S3Store(Store):
 
     def _forget_others(self, folder: Path) -> None:
         """Drop cached versions that a newer one superseded, unless somebody may still read them."""
-        abandoned = (datetime.now(UTC) - _ABANDONED).timestamp()
+        abandoned = (datetime.now(UTC) - ABANDONED).timestamp()
         for other in folder.parent.iterdir():
             if other != folder and other.stat().st_mtime < abandoned:
                 shutil.rmtree(other, ignore_errors=True)

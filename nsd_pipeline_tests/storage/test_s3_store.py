@@ -89,7 +89,7 @@ def test_a_writer_that_dies_before_the_manifest_leaves_the_old_artifact(
     assert (reader.folder(KEY) / "events.txt").read_text() == "one"
 
     with monkeypatch.context() as patch:
-        patch.setattr("nsd_pipeline.storage.s3_store._ABANDONED", -_DAY)  # a day later
+        patch.setattr("nsd_pipeline.storage.s3_store.ABANDONED", -_DAY)  # a day later
         put(store, text="three")
     assert len(_data(server)) == len(old), "left objects are cleared away when they are old"
     assert (reader.folder(KEY) / "events.txt").read_text() == "three"
