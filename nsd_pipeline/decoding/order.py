@@ -136,7 +136,7 @@ class ReadingPlan:
         sequence = np.argsort(first)  # of the blocks: as they are first needed
         reads = [groups[i] for i in sequence] if len(distinct) else []
         sizes = np.array([len(rows) for rows in reads], dtype=np.int64)
-        n_read = np.concatenate([[0], np.cumsum(sizes)])  # when so many blocks are read
+        n_read = np.concatenate([[0], np.cumsum(sizes)])  # trials, once b blocks are read
         n_given = np.arange(len(order))
         # The next batch needs every block that a trial before its end is of. All trials of these
         # blocks are in memory then, but for those that have been given.

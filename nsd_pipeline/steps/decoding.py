@@ -37,6 +37,7 @@ from nsd_pipeline.steps.series_surface import Series
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
 METRICS_FILE = "metrics.parquet"
@@ -195,9 +196,9 @@ class RetrievalMetrics(Step):
     code_version = "2"
     partitions = partitions.cohorts
 
-    def __init__(self, store: Store, source: SourceResource, gpu: GpuResource) -> None:
+    def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
         super().__init__(store)
-        self.source, self.gpu = source, gpu
+        self.open_source, self.gpu = open_source, gpu
 
     def plan(self, partition: str) -> Plan:
         return Plan(inputs={FmriMlp.name: FmriMlp.made(self.store, partition).fingerprint})
@@ -251,7 +252,7 @@ class RetrievalMetrics(Step):
         contributions: NDArray[np.float32],
     ) -> None:
         """Draw the figures; ``contributions`` (V,) is what each vertex adds to the score."""
-        read = Stimuli.open_images(self.store, self.source.open(), partitions.SHARED)
+        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
         gallery = [
             report.Retrieval(
                 seen=read(np.array([example.image_id]))[0],
@@ -303,7 +304,7 @@ def retrieval_metrics(
     Every metric of the reference, the rank of every trial, the ten images retrieved for it, and
     figures.
     """
-    materialize(context, RetrievalMetrics(store.open(), source, gpu))
+    materialize(context, RetrievalMetrics(store.open(), source.open, gpu))
 
 
 def read_verdict(store: Store, cohort: str) -> Verdict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any, Final, Literal
 
@@ -242,10 +243,14 @@ class Embeddings(Step):
     partitions = partitions.stimulus_sets
 
     def __init__(
-        self, store: Store, source: SourceResource, config: EncoderConfig, gpu: GpuResource
+        self,
+        store: Store,
+        open_source: Callable[[], Source],
+        config: EncoderConfig,
+        gpu: GpuResource,
     ) -> None:
         super().__init__(store)
-        self.source, self.config, self.gpu = source, config, gpu
+        self.open_source, self.config, self.gpu = open_source, config, gpu
         self._identity = encoder_identity(**config.settings())
         self._encoder: ImageEncoder | None = None
         self._held = ExitStack()
@@ -255,7 +260,7 @@ class Embeddings(Step):
         return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        images = Stimuli.open_images(self.store, self.source.open(), partition)
+        images = Stimuli.open_images(self.store, self.open_source(), partition)
         wanted = images.image_ids
         ids, values, settings = self._embedded_before(partition, plan)
         new = np.setdiff1d(wanted, ids)
@@ -323,5 +328,5 @@ def stimulus_embeddings(
 
     Only images that the same settings have not embedded yet go through the model.
     """
-    with closing(Embeddings(store.open(), source, config, gpu)) as step:
+    with closing(Embeddings(store.open(), source.open, config, gpu)) as step:
         materialize(context, step)

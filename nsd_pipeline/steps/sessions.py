@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from nsd_pipeline.errors import NsdError, SourceError
+from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
 from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
@@ -64,6 +64,8 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
     ------
     SourceError
         If the source does not answer, or no longer has a file of the experiment's design.
+    ArtifactError
+        If the store does not answer.
     """
     subjects = {layout.parse_session_key(session)[0] for session in sessions}
     on_source = {
@@ -110,8 +112,9 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
 def _change(step: Step, session: str) -> Change | None:
     try:
         return step.look(session).change
-    except SourceError:
-        raise
-    except NsdError:
+    except (InvalidFileError, ArtifactError) as error:
+        # A store or a source that does not answer says nothing about a session.
+        if isinstance(error, ArtifactError) and error.remake is None:
+            raise
         # It cannot be made now. The run that is started for it says why, where people look.
         return Change.MISSING

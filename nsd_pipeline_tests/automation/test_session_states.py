@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.events import Events, FsaverageEvents
 from nsd_pipeline.steps.sessions import look_at_sessions
@@ -97,6 +98,18 @@ def test_a_session_made_by_other_code_is_stale(
     monkeypatch.setattr(Events, "code_version", "2")
     states = look_at_sessions(open_source(graph.source), graph.store, [SESSION])
     assert states["stale"] == [SESSION]
+
+
+def test_a_store_that_does_not_answer_makes_no_session_missing(
+    graph: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object) -> None:
+        raise ArtifactError("The artifact store did not serve it.", next_step="check it.")
+
+    store = graph.store
+    monkeypatch.setattr(Events, "made", silent)
+    with pytest.raises(ArtifactError, match="did not serve"):
+        look_at_sessions(open_source(graph.source), store, [SESSION])
 
 
 def test_without_a_design_every_session_of_the_source_is_missing(
