@@ -15,13 +15,13 @@ import io
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from nsd_pipeline.errors import InvalidFileError
+from nsd_pipeline.errors import InvalidFileError, parsing
 from nsd_pipeline.storage.source import ObjectInfo, RangeFile, Source
 
 if TYPE_CHECKING:
@@ -29,26 +29,14 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn what HDF5 raises for a damaged file into an error that names the file.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file is damaged, or is none of HDF5.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, LookupError, ValueError, OverflowError, TypeError) as error:
-        # HDF5's own complaints are plain OSErrors. Subclasses come from below it, from the disk or
-        # from the network behind a file object: the file is not to blame.
-        if isinstance(error, OSError) and type(error) is not OSError:
-            raise
-        raise InvalidFileError(
-            f"{name} is not a whole, readable HDF5 file ({error}).",
+def reading(name: str) -> AbstractContextManager[None]:
+    """Turn what HDF5 raises for a damaged file into an InvalidFileError that names the file."""
+    return parsing(
+        lambda problem: InvalidFileError(
+            f"{name} is not a whole, readable HDF5 file ({problem}).",
             next_step="download it again; a mirror's copy may be incomplete.",
-        ) from error
+        )
+    )
 
 
 def own_member(file: "h5py.File", member: str, *, name: str) -> Any:

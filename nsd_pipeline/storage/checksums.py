@@ -19,8 +19,6 @@ _log = logging.getLogger(__name__)
 
 _MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
 _MD5: Final = "MD5"
-
-
 _ALGORITHMS: Final = ("SHA256", "SHA1", "CRC32C", "CRC32", _MD5)
 """Those that whoever writes can choose, the strongest first. CRC64NVME needs a library of AWS's."""
 

@@ -3,9 +3,9 @@
 Nothing on S3 can be renamed, and nothing but a single object can be exchanged at once: here that is
 the manifest, ``manifests/<key>.json``. A version's files are written first, once, and never change.
 Then the manifest is put, on condition that it is still the one that was seen before (where a server
-knows no conditions, it is looked up just before: ``s3_bucket``). Then the
-superseded version is deleted. So a manifest always names a version that is whole, whoever else
-writes, and a reader whose version is superseded finds files gone, never mixed.
+knows no conditions, it is looked up just before: ``s3_bucket``). Then the superseded version is
+deleted. So a manifest always names a version that is whole, whoever else writes, and a reader whose
+version is superseded finds files gone, never mixed.
 """
 
 import logging
