@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
@@ -23,11 +25,13 @@ from pydantic import BaseModel, ConfigDict
 from nsd_pipeline import decoding
 from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
+from nsd_pipeline.decoding.rows import Integers
 from nsd_pipeline.errors import NsdError, Remake
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 
 TRIALS_FILE: Final = "trials.parquet"
+VERTICES_FILE: Final = "vertices.npy"
 HISTORY_FILE: Final = "history.parquet"
 
 _EPOCH = "epoch "
@@ -48,9 +52,12 @@ class TrainingPlan(BaseModel):
     config
         Settings of the training.
     folder
-        Holds ``trials.parquet``, with the splits; model and history go there.
-    checkpoint
-        File that says where the training stands.
+        Holds ``trials.parquet``, with the splits, and ``vertices.npy`` if the model is restricted
+        to a region; models and history go there.
+    start_from
+        Folder of the models whose weights are begun with; None to begin with random ones.
+    checkpoints
+        Folder of the files that say where each seed's training stands.
     recipe
         Digest of all that the model is made from. A checkpoint of another one is not used.
     """
@@ -61,7 +68,8 @@ class TrainingPlan(BaseModel):
     cohort: Cohort
     config: TrainingConfig
     folder: Path
-    checkpoint: Path
+    start_from: Path | None = None
+    checkpoints: Path
     recipe: str
 
 
@@ -71,7 +79,7 @@ def train_model(
     lease: Callable[[], AbstractContextManager[str | None]],
     on_epoch: OnEpoch,
 ) -> dict[str, Any]:
-    """Train a cohort's model and write it, with its history, to the plan's folder.
+    """Train a cohort's model with each seed; write them and their history to the plan's folder.
 
     Parameters
     ----------
@@ -83,12 +91,12 @@ def train_model(
         Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
         the choice to torch. Called once for each process.
     on_epoch
-        Called after every epoch.
+        Called after every epoch, with its row of the history and its ``seed``.
 
     Returns
     -------
     dict
-        Metadata of the model that was written.
+        Metadata of the models that were written.
 
     Raises
     ------
@@ -124,8 +132,8 @@ def alone(plan: TrainingPlan) -> Iterator[None]:
     NsdError
         If another process of this machine trains it.
     """
-    plan.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.checkpoint.with_name("training.lock"))
+    plan.checkpoints.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(plan.checkpoints / "training.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -148,39 +156,78 @@ def _train_here(
     Returns
     -------
     dict or None
-        Metadata of the model that was written; None in all but the first process.
+        Metadata of the models that were written; None in all but the first process.
     """
     from torch import distributed
 
     trials = pd.read_parquet(plan.folder / TRIALS_FILE)
-    data = read_data(store, plan.cohort, trials[trials["split"] != "test"], plan.config)
-    check_unchanged(store, plan.cohort)
-    result = decoding.train(
+    data = read_data(
+        store,
+        plan.cohort,
+        trials[trials["split"].isin(["train", "val"])],
         plan.config,
-        data.split("train"),
-        data.split("val"),
-        device=device,
-        checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
-        on_epoch=on_epoch,
+        read_vertices(plan.folder),
     )
+    check_unchanged(store, plan.cohort)
+    learn, validate = data.split("train"), data.split("val")
+    # A seed that is done keeps its checkpoint until all are: a run that goes on finds it finished.
+    results = {
+        seed: decoding.train(
+            plan.config,
+            learn,
+            validate,
+            seed=seed,
+            device=device,
+            checkpoint=decoding.Checkpoint(plan.checkpoints / f"seed_{seed}", plan.recipe),
+            on_epoch=partial(_with_seed, on_epoch, seed),
+        )
+        for seed in plan.config.seeds
+    }
     kept = "in memory"
     if isinstance(data.rows, decoding.StoredRows):
         kept = f"read in every epoch, shuffled among {data.rows.window} trials"
         check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
-    decoding.save_model(plan.folder, result.model, plan.config)
-    result.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    for seed, result in results.items():
+        decoding.save_model(seed_folder(plan.folder, plan.config, seed), result.model, plan.config)
+    history = pd.concat(
+        [result.history.assign(seed=seed) for seed, result in results.items()], ignore_index=True
+    )
+    history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    first = results[plan.config.seeds[0]].model
     return {
         "vertices": data.n_vertices,
-        "parameters": decoding.n_parameters(result.model),
-        "epochs": len(result.history),
-        "best epoch": int(result.best_epoch),
-        plan.config.monitor: float(result.best_score),
-        "device": str(next(result.model.parameters()).device),
-        "seconds": float(result.history["seconds"].sum()),
+        "parameters": decoding.n_parameters(first),
+        plan.config.monitor: float(np.mean([each.best_score for each in results.values()])),
+        "trainings": [
+            {
+                "seed": seed,
+                "epochs": len(result.history),
+                "best epoch": int(result.best_epoch),
+                plan.config.monitor: float(result.best_score),
+            }
+            for seed, result in results.items()
+        ],
+        "device": str(next(first.parameters()).device),
+        "seconds": float(history["seconds"].sum()),
         "data": kept,
     }
+
+
+def _with_seed(on_epoch: OnEpoch, seed: int, row: Mapping[str, float]) -> None:
+    on_epoch({**row, "seed": seed})
+
+
+def read_vertices(folder: Path) -> Integers | None:
+    """Numbers (V,) of the fsaverage5 vertices that a model has; None if it has all of them."""
+    path = folder / VERTICES_FILE
+    return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def seed_folder(folder: Path, config: TrainingConfig, seed: int) -> Path:
+    """Where the model of a seed lies: the first one in the artifact's own folder, as ever."""
+    return folder if seed == config.seeds[0] else folder / f"seed_{seed}"
 
 
 def _train_in_processes(
@@ -188,7 +235,7 @@ def _train_in_processes(
 ) -> dict[str, Any]:
     """Train in one process for each device; the result is that of one process, to rounding."""
     n_processes = len(devices)
-    scratch = plan.checkpoint.parent
+    scratch = plan.checkpoints
     plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
     plan_file.write_text(plan.model_dump_json())
     error_file.unlink(missing_ok=True)

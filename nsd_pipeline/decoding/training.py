@@ -74,6 +74,7 @@ def train(
     train: Trials,
     validation: Trials,
     *,
+    seed: int = 0,
     device: str | torch.device | None = None,
     on_epoch: OnEpoch | None = None,
     checkpoint: Checkpoint | None = None,
@@ -88,6 +89,8 @@ def train(
         Architecture, loss and optimisation.
     train, validation
         Trials to learn from, and to choose the best epoch by.
+    seed
+        Seed of initial weights and dropout.
     device
         Where to train; the first GPU if there is one, else the CPU.
     on_epoch
@@ -107,18 +110,18 @@ def train(
     _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         training = _Training(config, train, validation, device)
         # Again, as the reference does: dropout then does not depend on what the model drew.
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         if checkpoint is not None:
-            if saved := checkpoint.read(config, device):
+            if saved := checkpoint.read(config, seed, device):
                 training.restore(*saved)
             training.require_same_start()
         while not training.finished:
             row = training.epoch()
             if checkpoint is not None and training.group.rank == 0:
-                checkpoint.write(config, device, *training.state())
+                checkpoint.write(config, seed, device, *training.state())
             if on_epoch is not None and training.group.rank == 0:
                 on_epoch(row)
     return training.result()
