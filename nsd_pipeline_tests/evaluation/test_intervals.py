@@ -39,7 +39,7 @@ def simulated(rng, difficulty, skill=1.5):
     image = np.repeat(np.arange(len(difficulty)), 3)
     subject = np.tile(np.arange(3), len(difficulty))
     return RankedQueries(
-        rng.binomial(499, norm.sf(own)).ravel().astype(float), image, subject, 500, "", ""
+        rng.binomial(499, norm.sf(own)).ravel().astype(float), image, subject, 500, "", "all"
     )
 
 
@@ -82,7 +82,7 @@ def test_a_draw_gives_what_the_drawn_trials_give(seed, n_images):
                 np.repeat(queries.subject, times),
                 queries.n_candidates,
                 queries.aggregation,
-                queries.suffix,
+                queries.set_name,
             )
             if len(copies.ranks):
                 naive = copies.metrics()
