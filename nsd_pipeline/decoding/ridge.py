@@ -109,7 +109,11 @@ def fit_ridge(
     NsdError
         If there is too little memory, fMRI or embeddings are not finite, or a penalty is too small
         for the equations to have one solution.
+    ValueError
+        If there are no penalties, or some are not above zero.
     """
+    if not len(alphas) or min(alphas) <= 0:
+        raise ValueError("alphas are one or more numbers above zero")
     if min(train.n_trials, validation.n_trials) < 2:
         raise NotEnoughDataError(
             f"{train.n_trials} trials to fit and {validation.n_trials} to validate on are too few"
