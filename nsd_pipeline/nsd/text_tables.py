@@ -264,9 +264,9 @@ class NsdTable:
         values = self.frame[column]
         if values.dtype == object:  # whole numbers of any length, for which pandas has no rule
             values = values.map(
-                lambda value: min(max(value, -(2.0**64)), 2.0**64)
-                if isinstance(value, int)
-                else value
+                lambda value: (
+                    min(max(value, -(2.0**64)), 2.0**64) if isinstance(value, int) else value
+                )
             )
         return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
 
