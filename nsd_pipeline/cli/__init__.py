@@ -6,6 +6,7 @@ functions that need it: `nsd terms` and completion do not wait for Dagster.
 
 import click
 
+from nsd_pipeline.cli.check import check
 from nsd_pipeline.cli.console import NsdGroup
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
 from nsd_pipeline.cli.status import status
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for command in (status, verify, prune, show_terms, prepare, completion):
+for command in (status, verify, prune, check, show_terms, prepare, completion):
     main.add_command(command)

@@ -117,12 +117,12 @@ def _table(overview: "Overview", subjects: Sequence[str]) -> "Table":
 
     used = {each.state for stage in overview.stages for each in stage.artifacts}
     marks = ", ".join(f"{mark} {state}" for state, (mark, _) in _MARKS.items() if state in used)
-    table = Table(caption=marks, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("there / possible", no_wrap=True)
+    table = Table(caption=marks, caption_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("there / possible, subject", no_wrap=True)
     for subject in subjects:
-        table.add_column(subject, justify="right", no_wrap=True)
+        table.add_column(subject.removeprefix("subj"), justify="right", no_wrap=True)
     table.add_column("joint", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True, min_width=9)
     for stage in overview.stages:
         cells = [
             _cell([each for each in stage.artifacts if each.partition.startswith(subject)])
