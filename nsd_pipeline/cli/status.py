@@ -59,11 +59,12 @@ def status(
 
     Ends with 1 if something that is there is damaged, stale, or could not be made again.
     """
-    from nsd_pipeline.steps.overview import look_at_store
+    from nsd_pipeline.steps.overview import known_stages, look_at_store
     from nsd_pipeline.storage.snapshot import Snapshot
 
     snapshot = Snapshot(the_store())
-    overview = look_at_store(snapshot, None if no_source else the_source, subjects=subjects)
+    ask = None if no_source else the_source
+    overview = look_at_store(snapshot, known_stages(), ask, subjects=subjects)
     if experiments:
         overview.stages = [each for each in overview.stages if each.experiment in experiments]
         if not overview.stages:

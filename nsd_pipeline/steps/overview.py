@@ -5,7 +5,7 @@ step that could only say so after long reading is judged by its manifests alone;
 at is told.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,10 +13,12 @@ from typing import Final
 
 from nsd_pipeline import partitions
 from nsd_pipeline.errors import DamagedArtifactError, NsdError
+from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.resources import GpuResource
-from nsd_pipeline.steps.decoding import FmriMlp, FmriMlpConfig, RetrievalMetrics
+from nsd_pipeline.steps.decoding import Model
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
 from nsd_pipeline.steps.images import Embeddings, Stimuli
+from nsd_pipeline.steps.measurement import Metrics, metrics_steps
 from nsd_pipeline.steps.operators import Operator, OperatorConfig
 from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
 from nsd_pipeline.steps.report import Report
@@ -54,6 +56,8 @@ class Stage:
         Says of an artifact that its manifest is enough to judge it, where looking takes long.
     unseen
         What is not looked at where artifacts are judged by their manifests.
+    experiment
+        The experiment that it belongs to; empty for what all of them share.
     """
 
     step: type[Step]
@@ -62,6 +66,7 @@ class Stage:
     optional: bool = False
     settled: Callable[[Snapshot, Manifest], bool] | None = None
     unseen: str = ""
+    experiment: str = ""
 
     @property
     def partitions(self) -> list[str]:
@@ -80,37 +85,74 @@ def _nothing_newer(snapshot: Snapshot, stimuli: Manifest) -> bool:
     )
 
 
-STAGES: Final = (
-    Stage(Design, lambda store, source: Design(store, source()), asks_source=True),
-    Stage(Betas, lambda store, source: Betas(store, source(), BetasConfig()), asks_source=True),
-    Stage(Events, lambda store, source: Events(store, source()), asks_source=True),
-    Stage(FsaverageEvents, lambda store, _: FsaverageEvents(store, EventFilter())),
-    Stage(
-        Operator,
-        lambda store, source: Operator(store, source(), OperatorConfig()),
-        asks_source=True,
-        optional=True,
-    ),
-    Stage(SurfaceBetas, lambda store, source: SurfaceBetas(store, source, SurfaceConfig())),
-    Stage(SeriesFiles, None, optional=True, unseen="the files of time series"),
-    Stage(SeriesEvents, lambda store, _: SeriesEvents(store), optional=True),
-    Stage(Series, lambda store, _: Series(store, SeriesConfig(), lambda _: None), optional=True),
-    Stage(
-        Stimuli,
-        lambda store, source: Stimuli(store, source()),
-        asks_source=True,
-        settled=_nothing_newer,
-        unseen="the stimulus file, unless there are newer events",
-    ),
-    Stage(Embeddings, None, unseen="the weights and settings of the image encoder"),
-    Stage(
-        FmriMlp,
-        lambda store, _: FmriMlp(store, FmriMlpConfig(), GpuResource(), lambda _: None),
-    ),
-    Stage(RetrievalMetrics, lambda store, source: RetrievalMetrics(store, source, GpuResource())),
-    Stage(Report, lambda store, _: Report(store)),
-)
-"""Every step, in the order of the graph."""
+def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
+    """Every step, in the order of the graph, with those of experiments by their names."""
+    encoders = dict.fromkeys(each.model.targets for each in experiments.values())
+    unseen = "the weights and settings of image encoders"
+    return (
+        Stage(Design, lambda store, source: Design(store, source()), asks_source=True),
+        Stage(Betas, lambda store, source: Betas(store, source(), BetasConfig()), asks_source=True),
+        Stage(Events, lambda store, source: Events(store, source()), asks_source=True),
+        Stage(FsaverageEvents, lambda store, _: FsaverageEvents(store, EventFilter())),
+        Stage(
+            Operator,
+            lambda store, source: Operator(store, source(), OperatorConfig()),
+            asks_source=True,
+            optional=True,
+        ),
+        Stage(SurfaceBetas, lambda store, _: SurfaceBetas(store, SurfaceConfig())),
+        Stage(SeriesFiles, None, optional=True, unseen="the files of time series"),
+        Stage(SeriesEvents, lambda store, _: SeriesEvents(store), optional=True),
+        Stage(
+            Series, lambda store, _: Series(store, SeriesConfig(), lambda _: None), optional=True
+        ),
+        Stage(
+            Stimuli,
+            lambda store, source: Stimuli(store, source()),
+            asks_source=True,
+            settled=_nothing_newer,
+            unseen="the stimulus file, unless there are newer events",
+        ),
+        *(Stage(each, None, unseen=unseen, optional=each is not Embeddings) for each in encoders),
+        *(
+            stage
+            for metrics in experiments.values()
+            for stage in (_models_of(metrics.model), _metrics_of(metrics))
+        ),
+        Stage(Report, lambda store, _: Report(store, experiments)),
+    )
+
+
+def known_stages() -> tuple[Stage, ...]:
+    """Every step, with those of the experiments that are in force: see `chosen_file`."""
+    return every_stage(metrics_steps(read_experiments(chosen_file())))
+
+
+def _models_of(step: type[Model]) -> Stage:
+    """Stage of an experiment's models."""
+    training = step.experiment.training
+
+    def make(store: Store, source: OpenSource) -> Step:
+        return step(store, source, training, GpuResource(), lambda _: None)
+
+    # A region's label files are on the source.
+    return Stage(
+        step,
+        make,
+        asks_source=training.region is not None,
+        optional=not step.experiment.is_default,
+        experiment=step.experiment.name,
+    )
+
+
+def _metrics_of(step: type[Metrics]) -> Stage:
+    """Stage of an experiment's metrics."""
+    return Stage(
+        step,
+        lambda store, source: step(store, source, GpuResource()),
+        optional=not step.model.experiment.is_default,
+        experiment=step.model.experiment.name,
+    )
 
 
 class State(StrEnum):
@@ -139,15 +181,9 @@ class StageOverview:
     """The artifacts of one step; `n_bytes` is what all of its folder takes."""
 
     name: str
-    folder: str
+    experiment: str
     artifacts: list[Artifact]
     n_bytes: int
-
-    @property
-    def experiment(self) -> str:
-        """The experiment that it belongs to; empty for what all of them share."""
-        first, *rest = self.folder.split("/")
-        return rest[0] if first == EXPERIMENTS and rest else ""
 
 
 @dataclass
@@ -161,10 +197,10 @@ class Overview:
 
 def look_at_store(
     snapshot: Snapshot,
+    stages: Sequence[Stage],
     open_source: OpenSource | None,
     *,
     subjects: Sequence[str] = (),
-    stages: Sequence[Stage] = STAGES,
 ) -> Overview:
     """Say how every artifact of a store stands.
 
@@ -172,12 +208,12 @@ def look_at_store(
     ----------
     snapshot
         The store.
+    stages
+        Every step that may have artifacts there: `every_stage`.
     open_source
         Opens the dataset; None to leave it alone.
     subjects
         Of whom; all of them and what belongs to no single one if empty.
-    stages
-        Every step that may have artifacts there.
 
     Raises
     ------
@@ -201,7 +237,9 @@ def look_at_store(
         ]
         if below or not stage.optional:
             n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(below))
-            overview.stages.append(StageOverview(stage.step.name, folder, artifacts, n_bytes))
+            overview.stages.append(
+                StageOverview(stage.step.name, stage.experiment, artifacts, n_bytes)
+            )
     overview.stages += _of_no_step(snapshot, left, look)
     overview.not_looked_at = look.not_looked_at()
     return overview
@@ -215,7 +253,9 @@ def _of_no_step(snapshot: Snapshot, keys: set[str], look: "_Look") -> Iterator[S
     for folder, members in folders.items():
         artifacts = [look.by_manifest(key.removeprefix(f"{folder}/"), key) for key in members]
         n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(members))
-        yield StageOverview(folder, folder, artifacts, n_bytes)
+        first, _, rest = folder.partition("/")
+        experiment = rest.split("/")[0] if first == EXPERIMENTS else ""
+        yield StageOverview(folder, experiment, artifacts, n_bytes)
 
 
 def _folder_of(key: str, manifest: Manifest | None) -> str:
@@ -308,7 +348,7 @@ class _Look:
         return [*notes, "the content of files (`nsd verify --deep` does)"]
 
 
-def other_versions(snapshot: Snapshot, stages: Sequence[Stage] = STAGES) -> list[Finding]:
+def other_versions(snapshot: Snapshot, stages: Sequence[Stage]) -> list[Finding]:
     """Artifacts that were made by another version of the code than this one."""
     versions = {stage.step.name: stage.step.code_version for stage in stages}
     indices = {stage.step.key(part) for stage in stages for part in stage.partitions}

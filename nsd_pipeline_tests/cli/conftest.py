@@ -44,6 +44,8 @@ def nsd(small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(*arguments: str) -> Result:
+        if (tmp_path / "experiments.yaml").exists():
+            monkeypatch.setenv("NSD_EXPERIMENTS", str(tmp_path / "experiments.yaml"))
         return CliRunner().invoke(main, list(arguments))
 
     return run

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from nsd_pipeline import partitions
+from nsd_pipeline.experiments import read_experiments
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
 from nsd_pipeline.resources import GpuResource
-from nsd_pipeline.steps.decoding import FmriMlp, FmriMlpConfig, RetrievalMetrics
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
 from nsd_pipeline.steps.images import Embeddings, Stimuli
+from nsd_pipeline.steps.measurement import metrics_steps
 from nsd_pipeline.steps.raw import Betas, Design
 from nsd_pipeline.steps.step import Step
 from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
@@ -42,7 +43,13 @@ class KnownStore(LocalStore):
 def write_full_store(
     root: Path, n_experiments: int, n_sessions: Mapping[str, int] = N_SESSIONS, chunks: int = 12
 ) -> int:
-    """Write a store of these sessions and of a number of experiments; how many artifacts it has."""
+    """Write a store of these sessions and of a number of experiments; how many artifacts it has.
+
+    The experiments are ``try_0``, ``try_1``, ... of the file ``experiments.yaml`` beside it.
+    """
+    file = root.with_name("experiments.yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"try_{n}: {{hidden: {n + 8}}}\n" for n in range(n_experiments)))
     store, writer = KnownStore(root), _Writer(root, chunks)
     sessions = [
         session_key(subject, number)
@@ -69,7 +76,7 @@ def write_full_store(
         )
 
     write(Design, "", made="d" * 64)
-    surface = SurfaceBetas(store, _no_source, SurfaceConfig())
+    surface = SurfaceBetas(store, SurfaceConfig())
     for session in sessions:
         config = {"space": "fsaverage", "whole_file": False, "in_place": False}
         write(Betas, session, made=_digest(session), config=config, trials=750)
@@ -83,16 +90,12 @@ def write_full_store(
         inputs = {Stimuli.name: made}
         encoder = {"model": "generated", "weights": "0"}
         write(Embeddings, stimulus_set, made=_digest(f"e {made}"), inputs=inputs, encoder=encoder)
-    models = FmriMlp(store, FmriMlpConfig(), GpuResource(), lambda _: None)
-    metrics = RetrievalMetrics(store, _no_source, GpuResource())
-    for cohort in cohorts:
-        by_plan(models, cohort)
-        by_plan(metrics, cohort)
-        for number in range(n_experiments):
-            for step, kind in ((models, "model"), (metrics, "metrics")):
-                like = store.known[step.key(cohort)]
-                key, asset = f"experiments/try_{number}/{kind}/{cohort}", f"try_{number}_{kind}"
-                writer.put(like.model_copy(update={"key": key, "asset": asset}))
+    for metrics in metrics_steps(read_experiments(file)).values():
+        training = metrics.model.experiment.training
+        models = metrics.model(store, _no_source, training, GpuResource(), lambda _: None)
+        for cohort in cohorts:
+            by_plan(models, cohort)
+            by_plan(metrics(store, _no_source, GpuResource()), cohort)
     return writer.count
 
 

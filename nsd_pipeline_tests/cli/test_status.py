@@ -123,7 +123,7 @@ def check_full(nsd: Nsd, n_artifacts: int) -> None:
     assert set(states.values()) == {("up to date", "")}
     assert result.exit_code == 0
     shown = nsd("status", "--no-source", "--experiment", "try_1")
-    assert "experiments/try_1/model" in shown.stdout
+    assert "try_1_model" in shown.stdout
     assert "try_0" not in shown.stdout
 
 
