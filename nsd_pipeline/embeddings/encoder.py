@@ -296,7 +296,8 @@ class ImageEncoder:
 
     def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """First half of `encode`, on the CPU: (N, H, W, 3) RGB to (N, S, S, 3), S = image_size."""
-        return self._preprocessing.resize_photos(images)
+        on_gpu = self._device.type == "cuda"
+        return self._preprocessing.resize_photos(images, page_locked=on_gpu)
 
     def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Second half of `encode`, on the encoder's device: all photos from `prepare` to (N, D).
@@ -314,7 +315,7 @@ class ImageEncoder:
     def _pixels(self, photos: NDArray[np.uint8]) -> "torch.Tensor":
         import torch
 
-        on_device = torch.from_numpy(photos).to(self._device)
+        on_device = torch.from_numpy(photos).to(self._device, non_blocking=True)
         return self._preprocessing.to_network(on_device).to(self._dtype)
 
     def _pool(self, state: "torch.Tensor") -> NDArray[np.float32]:
