@@ -295,9 +295,13 @@ class ImageEncoder:
         return np.concatenate([self.encode_prepared(photos) for photos in batches])
 
     def prepare(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """First half of `encode`, on the CPU: (N, H, W, 3) RGB to (N, S, S, 3), S = image_size."""
+        """First half of `encode`, on the CPU: (N, H, W, 3) RGB to what `encode_prepared` takes.
+
+        That is (N, S, S, 3), S = image_size; for a GPU, square photos are left as they are.
+        """
         on_gpu = self._device.type == "cuda"
-        return self._preprocessing.resize_photos(images, page_locked=on_gpu)
+        steps = self._preprocessing
+        return steps.for_gpu(images) if on_gpu else steps.resize_photos(images)
 
     def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Second half of `encode`, on the encoder's device: all photos from `prepare` to (N, D).

@@ -56,24 +56,16 @@ class Preprocessing:
         """Height and width of what the network sees."""
         return self.crop or self.resize or (self.photo_size, self.photo_size)
 
-    def resize_photos(
-        self, images: NDArray[np.uint8], *, page_locked: bool = False
-    ) -> NDArray[np.uint8]:
+    def resize_photos(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize photos (N, H, W, 3), RGB, to (N, ``photo_size``, ``photo_size``, 3), as PIL does.
 
-        Photos that are not square are stretched. In page-locked memory they get to a GPU at once;
-        other memory is copied once more on the way, while the GPU waits.
+        Photos that are not square are stretched.
         """
-        import torch
         from PIL import Image
 
-        shape = images.shape
-        if len(shape) != 4 or shape[0] == 0 or shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images must be (N > 0, H, W, 3) uint8, not {shape} {images.dtype}.")
+        _check_photos(images)
         size = self.photo_size
-        shape = (len(images), size, size, 3)
-        resized: NDArray[np.uint8]
-        resized = torch.empty(shape, dtype=torch.uint8, pin_memory=page_locked).numpy()
+        resized = np.empty((len(images), size, size, 3), dtype=np.uint8)
 
         def resize(number: int) -> None:
             photo = Image.fromarray(images[number])
@@ -84,13 +76,31 @@ class Preprocessing:
             list(pool.map(resize, range(len(images))))
         return resized
 
-    def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":
-        """Turn photos from `resize_photos` into the network's input, on the device they are on.
+    def for_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Put photos (N, H, W, 3) into page-locked memory, from where a GPU gets them at once.
 
-        Returns (N, 3, ``*network_size``) float32.
+        Square ones stay as they are: `to_network` resizes them there. 16 cores resize 1,500 a
+        second (docs/gpu.md), a little more than one GPU embeds.
         """
         import torch
 
+        _check_photos(images)
+        photos = images if images.shape[1] == images.shape[2] else self.resize_photos(images)
+        locked = torch.empty(photos.shape, dtype=torch.uint8, pin_memory=True).numpy()
+        locked[:] = photos
+        return locked
+
+    def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":
+        """Turn photos into the network's input, on the device they are on.
+
+        Takes them from `resize_photos` or `for_gpu`. Returns (N, 3, ``*network_size``) float32.
+        """
+        import torch
+
+        from nsd_pipeline.embeddings.resizing import resize_square
+
+        if photos.shape[1] != self.photo_size:
+            photos = resize_square(photos, self.photo_size)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32) / 255
         if self.resize is not None:
             pixels = torch.nn.functional.interpolate(
@@ -103,6 +113,12 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
         return (pixels - mean) / std
+
+
+def _check_photos(images: NDArray[np.uint8]) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[0] == 0 or shape[-1] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images must be (N > 0, H, W, 3) uint8, not {shape} {images.dtype}.")
 
 
 Processor = Literal["model", "normalize"]
