@@ -242,15 +242,15 @@ class Verdict:
         Whose model it is.
     against
         Its accuracy over images, compared with guessing.
-    seed
-        Seed of the model's weights.
+    seeds
+        Seeds of the models whose ensemble it is about.
     n_sessions
         Sessions that it was trained on.
     """
 
     cohort: str
     against: AgainstChance
-    seed: int
+    seeds: tuple[int, ...]
     n_sessions: int
 
     @property
@@ -279,9 +279,11 @@ class Verdict:
                 f" guessing: {numbers}. More sessions show more of the shared images."
             )
         sessions = f"{self.n_sessions} session{'s' * (self.n_sessions > 1)}"
+        several = f"seeds {', '.join(map(str, self.seeds))}"
+        seeds = several if len(self.seeds) > 1 else f"seed {self.seeds[0]}"
         return (
             f"The model of {self.cohort} is no better than guessing: {numbers}. What usually causes"
-            f" this: the seed (this is seed {self.seed}: train with another one and compare); too"
+            f" this: the {seeds} (train with another one and compare); too"
             f" few sessions (there are {sessions}); a wrong mapping from trials to images (see the"
             " checks trial_counts and mapping_agreement of events). The model and its metrics are"
             " kept."

@@ -37,7 +37,7 @@ class SessionRows:
     group
         A group that `write_session` or `write_series` made.
     vertices
-        Which vertices to read, such as those of `read_roi_vertices`; all of them if None.
+        Which vertices to read, such as those of a region; all of them if None.
     zscore
         Z-score each vertex's betas over all of the session's trials, whichever are read. Otherwise
         percent signal change. Time series are as they were stored.
@@ -183,22 +183,6 @@ def read_session(
 ) -> NDArray[np.float32]:
     """Read one session's rows, all or some of them: see :meth:`SessionRows.read`."""
     return SessionRows(group, zscore=zscore).read(rows, out=out)
-
-
-def read_roi_vertices(group: "zarr.Group") -> NDArray[np.int64]:
-    """Vertices of the region that a session's betas were written with.
-
-    Raises
-    ------
-    ArtifactError
-        If they were written without one.
-    """
-    if "roi" not in group:
-        raise ArtifactError(
-            f"The surface betas at {group.store_path} were written without a region of interest.",
-            next_step="make fsaverage5_betas with `roi` set, or train without it.",
-        )
-    return np.flatnonzero(group["roi"][...])
 
 
 _BLOCK_ROWS: Final = 8
