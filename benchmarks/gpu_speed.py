@@ -106,7 +106,7 @@ def seeds(sizes: Sizes, device: torch.device) -> Lines:
     data = trials(rows, splits, width=sizes.width)
     start = time.perf_counter()
     for seed in range(8):
-        _train(data, device, sizes.config(seed=seed))
+        _train(data, device, sizes.config(), seed=seed)
         seconds = time.perf_counter() - start
         what = f"{seed + 1} seeds of one subject, {sizes.epochs} epochs each"
         if seed in (0, 2):
@@ -137,8 +137,8 @@ def subject(sizes: Sizes, device: torch.device) -> Lines:
     )
 
 
-def _train(data: Trials, device: torch.device, config: Any) -> Any:
-    return train(config, data.split("train"), data.split("val"), device=device)
+def _train(data: Trials, device: torch.device, config: Any, **options: Any) -> Any:
+    return train(config, data.split("train"), data.split("val"), device=device, **options)
 
 
 def _seconds(work: Callable[[], object], n: int) -> float:
