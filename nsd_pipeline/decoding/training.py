@@ -34,7 +34,7 @@ from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
 from nsd_pipeline.decoding.cuda_graph import GraphedGradients
 from nsd_pipeline.decoding.loader import Loader, ResidentLoader, load_trials
 from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
-from nsd_pipeline.decoding.model import Decoder, build_model
+from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors, take_weights
 from nsd_pipeline.decoding.trials import Trials
@@ -226,7 +226,7 @@ class _Training:
     def _gradients(self, order: Tensor) -> Iterator[None]:
         """Leave the gradients of one batch after the other in the parameters; add up losses."""
         batch_size, loader = self.config.batch_size, self.load_train
-        if not isinstance(loader, ResidentLoader) or not _graphs_pay(self.group):
+        if not isinstance(loader, ResidentLoader) or not _graphs_pay(self.model, self.group):
             self.total_loss.zero_()
             for batch in self._batches(loader, order):
                 self._backward(*batch)
@@ -376,9 +376,13 @@ class _Training:
         )
 
 
-def _graphs_pay(group: ProcessGroup) -> bool:
-    """Whether a GPU computes alone. Messages between GPUs are left to launches of their own."""
-    return group.device.type == "cuda" and group.size == 1
+def _graphs_pay(model: Decoder, group: ProcessGroup) -> bool:
+    """Whether a GPU computes alone what does the same at every step.
+
+    Messages between GPUs have launches of their own, and a class of a user's may decide by values.
+    """
+    ours = isinstance(model, FmriMlp | FmriLinear)
+    return ours and group.device.type == "cuda" and group.size == 1
 
 
 def _below(folder: str, tensors: Tensors) -> Tensors:

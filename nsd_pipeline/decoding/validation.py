@@ -20,7 +20,7 @@ _BATCHES_AT_ONCE: Final = 16
 Estimate = Callable[[Tensor], Tensor]
 """Estimates (n, D) of fMRI (n, V, T)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Loss of the estimates (B, D) and candidates (B, D) of one batch."""
+"""Mean loss of the estimates (k, B, D) and candidates (k, B, D) of some batches."""
 
 
 def validate_together(
@@ -37,7 +37,7 @@ def validate_together(
     batch_size
         Trials of each batch, of which the last one may be shorter.
     estimate, loss
-        The model, and the loss of one batch.
+        The model, and the loss of batches.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def validate_together(
         estimates = estimate(x)
         shape = (-1, size, estimates.shape[1])
         batches = estimates.view(shape), candidate.view(shape)
-        losses.append(torch.vmap(loss)(*batches).double().sum() * size)
+        losses.append(loss(*batches).double() * len(numbers))
         images = loader.images(numbers.to(x.device)).view(-1, size)
         ranks.append(_ranks(*batches, images).flatten())
         sizes.append(torch.full((len(numbers),), size))
@@ -84,7 +84,7 @@ def _pieces(n_trials: int, batch_size: int) -> Iterator[tuple[Tensor, int]]:
 
 def _ranks(estimates: Tensor, candidates: Tensor, images: Tensor) -> Tensor:
     """Rank (k, B) of each trial's own candidate in its batch, of k batches (k, B, D)."""
-    scores = torch.vmap(clip_scores)(estimates, candidates)
+    scores = clip_scores(estimates, candidates)
     # Trials of one image get the score of the first, as `cosine_to_candidates` has it.
     first = (images[:, :, None] == images[:, None, :]).byte().argmax(dim=2)
     scores = scores.gather(2, first[:, None, :].expand_as(scores))

@@ -35,7 +35,7 @@ def test_steps_of_a_graph_are_those_of_the_plain_training(cohort, monkeypatch):
     plain = fit(cohort)
     monkeypatch.setattr(training, "load_trials", lambda trials, *_: ResidentLoader(trials, CPU))
     monkeypatch.setattr(training, "GraphedGradients", PretendedGraph)
-    monkeypatch.setattr(training, "_graphs_pay", lambda group: True)
+    monkeypatch.setattr(training, "_graphs_pay", lambda *_: True)
     assert cohort.split("train").n_trials % CONFIG.batch_size
     graphed = fit(cohort)
     assert PretendedGraph.made == 1
