@@ -199,7 +199,7 @@ def _train_here(
 class _Fitted(NamedTuple):
     """Models by seed, their history, how each came about in a line, and how long all took."""
 
-    models: Mapping[int, decoding.Decoder]
+    models: "Mapping[int, decoding.Decoder]"
     history: pd.DataFrame
     trainings: list[dict[str, float]]
     seconds: float
@@ -207,8 +207,8 @@ class _Fitted(NamedTuple):
 
 def _fit(
     plan: TrainingPlan,
-    learn: decoding.Trials,
-    validate: decoding.Trials,
+    learn: "decoding.Trials",
+    validate: "decoding.Trials",
     device: str | None,
     on_epoch: OnEpoch,
 ) -> _Fitted:
