@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.evaluation import (
+    ensemble,
     holm,
     intervals,
     metric_intervals,
@@ -20,7 +21,6 @@ from nsd_pipeline.evaluation import (
     retrieval_metrics,
 )
 from nsd_pipeline.evaluation.drawn_images import RankedQueries, by_seed, draw_images
-from nsd_pipeline.evaluation.ranks import ensemble
 
 SETS = (None, 5)
 
