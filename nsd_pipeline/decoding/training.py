@@ -12,10 +12,8 @@ Seeds are the reference's: the same seed gives its initial weights, dropout and 
 Several processes can train one model (``loss.ProcessGroup``): in a group of torch.distributed, each
 calls :func:`train` with the same arguments. Results are those of one process, to rounding.
 
-It differs from the reference in speed only: no data loader (batches are rows of one array), and
-AdamW's fused kernel, whose results agree with the plain one to rounding. On a GPU that holds all
-trials, gradients of full batches are a CUDA graph (`cuda_graph`) and metrics of the validation stay
-there (`validation`).
+It differs from the reference in speed only: batches are rows of one array, AdamW is fused, and on a
+GPU that holds all trials gradients of full batches are a CUDA graph (`cuda_graph`).
 """
 
 import math
