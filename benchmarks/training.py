@@ -162,7 +162,7 @@ def steps_alone(settings: Settings) -> Repeat:
     rounded_fmri = fmri.bfloat16() if rounded else fmri
 
     def repeat() -> Outcome:
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seeds[0])
         model: Any = build_model(
             config,
             n_vertices=settings["n_vertices"],
@@ -227,7 +227,7 @@ def train_with_data_loader(settings: Settings) -> Repeat:
         return DataLoader(Trials(), BATCH, sampler=trials, generator=torch.Generator())
 
     def repeat() -> Outcome:
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seeds[0])
         model: Any = build_model(
             config, n_vertices=len(run), n_times=n_times, n_outputs=targets.shape[1]
         )
@@ -241,7 +241,7 @@ def train_with_data_loader(settings: Settings) -> Repeat:
             pct_start=config.warmup_fraction,
         )
         # The same seeds as ours, or the losses could not be compared.
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seeds[0])
         order = TrialOrder(config.data_seed, n_train)
         train_losses, val_losses = [], []
         start = time.perf_counter()

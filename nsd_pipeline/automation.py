@@ -3,6 +3,7 @@
 The conditions do something only while the sensor ``carry_on`` runs, which is off by default.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -20,34 +21,51 @@ Runs that wait in the queue count as under way, so that a backfill of forty sess
 training at its end. A session that failed is not waited for.
 """
 
-CARRY_ON_AFTER_EMBEDDING: dg.AutomationCondition[Any] = (
-    dg.AutomationCondition.any_deps_updated()
-    .allow(dg.AssetSelection.assets("stimulus_embeddings"))
-    .since_last_handled()
-    & dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
-        dg.AssetSelection.assets("fsaverage5_betas")
-    )
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-).with_label("embeddings are new, sessions are there, and nothing upstream is under way")
-"""For models: a new session reaches them through the embeddings of its images, which come later.
 
-Embeddings are brought up to date, and recorded, for every new session, also if it has no new image.
-The shared images concern every cohort that has a session; one whose embeddings did not change is
-found to be up to date.
-"""
+def carry_on_after(embeddings: str, fmri: str) -> dg.AutomationCondition[Any]:
+    """Condition of models: a new session reaches them through the embeddings of its images.
+
+    Embeddings are brought up to date, and recorded, for every new session, also if it has no new
+    image. The shared images concern every cohort that has a session; one whose embeddings did not
+    change is found to be up to date.
+
+    Parameters
+    ----------
+    embeddings, fmri
+        Names of the assets that a model learns to find, and learns from.
+    """
+    return (
+        dg.AutomationCondition.any_deps_updated()
+        .allow(dg.AssetSelection.assets(embeddings))
+        .since_last_handled()
+        & dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing()).allow(
+            dg.AssetSelection.assets(fmri)
+        )
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    ).with_label("embeddings are new, sessions are there, and nothing upstream is under way")
 
 
-def carry_on_sensor(*, running: bool) -> dg.AutomationConditionSensorDefinition:
-    """Sensor that acts on the conditions; in the web UI, somebody can turn it off or on."""
+def carry_on_sensor(
+    experiments: Iterable[str], *, running: bool
+) -> dg.AutomationConditionSensorDefinition:
+    """Sensor that acts on the conditions; in the web UI, somebody can turn it off or on.
+
+    Parameters
+    ----------
+    experiments
+        Groups of the experiments' assets.
+    running
+        Whether it is on until then.
+    """
     return dg.AutomationConditionSensorDefinition(
         "carry_on",
-        target=dg.AssetSelection.groups("raw", "embeddings", "decoding", "report"),
+        target=dg.AssetSelection.groups("raw", "embeddings", "report", *experiments),
         default_status=(
             dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
         ),
-        description="When sessions are new: embed their images, train and measure the models of"
-        " the cohorts that they belong to, write the report.",
+        description="When sessions are new: embed their images, train and measure every"
+        " experiment's models of the cohorts that they belong to, write the report.",
         # A run per cohort, each with a GPU of its own, instead of a backfill around them.
         emit_backfills=False,
         run_tags=KUBERNETES_GPU,

@@ -15,12 +15,13 @@ import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span
+from nsd_pipeline.decoding.choice import HELD_OUT
 from nsd_pipeline.decoding.processes import TRIALS_FILE
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.resources import StoreResource
-from nsd_pipeline.steps.decoding import FmriMlp, RetrievalMetrics, read_verdict
 from nsd_pipeline.steps.events import Events
 from nsd_pipeline.steps.images import Embeddings
+from nsd_pipeline.steps.measurement import Metrics, read_verdict
 from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_surface import Series
 from nsd_pipeline.steps.step import Step
@@ -44,7 +45,8 @@ def _manifests(
     found = store.keys(f"{step.folder()}/")
     if span := partition_span(context.run):
         made = partitions.between(*span)
-        found = [key for key in found if "_".join(key.split("/")[1:]) in made]
+        below = len(step.folder()) + 1
+        found = [key for key in found if key[below:].replace("/", "_") in made]
     # On S3 each is two requests, and there are up to 284.
     with ThreadPoolExecutor(max_workers=16) as threads:
         return [each for each in threads.map(store.find, found) if each is not None]
@@ -179,72 +181,59 @@ def norms_and_duplicates(_: Store, manifests: list[Manifest]) -> Iterator[Proble
             yield {"set": of, "problem": f"{duplicates} duplicates"}
 
 
-@_finds_no_problem(FmriMlp, "No image of the test set was shown in a trial of the training.")
-def no_test_image_in_training(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
-    """Compare the images of each model's training and validation trials with its test images."""
-    for manifest in manifests:
-        trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
-        test = trials["split"] == "test"
-        leaked = set(trials.loc[test, "image_id"]) & set(trials.loc[~test, "image_id"])
-        unshared = int((trials["shared"] != test).sum())
-        if leaked or unshared:
-            yield {
-                "cohort": manifest.partition,
-                "test images in training": len(leaked),
-                "trials on the wrong side": unshared,
-            }
-
-
-@_finds_no_problem(
-    FmriMlp, "Every session that NSD has of a cohort was trained on.", only_warns=True
-)
-def missing_sessions(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
-    """List the sessions that the models have not seen, for those who want all of them."""
-    for manifest in manifests:
-        subjects = partitions.subjects_of_cohort(str(manifest.partition))
-        expected = {key for key in partitions.SESSIONS if key.startswith(subjects)}
-        if missing := sorted(expected - set(manifest.metadata["sessions"])):
-            yield {
-                "cohort": manifest.partition,
-                "missing": len(missing),
-                "of": len(expected),
-                "first": ", ".join(missing[:5]),
-            }
-
-
 class AtChance(dg.Failure):
     """A model was trained and measured, and is no better than guessing."""
 
 
-def _above_chance(
-    context: dg.AssetCheckExecutionContext, store: StoreResource
-) -> Iterator[dg.AssetCheckResult]:
-    """Test the top-5 accuracy over images against guessing, at p < 0.001."""
-    verdict = read_verdict(store.open(), context.partition_key)
-    fails = verdict.conclusive and not verdict.above_chance
-    yield dg.AssetCheckResult(
-        passed=verdict.above_chance,
-        severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
-        description=verdict.message,
-        metadata={
-            "top-5 over images": verdict.against.accuracy,
-            "chance": verdict.against.chance,
-            "test images": verdict.against.n_images,
-            "p": verdict.against.p_value,
-        },
-    )
-    if fails:
-        # After its result is recorded: the run then ends with this, and does not say Success.
-        raise AtChance(verdict.message, allow_retries=False)
+def experiment_checks(metrics: type[Metrics]) -> list[dg.AssetChecksDefinition]:
+    """Checks of an experiment's models and metrics."""
+    model = metrics.model
 
+    @_finds_no_problem(model, "No image of the test set was shown in a trial of the training.")
+    def no_test_image_in_training(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
+        """Compare the images of each model's training and validation trials with its test's."""
+        for manifest in manifests:
+            trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
+            learned = trials["split"].isin(["train", "val"])
+            leaked = set(trials.loc[~learned, "image_id"]) & set(trials.loc[learned, "image_id"])
+            wrong = trials["shared"] != (trials["split"] == "test")
+            unshared = int(wrong[trials["split"] != HELD_OUT].sum())
+            if leaked or unshared:
+                yield {
+                    "cohort": manifest.partition,
+                    "test images in training": len(leaked),
+                    "trials on the wrong side": unshared,
+                }
 
-with warnings.catch_warnings():
-    # Partitions of checks are new in Dagster, and every process that loads the graph would say so.
-    warnings.simplefilter("ignore", dg.PreviewWarning)
-    above_chance = dg.asset_check(
-        asset=RetrievalMetrics.name,
-        name="above_chance",
-        description="The model retrieves test images better than guessing. A run whose model does"
-        " not fails; model and metrics are kept.",
-        partitions_def=partitions.cohorts,
-    )(_above_chance)  # type: ignore[arg-type]  # a generator works, which Dagster's type forgets
+    def above_chance(
+        context: dg.AssetCheckExecutionContext, store: StoreResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        """Test the top-5 accuracy over images against guessing, at p < 0.001."""
+        verdict = read_verdict(store.open(), metrics, context.partition_key)
+        fails = verdict.conclusive and not verdict.above_chance
+        yield dg.AssetCheckResult(
+            passed=verdict.above_chance,
+            severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
+            description=verdict.message,
+            metadata={
+                "top-5 over images": verdict.against.accuracy,
+                "chance": verdict.against.chance,
+                "test images": verdict.against.n_images,
+                "p": verdict.against.p_value,
+            },
+        )
+        if fails:
+            # After its result is recorded: the run then ends with this, and does not say Success.
+            raise AtChance(verdict.message, allow_retries=False)
+
+    with warnings.catch_warnings():
+        # Partitions of checks are new in Dagster, and every process that loads the graph would say.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        decorate = dg.asset_check(
+            asset=metrics.name,
+            description="The models retrieve test images better than guessing. A run whose models"
+            " do not fails; models and metrics are kept.",
+            partitions_def=metrics.partitions,
+        )
+        # A generator works, which Dagster's type forgets.
+        return [no_test_image_in_training, decorate(above_chance)]  # type: ignore[arg-type]

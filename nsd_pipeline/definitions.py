@@ -12,7 +12,12 @@
                                       retrieval_metrics
     report                            decoding_report
 
-A model is trained on betas or on windows of time series (``bold``); the rest is shared.
+``fmri_mlp`` and ``retrieval_metrics`` are the default experiment's. Every other one adds a model
+and metrics of its own, ``<experiment>_model`` and ``<experiment>_metrics``, and shares the rest: it
+learns from betas or from windows of time series (``bold``), and the default's embeddings or
+another encoder's.
+
+``noise_ceiling`` says of each vertex how much of its response could be of use.
 
 ``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
 models by cohort; see ``partitions``. Betas from another space than fsaverage also need a subject's
@@ -20,29 +25,36 @@ models by cohort; see ``partitions``. Betas from another space than fsaverage al
 """
 
 import os
+from collections.abc import Mapping
 
 import dagster as dg
 
 from nsd_pipeline import checks
 from nsd_pipeline.automation import carry_on_sensor
+from nsd_pipeline.checks import experiment_checks
 from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
-from nsd_pipeline.jobs import jobs
-from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.experiments import Experiment, chosen_file, read_experiments
+from nsd_pipeline.jobs import build_jobs
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES, SUBJECTS
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedule
 from nsd_pipeline.steps import (
-    decoding,
+    ceiling,
     events,
     images,
     operators,
     raw,
-    report,
     series_files,
     series_surface,
-    surface,
 )
+from nsd_pipeline.steps.decoding import group_of, model_asset
+from nsd_pipeline.steps.images import embeddings_asset
+from nsd_pipeline.steps.measurement import metrics_asset, metrics_steps
+from nsd_pipeline.steps.raw import betas_asset
+from nsd_pipeline.steps.report import report_asset
+from nsd_pipeline.steps.surface import surface_asset
 
-STAGES = [raw, events, operators, surface, series_files, series_surface, images, decoding, report]
+STAGES = [raw, events, operators, series_files, series_surface, images, ceiling]
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
 LINKS = {
@@ -63,7 +75,9 @@ def _in_the_catalog(spec: dg.AssetSpec) -> dg.AssetSpec:
     )
 
 
-def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
+def build_defs(
+    source_url: str, storage_url: str, experiments: Mapping[str, Experiment] | None = None
+) -> dg.Definitions:
     """Every asset, check, job and schedule, bound to a source of NSD and a place for artifacts.
 
     Parameters
@@ -72,18 +86,41 @@ def build_defs(source_url: str, storage_url: str) -> dg.Definitions:
         ``s3://bucket[/prefix]`` or the folder of a local mirror.
     storage_url
         A folder, or ``s3://bucket/prefix``.
+    experiments
+        What is trained, by name, ``default`` among them; those of `chosen_file` if None.
     """
     backfill = BackfillSettings.from_environment()
+    experiments = experiments or read_experiments(chosen_file())
+    steps = metrics_steps(experiments)
+    by_operator = any(each.training.space in OPERATOR_SPACES for each in experiments.values())
+    encoders: dict[str, dg.AssetsDefinition] = {}
+    for model in [metrics.model for metrics in steps.values()]:
+        if model.targets.name not in encoders:
+            encoders[model.targets.name] = embeddings_asset(model.targets, model.experiment.encoder)
+    grown = [
+        betas_asset(by_operator=by_operator),
+        surface_asset(by_operator=by_operator),
+        *encoders.values(),
+        *(model_asset(metrics.model) for metrics in steps.values()),
+        *(metrics_asset(metrics) for metrics in steps.values()),
+        report_asset(steps),
+    ]
+    fixed = dg.load_assets_from_modules(STAGES)
     return dg.Definitions(
         assets=[
             asset.map_asset_specs(_in_the_catalog)
-            for asset in dg.load_assets_from_modules(STAGES)
+            for asset in (*fixed, *grown)
             if isinstance(asset, dg.AssetsDefinition)
         ],
-        asset_checks=dg.load_asset_checks_from_modules([checks]),
-        jobs=jobs,
+        asset_checks=[
+            *dg.load_asset_checks_from_modules([checks]),
+            *(check for metrics in steps.values() for check in experiment_checks(metrics)),
+        ],
+        jobs=build_jobs(steps),
         schedules=[backfill_schedule(subject, backfill) for subject in SUBJECTS],
-        sensors=[carry_on_sensor(running=bool(backfill.running))],
+        sensors=[
+            carry_on_sensor(map(group_of, experiments.values()), running=bool(backfill.running))
+        ],
         resources={
             "source": SourceResource(url=source_url),
             "store": StoreResource(url=storage_url),

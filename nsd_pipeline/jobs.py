@@ -1,7 +1,8 @@
 """What people ask for by name.
 
-Five jobs are asset jobs, one for each way in which the graph is cut: ``session`` and
-``bold_session`` by session, ``embed`` by stimulus set, ``train`` by cohort, ``report`` not at all.
+Asset jobs stay within one way in which the graph is cut: ``session`` and ``bold_session`` by
+session, ``embed`` by stimulus set, ``train`` by cohort (and ``train_<experiment>``), ``report`` not
+at all.
 A backfill of any of them, by a range of its partitions, is started on its page in the web UI.
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
@@ -11,6 +12,7 @@ Unlike Dagster's asset backfill, which drops everything downstream of a failed p
 on the sessions that could be prepared.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -18,14 +20,19 @@ from pydantic import Field
 
 from nsd_pipeline import partitions, planned_runs
 from nsd_pipeline.checks import AtChance
+from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
+from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.schedules import sessions_of
 from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.steps.images import EncoderConfig
+from nsd_pipeline.steps.measurement import Metrics
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
 from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Store
 
 STARTED_BY_TAG = "nsd/started_by"
 """Run of the job ``subject`` that started a run."""
@@ -47,15 +54,7 @@ embed = dg.define_asset_job(
     "embed",
     selection=dg.AssetSelection.assets("stimuli", "stimulus_embeddings"),
     description="Fetch and embed the images that the sessions at hand showed. To re-embed, choose"
-    " another encoder in the config.",
-    tags=KUBERNETES_GPU,
-)
-
-train = dg.define_asset_job(
-    "train",
-    selection=dg.AssetSelection.assets("fmri_mlp", "retrieval_metrics"),
-    description="Train a cohort's model on the sessions at hand and measure its retrieval. To"
-    " re-train, choose other settings in the config.",
+    " another encoder in the config; to compare encoders, write an experiment.",
     tags=KUBERNETES_GPU,
 )
 
@@ -74,7 +73,10 @@ class SubjectConfig(dg.Config):
     )
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="how images are embedded")
     training: FmriMlpConfig = Field(
-        default=FmriMlpConfig(), description="how the model is trained, and on which preset's data"
+        default=FmriMlpConfig(), description="how models of the default experiment are trained"
+    )
+    experiments: list[str] = Field(
+        default=[DEFAULT], description="what is trained and measured: names of experiments"
     )
     bold: BoldConfig = Field(
         default=BoldConfig(), description="where time series come from, for the preset neuralbench"
@@ -85,21 +87,35 @@ class SubjectConfig(dg.Config):
     )
 
 
-@dg.op(pool=GPU_POOL)
-def every_run(
+def _check_experiments(config: SubjectConfig, known: Mapping[str, type[Metrics]]) -> None:
+    if unknown := [name for name in config.experiments if name not in known]:
+        raise dg.Failure(
+            f"There is no experiment {unknown[0]!r}; there are {', '.join(known)}.",
+            allow_retries=False,
+        )
+
+
+def _do_every_run(
     context: dg.OpExecutionContext,
     config: SubjectConfig,
-    source: SourceResource,
-    store: StoreResource,
+    known: Mapping[str, type[Metrics]],
+    source: Source,
+    store: Store,
 ) -> None:
     """Do what is left to do for a cohort, run by run.
 
-    A session that fails does not stop the others: the model is trained on those that could be
-    prepared, and the job fails at its end, naming the others. So it does if the model is no better
+    A session that fails does not stop the others: models are trained on those that could be
+    prepared, and the job fails at its end, naming the others. So it does if a model is no better
     than guessing.
     """
-    cohort = context.partition_key
-    subjects = partitions.subjects_of_cohort(cohort)
+    _check_experiments(config, known)
+    cohort, experiments = context.partition_key, [known[name] for name in config.experiments]
+    trainings = [
+        config.training if name == DEFAULT else known[name].model.experiment.training
+        for name in config.experiments
+    ]
+    others = any(training.train_on != "own" for training in trainings)
+    subjects = SUBJECTS if others else partitions.subjects_of_cohort(cohort)
     settings = {
         "stimulus_embeddings": config.encoder.model_dump(mode="json"),
         "fmri_mlp": config.training.model_dump(mode="json"),
@@ -119,17 +135,22 @@ def every_run(
         context.log.info(f"{planned.title}: {', '.join(dict.fromkeys(outcome.values()))}")
 
     run(planned_runs.DESIGN)
-    to_do = _sessions_to_do(context, config, source, store)
-    steps = SERIES_STEPS if config.training.windowed else BETAS_STEPS
+    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
     failed: dict[str, str] = {}
-    for planned in planned_runs.prepare(to_do, at_most=1, steps=steps):
-        try:
-            run(planned)
-        except Exception as error:  # whatever it is, it is this session's alone
-            context.log.error(f"{planned.title}: {error}")
-            failed[planned.first] = str(error)
+    for windowed in sorted({training.windowed for training in trainings}):
+        to_do = _sessions_to_do(context, config, wanted, source, store, windowed=windowed)
+        steps = SERIES_STEPS if windowed else BETAS_STEPS
+        for planned in planned_runs.prepare(to_do, at_most=1, steps=steps):
+            try:
+                run(planned)
+            except Exception as error:  # whatever it is, it is this session's alone
+                context.log.error(f"{planned.title}: {error}")
+                failed[planned.first] = str(error)
     problems: list[str] = []
-    for planned in (*planned_runs.embed(subjects), *planned_runs.decode((cohort,))):
+    for planned in (
+        *planned_runs.embed(subjects, experiments),
+        *planned_runs.decode((cohort,), experiments),
+    ):
         try:
             run(planned)
         except AtChance as found:  # the report says so as well
@@ -146,32 +167,62 @@ def every_run(
 def _sessions_to_do(
     context: dg.OpExecutionContext,
     config: SubjectConfig,
-    source: SourceResource,
-    store: StoreResource,
+    wanted: Sequence[str],
+    source: Source,
+    store: Store,
+    *,
+    windowed: bool,
 ) -> list[str]:
     """Sessions that are left of the wanted ones; time series that are done are found to be so."""
-    cohort, bucket = context.partition_key, source.open()
-    subjects = partitions.subjects_of_cohort(cohort)
-    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
-    if config.training.windowed:
-        there = [key for key in wanted if config.bold.has_session(bucket, key)]
+    if windowed:
+        there = [key for key in wanted if config.bold.has_session(source, key)]
         context.log.info(f"Sessions with time series: {len(there)} of {len(wanted)}.")
         return there
-    states = look_at_sessions(bucket, store.open(), wanted)
-    context.log.info(f"Sessions of {cohort}: {states}")
+    states = look_at_sessions(source, store, wanted)
+    context.log.info(f"Sessions of {context.partition_key}: {states}")
     return states.to_do
 
 
-@dg.job(
-    partitions_def=partitions.cohorts,
-    description="One subject to the end, or with partition `all` every subject to the joint model:"
-    " prepares the sessions that are left, embeds their images, trains, measures, reports. Has its"
-    " GPU for all of that time.",
-    tags=KUBERNETES_GPU,
-)
-def subject() -> None:
-    """One cohort from the bucket to the report."""
-    every_run()
+def _subject_job(known: Mapping[str, type[Metrics]]) -> dg.JobDefinition:
+    @dg.op(pool=GPU_POOL)
+    def every_run(
+        context: dg.OpExecutionContext,
+        config: SubjectConfig,
+        source: SourceResource,
+        store: StoreResource,
+    ) -> None:
+        _do_every_run(context, config, known, source.open(), store.open())
+
+    @dg.job(
+        partitions_def=partitions.cohorts,
+        description="One subject to the end, or with partition `all` every subject to the joint"
+        " model: prepares the sessions that are left, embeds their images, trains, measures,"
+        " reports. Has its GPU for all of that time.",
+        tags=KUBERNETES_GPU,
+    )
+    def subject() -> None:
+        every_run()
+
+    return subject
 
 
-jobs: list[Any] = [session, bold_session, embed, train, report, subject]
+def build_jobs(known: Mapping[str, type[Metrics]]) -> list[Any]:
+    """Every job, for experiments by their name."""
+
+    def train(name: str, metrics: type[Metrics]) -> Any:
+        own = name == DEFAULT
+        return dg.define_asset_job(
+            "train" if own else f"train_{metrics.model.experiment.identifier}",
+            selection=dg.AssetSelection.assets(metrics.model.name, metrics.name),
+            description="Train a cohort's models on the sessions at hand and measure their"
+            " retrieval."
+            + (
+                " Other settings in the config replace them: write an experiment to compare."
+                if own
+                else f" Experiment {name}."
+            ),
+            tags=KUBERNETES_GPU,
+        )
+
+    trainings = [train(name, metrics) for name, metrics in known.items()]
+    return [session, bold_session, embed, *trainings, report, _subject_job(known)]

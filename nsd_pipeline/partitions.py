@@ -5,7 +5,8 @@
   sets are disjoint, so that no image is embedded twice;
 - a **subject's space** is where betas of a subject may come from other than fsaverage and MNI,
   with a map of its own to fsaverage5: ``subj01_func1pt8mm``;
-- a **cohort** is what one model is trained on: a subject, or all of them together.
+- a **cohort** is what one model is trained on: a subject, or all of them together. Where others
+  teach a model of a subject, there is one for each subject only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ sessions = dg.StaticPartitionsDefinition(SESSIONS)
 stimulus_sets = dg.StaticPartitionsDefinition(STIMULUS_SETS)
 subject_spaces = dg.StaticPartitionsDefinition(SUBJECT_SPACES)
 cohorts = dg.StaticPartitionsDefinition(COHORTS)
+subjects = dg.StaticPartitionsDefinition(SUBJECTS)
 
 _subject_of = {key: key.split("_")[0] for key in SESSIONS}
 
@@ -74,6 +76,14 @@ sessions_to_cohorts = dg.StaticPartitionMapping(
 stimulus_sets_to_cohorts = dg.StaticPartitionMapping(
     {SHARED: set(COHORTS)} | {subject: {subject, ALL} for subject in SUBJECTS}
 )
+sessions_to_subjects = dg.StaticPartitionMapping(_subject_of)
+sessions_to_every_subject = dg.StaticPartitionMapping(
+    {session: set(SUBJECTS) for session in SESSIONS}
+)
+stimulus_sets_to_every_subject = dg.StaticPartitionMapping(
+    {stimulus_set: set(SUBJECTS) for stimulus_set in STIMULUS_SETS}
+)
+cohorts_to_subjects = dg.StaticPartitionMapping({subject: subject for subject in SUBJECTS})
 
 
 def between(first: str, last: str) -> frozenset[str]:

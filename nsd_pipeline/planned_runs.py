@@ -13,6 +13,7 @@ import dagster as dg
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
 from nsd_pipeline.steps.sessions import BETAS_STEPS
 from nsd_pipeline.steps.step import Step
 
@@ -48,16 +49,24 @@ def prepare(
         yield PlannedRun(assets, first, last)
 
 
-def embed(subjects: Iterable[str]) -> Iterator[PlannedRun]:
-    """Runs that embed what some subjects saw."""
+def embed(
+    subjects: Iterable[str], experiments: Iterable[type[Metrics]] = (RetrievalMetrics,)
+) -> Iterator[PlannedRun]:
+    """Runs that embed what some subjects saw, by the encoders of some experiments."""
+    targets = dict.fromkeys(each.model.targets.name for each in experiments)
     for stimulus_set in (partitions.SHARED, *subjects):
-        yield PlannedRun(("stimuli", "stimulus_embeddings"), stimulus_set, stimulus_set)
+        yield PlannedRun(("stimuli", *targets), stimulus_set, stimulus_set)
 
 
-def decode(cohorts: Iterable[str]) -> Iterator[PlannedRun]:
-    """Runs that train and measure models, and the report of all that there are."""
-    for cohort in cohorts:
-        yield PlannedRun(("fmri_mlp", "retrieval_metrics"), cohort, cohort)
+def decode(
+    cohorts: Sequence[str], experiments: Iterable[type[Metrics]] = (RetrievalMetrics,)
+) -> Iterator[PlannedRun]:
+    """Runs that train and measure models of some experiments, and the report of all there are."""
+    for metrics in experiments:
+        assert metrics.partitions is not None  # noqa: S101  # models are cut by cohort
+        for cohort in cohorts:
+            if cohort in metrics.partitions.get_partition_keys():
+                yield PlannedRun((metrics.model.name, metrics.name), cohort, cohort)
     yield REPORT
 
 

@@ -5,7 +5,6 @@ does the rest: embeddings, models, metrics.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -17,37 +16,14 @@ from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span, range_tags
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.launchers import run_processes
-from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
+from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.session_lists import parse_sessions, sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.sessions import look_at_sessions
 
 _PREFIX = "NSD_BACKFILL_"
-_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 _NOT_ENDED = [status for status in dg.DagsterRunStatus if status.value not in _ENDED]
-
-
-def parse_sessions(text: str) -> tuple[int, ...]:
-    """Session numbers of a list such as ``1-10,15``, in order; ``all`` stands for 1 to 40.
-
-    A ValueError if it is not such a list.
-    """
-    if text.strip() == "all":
-        return tuple(range(1, max(N_SESSIONS.values()) + 1))
-    numbers: set[int] = set()
-    for part in text.split(","):
-        match = _SPAN.fullmatch(part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not 1 <= first <= last:
-            raise ValueError(f"{part!r} is neither a session such as 7, nor a span such as 1-10")
-        numbers |= set(range(first, last + 1))
-    return tuple(sorted(numbers))
-
-
-def sessions_of(subject: str, sessions: str) -> list[str]:
-    """Session keys of those sessions of a list that a subject has."""
-    wanted = parse_sessions(sessions)
-    return [session_key(subject, number) for number in wanted if number <= N_SESSIONS[subject]]
 
 
 class BackfillSettings(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from nsd_pipeline.definitions import build_defs
+from nsd_pipeline.experiments import Experiment
 from nsd_pipeline.storage.opening import open_store
 
 SESSION_ASSETS = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
@@ -35,6 +36,7 @@ class Pipeline:
     artifacts: Path
     encoder: Path
     instance: dg.DagsterInstance
+    experiments: Mapping[str, Experiment] | None = None
 
     @property
     def store(self):
@@ -49,7 +51,7 @@ class Pipeline:
     ) -> dict[str, dict[str, Any]]:
         """Materialize assets for a range of partitions; metadata of each one's last one."""
         keys = [dg.AssetKey(asset) for asset in assets]
-        defs = build_defs(self.source, str(self.artifacts))
+        defs = build_defs(self.source, str(self.artifacts), self.experiments)
         job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
         assert job is not None
         settings: dict[str, Any] = {name: dict(value) for name, value in (config or {}).items()}

@@ -16,7 +16,11 @@ from packaging.utils import canonicalize_name
 
 import nsd_pipeline
 from nsd_pipeline import partitions
-from nsd_pipeline.definitions import defs
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.definitions import build_defs, defs
+from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
+from nsd_pipeline.experiments import Experiment
+from nsd_pipeline.steps.images import embeddings_step
 
 PACKAGE = Path(nsd_pipeline.__file__).parent
 DOMAIN = (
@@ -128,14 +132,44 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 def test_definitions_are_valid() -> None:
     dg.Definitions.validate_loadable(defs)
+    default = {"default": Experiment(name="default")}
+    assert len(list(build_defs("nsd", "artifacts", default).resolve_all_asset_specs())) == 15
     specs = list(defs.resolve_all_asset_specs())
-    assert len(specs) == 14
     assert all(spec.description and spec.kinds and spec.owners for spec in specs)
     tables = {spec.key.to_user_string() for spec in specs if "parquet" in spec.kinds}
-    assert len(tables) == 5
+    assert {"events", "stimulus_embeddings", "retrieval_metrics", "linear_metrics"} < tables
     for spec in specs:
         schema = spec.metadata.get("dagster/column_schema")
         assert (schema is not None) == (spec.key.to_user_string() in tables), spec.key
+
+
+def test_an_experiment_depends_on_what_it_needs_and_on_nothing_else() -> None:
+    encoder = EncoderSettings(model="lab/clip")
+    experiments = {
+        name: Experiment(name=name, **settings)
+        for name, settings in {
+            "default": {},
+            "windows": {"training": TrainingConfig(preset="neuralbench")},
+            "clip": {"encoder": encoder},
+            "clip2": {"encoder": encoder, "training": TrainingConfig(model="FmriLinear")},
+            "later": {"training": TrainingConfig(start_from="clip", train_on="others")},
+        }.items()
+    }
+    graph = build_defs("nsd", "artifacts", experiments).resolve_asset_graph()
+
+    def needs(asset: str) -> set[str]:
+        return {key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys}
+
+    betas = {"fsaverage5_betas", "fsaverage_events"}
+    clip = embeddings_step(encoder).name
+    assert needs("betas") == {"experiment_design"}
+    assert needs("fmri_mlp") == {*betas, "stimulus_embeddings"}
+    assert needs("windows_model") == {"fsaverage5_series", "bold_events", "stimulus_embeddings"}
+    assert needs("clip_model") == needs("clip2_model") == {*betas, clip}
+    assert needs("later_model") == {*betas, "stimulus_embeddings", "clip_model"}
+    spaces = {"mine": Experiment(name="mine", training=TrainingConfig(space="func1mm"))}
+    graph = build_defs("nsd", "artifacts", experiments | spaces).resolve_asset_graph()
+    assert needs("betas") == {"experiment_design", "fsaverage5_operator"}
 
 
 def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> None:

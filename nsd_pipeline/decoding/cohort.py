@@ -21,12 +21,10 @@ from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import ArtifactError, Remake
 from nsd_pipeline.events import read_events
 from nsd_pipeline.events.table import EVENTS_FILE
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, N_SESSIONS, session_key
+from nsd_pipeline.nsd.layout import N_SESSIONS, session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface import SessionRows, read_roi_vertices, series_layout
-
-N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
+from nsd_pipeline.surface import SessionRows, series_layout
 
 _THREADS: Final = 16
 """Artifacts that are opened at once: on S3 each takes some requests, and a cohort has up to 284."""
@@ -102,8 +100,30 @@ class Cohort:
         """Keys of its sessions, in order."""
         return list(self.fmri)
 
-    def require_encoder(self, then: Mapping[str, Any]) -> None:
-        """Make sure that the images are embedded by the encoder of an earlier time.
+    def require_space(self, wanted: str | None) -> None:
+        """Make sure that the fMRI came from the space that it has to come from, if any.
+
+        Raises
+        ------
+        ArtifactError
+            If it came from another one.
+        """
+        if wanted not in (None, self.space):
+            raise ArtifactError(
+                f"The fMRI of {self.name} came from the space {self.space}, but the model is to"
+                f" learn from {wanted} (its setting `space`).",
+                next_step=f"make the sessions in the space {wanted}, or leave `space` empty.",
+            )
+
+    def require_encoder(self, then: Mapping[str, Any], model: str) -> None:
+        """Make sure that the images are embedded by the encoder that a model was trained for.
+
+        Parameters
+        ----------
+        then
+            Settings of that encoder.
+        model
+            Name of the step that made the model.
 
         Raises
         ------
@@ -114,8 +134,8 @@ class Cohort:
             raise ArtifactError(
                 f"The model of {self.name} was trained on embeddings of {describe_encoder(then)},"
                 f" but those in the store are now of {describe_encoder(self.encoder)}.",
-                next_step=f"make fmri_mlp of {self.name} again, to train it on the new ones.",
-                remake=Remake("fmri_mlp", self.name),
+                next_step=f"make {model} of {self.name} again, to train it on the new ones.",
+                remake=Remake(model, self.name),
             )
 
 
@@ -217,27 +237,38 @@ def read_targets(store: Store, cohort: Cohort) -> tuple[Integers, Floats]:
     return np.concatenate(ids), np.concatenate(embeddings)
 
 
-def read_data(store: Store, cohort: Cohort, trials: pd.DataFrame, config: TrainingConfig) -> Trials:
+def read_data(
+    store: Store,
+    cohort: Cohort,
+    trials: pd.DataFrame,
+    config: TrainingConfig,
+    vertices: Integers | None = None,
+) -> Trials:
     """Read fMRI and targets of some of the trials that `read_trials` gave, each at most once.
+
+    Parameters
+    ----------
+    store, cohort, trials, config
+        Which trials, where they are, and how their fMRI is read.
+    vertices
+        Which fsaverage5 vertices (V,) to read; all of them if None.
 
     Raises
     ------
     NotEnoughDataError
         If there is too little memory.
     ArtifactError
-        If an artifact is damaged, an image has no embedding, or regions of interest differ.
+        If an artifact is damaged, or an image has no embedding.
     """
     n_times, first = 1, "trial"
     if config.windowed:
         trials, n_times, _ = _windows(store, cohort, trials, config)
         first = "sample"
-    vertices = read_vertices(store, cohort, trials, config)
-    chosen = vertices if len(vertices) < N_VERTICES else None
     sessions = list(by_session(trials))
 
     def open_session(session: tuple[str, int]) -> SessionRows:
         group = store.zarr(cohort.fmri[session_key(*session)])
-        return SessionRows(group, vertices=chosen, zscore=config.zscore)
+        return SessionRows(group, vertices=vertices, zscore=config.zscore)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         opened = dict(zip(sessions, threads.map(open_session, sessions), strict=True))
@@ -249,31 +280,6 @@ def read_data(store: Store, cohort: Cohort, trials: pd.DataFrame, config: Traini
         first=first,
         memory=Memory(config.memory_gb, config.data_dtype, config.batch_size),
     )
-
-
-def read_vertices(
-    store: Store, cohort: Cohort, trials: pd.DataFrame, config: TrainingConfig
-) -> Integers:
-    """Which fsaverage5 vertices (V,) the fMRI of trials has: all, if nothing restricts them.
-
-    Raises
-    ------
-    ArtifactError
-        If only a region is wanted, and sessions were written with none or with different ones.
-    """
-    if not config.roi or config.windowed:
-        return np.arange(N_VERTICES)
-    first, *others = (session_key(*each) for each in by_session(trials))
-    vertices = read_roi_vertices(store.zarr(cohort.fmri[first]))
-    for other in others:
-        if not np.array_equal(vertices, read_roi_vertices(store.zarr(cohort.fmri[other]))):
-            raise ArtifactError(
-                f"The betas of {first} and {other} were written with different regions of"
-                " interest.",
-                next_step="make fsaverage5_betas of both with the same roi, roi_above and"
-                " roi_up_to.",
-            )
-    return vertices
 
 
 def check_unchanged(store: Store, cohort: Cohort) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from nsd_pipeline.nsd.session_lists import check_choice
 
 PresetName = Literal["betas", "neuralbench"]
 """Which data a model is trained on: see ``cohort``."""
@@ -127,7 +129,12 @@ class TrainingConfig(BaseModel):
             "validation and prediction are float32 either way."
         ),
     )
-    seed: int = Field(default=0, ge=0, description="Seed of initial weights and dropout.")
+    seeds: list[int] = Field(
+        default=[0, 1, 2],
+        min_length=1,
+        description="Seeds of initial weights and dropout: a model for each, trained one after the"
+        " other on data that is read once.",
+    )
     data_seed: int = Field(default=33, ge=0, description="Seed of the order of the trials.")
 
     preset: PresetName = Field(
@@ -139,10 +146,43 @@ class TrainingConfig(BaseModel):
         default=True,
         description="Z-score betas of each vertex within session. Time series always are, by run.",
     )
-    roi: bool = Field(
-        default=False,
-        description="Betas: use only the vertices of the region that fsaverage5_betas were written"
-        " with (its `roi`).",
+    space: str | None = Field(
+        default=None,
+        description="Space that the fMRI has to come from, such as fsaverage or func1pt8mm; null:"
+        " the one that it was prepared from.",
+    )
+    region: str | None = Field(
+        default=None,
+        description="Use only the vertices of a region: one of NSD's on fsaverage, such as"
+        " nsdgeneral or streams, or a path on this machine with {hemisphere} for lh and rh (.mgz,"
+        " .mgh, .label). null: all vertices.",
+    )
+    region_above: float = Field(
+        default=0.0, description="A vertex's label has to be above this to be in the region."
+    )
+    region_up_to: float | None = Field(
+        default=None, description="And not above this: 4 and 5 select stream 5, the ventral one."
+    )
+    sessions: str = Field(
+        default="all",
+        description="Sessions of each subject to learn from: 1-10,15, first 5, or all at hand."
+        " Tested is on all of them.",
+    )
+    hold_out: str = Field(
+        default="",
+        description="Sessions that are neither learned from nor part of the test, such as 38-40:"
+        " a second test, of their images that were not learned.",
+    )
+    train_on: Literal["own", "others", "all"] = Field(
+        default="own",
+        description="Whose trials a subject's model learns from: the subject's own, those of all"
+        " other subjects (a new subject, of whom nothing is known), or everybody's. Tested is on"
+        " the subject alone.",
+    )
+    start_from: str | None = Field(
+        default=None,
+        description="Experiment whose weights, of the same cohort and seed, the training begins"
+        " with, instead of random ones.",
     )
     window_start: float = Field(
         default=2.0, description="Windows: seconds from an image's onset to its window."
@@ -177,12 +217,43 @@ class TrainingConfig(BaseModel):
         " Batches and results are those of one process.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ridge_has_one_seed(cls, settings: Any) -> Any:
+        """Of ridge there is one model: nothing of it is drawn."""
+        if isinstance(settings, dict) and settings.get("model") == "ridge":
+            seeds = settings.get("seeds", cls.model_fields["seeds"].default)
+            return {**settings, "seeds": seeds[:1]}
+        return settings
+
+    @field_validator("sessions", "hold_out")
+    @classmethod
+    def _check_sessions(cls, text: str) -> str:
+        return check_choice(text) if text else text
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: list[int]) -> list[int]:
+        if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise ValueError("seeds are different numbers from 0")
+        return seeds
+
+    @classmethod
+    def of_model(cls, recorded: Mapping[str, Any]) -> Self:
+        """Settings of a model as its manifest has them, whichever version of the code made it."""
+        known = {name: value for name, value in recorded.items() if name in cls.model_fields}
+        if "seed" in recorded:  # there was one, and only one model
+            known["seeds"] = [recorded["seed"]]
+        return cls(**known)
+
     @model_validator(mode="after")
     def _fits_the_model(self) -> Self:
         if self.arguments and self.model in KNOWN_MODELS:
             raise ValueError(f"`arguments` are for a class of your own; {self.model} takes none")
         if min(self.alphas) <= 0:
             raise ValueError("`alphas` must be above zero")
+        if self.start_from and self.model == "ridge":
+            raise ValueError("`start_from` is for what is trained; ridge is fitted at once")
         return self
 
     @property

@@ -9,13 +9,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
@@ -23,12 +26,17 @@ from pydantic import BaseModel, ConfigDict
 from nsd_pipeline import decoding
 from nsd_pipeline.decoding.cohort import Cohort, check_unchanged, read_data
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
+from nsd_pipeline.decoding.rows import Integers
 from nsd_pipeline.errors import NsdError, Remake
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 
 TRIALS_FILE: Final = "trials.parquet"
+VERTICES_FILE: Final = "vertices.npy"
 HISTORY_FILE: Final = "history.parquet"
+
+if TYPE_CHECKING:
+    import torch
 
 _EPOCH = "epoch "
 """Begins a line of a process's output that has an epoch's row, as JSON."""
@@ -48,9 +56,12 @@ class TrainingPlan(BaseModel):
     config
         Settings of the training.
     folder
-        Holds ``trials.parquet``, with the splits; model and history go there.
-    checkpoint
-        File that says where the training stands.
+        Holds ``trials.parquet``, with the splits, and ``vertices.npy`` if the model is restricted
+        to a region; models and history go there.
+    start_from
+        Folder of the models whose weights are begun with; None to begin with random ones.
+    checkpoints
+        Folder of the files that say where each seed's training stands.
     recipe
         Digest of all that the model is made from. A checkpoint of another one is not used.
     """
@@ -61,7 +72,8 @@ class TrainingPlan(BaseModel):
     cohort: Cohort
     config: TrainingConfig
     folder: Path
-    checkpoint: Path
+    start_from: Path | None = None
+    checkpoints: Path
     recipe: str
 
 
@@ -71,7 +83,7 @@ def train_model(
     lease: Callable[[], AbstractContextManager[str | None]],
     on_epoch: OnEpoch,
 ) -> dict[str, Any]:
-    """Train a cohort's model and write it, with its history, to the plan's folder.
+    """Train a cohort's model with each seed; write them and their history to the plan's folder.
 
     Parameters
     ----------
@@ -83,12 +95,12 @@ def train_model(
         Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
         the choice to torch. Called once for each process.
     on_epoch
-        Called after every epoch.
+        Called after every epoch, with its row of the history and its ``seed``.
 
     Returns
     -------
     dict
-        Metadata of the model that was written.
+        Metadata of the models that were written.
 
     Raises
     ------
@@ -124,8 +136,8 @@ def alone(plan: TrainingPlan) -> Iterator[None]:
     NsdError
         If another process of this machine trains it.
     """
-    plan.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.checkpoint.with_name("training.lock"))
+    plan.checkpoints.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(plan.checkpoints / "training.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -148,39 +160,133 @@ def _train_here(
     Returns
     -------
     dict or None
-        Metadata of the model that was written; None in all but the first process.
+        Metadata of the models that were written; None in all but the first process.
     """
     from torch import distributed
 
     trials = pd.read_parquet(plan.folder / TRIALS_FILE)
-    data = read_data(store, plan.cohort, trials[trials["split"] != "test"], plan.config)
-    check_unchanged(store, plan.cohort)
-    result = decoding.train(
+    data = read_data(
+        store,
+        plan.cohort,
+        trials[trials["split"].isin(["train", "val"])],
         plan.config,
-        data.split("train"),
-        data.split("val"),
-        device=device,
-        checkpoint=decoding.Checkpoint(plan.checkpoint, plan.recipe),
-        on_epoch=on_epoch,
+        read_vertices(plan.folder),
     )
+    check_unchanged(store, plan.cohort)
+    fitted = _fit(plan, data.split("train"), data.split("val"), device, on_epoch)
     kept = "in memory"
     if isinstance(data.rows, decoding.StoredRows):
         kept = f"read in every epoch, shuffled among {data.rows.window} trials"
         check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
-    decoding.save_model(plan.folder, result.model, plan.config)
-    result.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    for seed, model in fitted.models.items():
+        decoding.save_model(seed_folder(plan.folder, plan.config, seed), model, plan.config)
+    fitted.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    first = fitted.models[plan.config.seeds[0]]
+    monitor = plan.config.monitor
     return {
         "vertices": data.n_vertices,
-        "parameters": decoding.n_parameters(result.model),
-        "epochs": len(result.history),
-        "best epoch": int(result.best_epoch),
-        plan.config.monitor: float(result.best_score),
-        "device": str(next(result.model.parameters()).device),
-        "seconds": float(result.history["seconds"].sum()),
+        "parameters": decoding.n_parameters(first),
+        monitor: float(np.mean([each[monitor] for each in fitted.trainings])),
+        "trainings": fitted.trainings,
+        "device": str(next(first.parameters()).device),
+        "seconds": fitted.seconds,
         "data": kept,
     }
+
+
+class _Fitted(NamedTuple):
+    """Models by seed, their history, how each came about in a line, and how long all took."""
+
+    models: "Mapping[int, decoding.Decoder]"
+    history: pd.DataFrame
+    trainings: list[dict[str, float]]
+    seconds: float
+
+
+def _fit(
+    plan: TrainingPlan,
+    learn: "decoding.Trials",
+    validate: "decoding.Trials",
+    device: str | None,
+    on_epoch: OnEpoch,
+) -> _Fitted:
+    """Train a model for each seed, or fit a ridge regression."""
+    config, monitor = plan.config, plan.config.monitor
+    if config.model == "ridge":
+        begun = time.perf_counter()
+        ridge = decoding.fit_ridge(
+            learn,
+            validate,
+            alphas=config.alphas,
+            per_target=config.alpha_per_target,
+            device=device,
+            batch_size=config.batch_size,
+        )
+        line = {
+            "smallest alpha": float(ridge.alphas.min()),
+            "largest alpha": float(ridge.alphas.max()),
+            "val/r2": ridge.scores["val/r2"],
+            monitor: ridge.scores[monitor],
+        }
+        seconds = time.perf_counter() - begun
+        return _Fitted({config.seeds[0]: ridge.model}, ridge.history, [line], seconds)
+    # A seed that is done keeps its checkpoint until all are: a run that goes on finds it finished.
+    results = {
+        seed: decoding.train(
+            config,
+            learn,
+            validate,
+            seed=seed,
+            device=device,
+            checkpoint=decoding.Checkpoint(plan.checkpoints / f"seed_{seed}", plan.recipe),
+            on_epoch=partial(_with_seed, on_epoch, seed),
+            start_from=_start_of(plan, seed),
+        )
+        for seed in config.seeds
+    }
+    history = pd.concat(
+        [result.history.assign(seed=seed) for seed, result in results.items()], ignore_index=True
+    )
+    lines = [
+        {
+            "seed": seed,
+            "epochs": len(result.history),
+            "best epoch": int(result.best_epoch),
+            monitor: float(result.best_score),
+        }
+        for seed, result in results.items()
+    ]
+    models = {seed: result.model for seed, result in results.items()}
+    return _Fitted(models, history, lines, float(history["seconds"].sum()))
+
+
+def _start_of(plan: TrainingPlan, seed: int) -> "Mapping[str, torch.Tensor] | None":
+    """Weights that a seed's training begins with; None for random ones.
+
+    Those of the same seed, or of the first one where there is no such.
+    """
+    if plan.start_from is None:
+        return None
+    folder = plan.start_from / f"seed_{seed}"
+    found = folder if folder.exists() else plan.start_from
+    return decoding.load_model(found, trusted=plan.config).state_dict()
+
+
+def _with_seed(on_epoch: OnEpoch, seed: int, row: Mapping[str, float]) -> None:
+    on_epoch({**row, "seed": seed})
+
+
+def read_vertices(folder: Path) -> Integers | None:
+    """Numbers (V,) of the fsaverage5 vertices that a model has; None if it has all of them."""
+    path = folder / VERTICES_FILE
+    return np.load(path, allow_pickle=False) if path.exists() else None
+
+
+def seed_folder(folder: Path, config: TrainingConfig, seed: int) -> Path:
+    """Where the model of a seed lies: the first one in the artifact's own folder, as ever."""
+    return folder if seed == config.seeds[0] else folder / f"seed_{seed}"
 
 
 def _train_in_processes(
@@ -188,7 +294,7 @@ def _train_in_processes(
 ) -> dict[str, Any]:
     """Train in one process for each device; the result is that of one process, to rounding."""
     n_processes = len(devices)
-    scratch = plan.checkpoint.parent
+    scratch = plan.checkpoints
     plan_file, error_file = scratch / "plan.json", scratch / _ERROR_FILE
     plan_file.write_text(plan.model_dump_json())
     error_file.unlink(missing_ok=True)

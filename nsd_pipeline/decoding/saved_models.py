@@ -175,17 +175,24 @@ class Checkpoint:
     recipe: str
 
     def write(
-        self, config: TrainingConfig, device: torch.device, tensors: Tensors, notes: Notes
+        self,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        tensors: Tensors,
+        notes: Notes,
     ) -> None:
         """Replace the checkpoint: tensors on any device, and everything else as JSON has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        header = {"identity": self._identity(config, device), "notes": json.dumps(notes)}
+        header = {"identity": self._identity(config, seed, device), "notes": json.dumps(notes)}
         with replacing(self.path) as partial:
             save_file(
                 {name: value.cpu() for name, value in tensors.items()}, partial, metadata=header
             )
 
-    def read(self, config: TrainingConfig, device: torch.device) -> tuple[Tensors, Notes] | None:
+    def read(
+        self, config: TrainingConfig, seed: int, device: torch.device
+    ) -> tuple[Tensors, Notes] | None:
         """Read the checkpoint of this very training, or say why there is nothing to go on from.
 
         A damaged checkpoint, or one of other settings or other data, is of no use to anybody: the
@@ -196,7 +203,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = file.metadata() or {}
-                if header.get("identity") != self._identity(config, device):
+                if header.get("identity") != self._identity(config, seed, device):
                     _LOGGER.warning(
                         "%s is of another training; starting from the beginning.", self.path
                     )
@@ -208,7 +215,7 @@ class Checkpoint:
             _LOGGER.warning("%s is damaged (%s); starting from the beginning.", self.path, error)
             return None
 
-    def _identity(self, config: TrainingConfig, device: torch.device) -> str:
+    def _identity(self, config: TrainingConfig, seed: int, device: torch.device) -> str:
         """Digest of all that decides how the training goes."""
-        decisive = [self.recipe, config.decisive(), device.type, torch.__version__]
+        decisive = [self.recipe, config.decisive(), seed, device.type, torch.__version__]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

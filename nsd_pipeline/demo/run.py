@@ -7,7 +7,7 @@ nothing here knows that a dataset is generated.
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -20,25 +20,25 @@ from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill
 from nsd_pipeline.errors import NsdError
+from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
 from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
-from nsd_pipeline.report import as_read, differing_settings, metric_label, to_markdown
+from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.decoding import (
-    FMRI_STEPS,
-    METRICS_FILE,
-    FmriMlp,
-    FmriMlpConfig,
-    RetrievalMetrics,
-)
-from nsd_pipeline.steps.report import PAGE_FILE, Report, comparable_settings
+from nsd_pipeline.steps.ceiling import Ceiling
+from nsd_pipeline.steps.decoding import FMRI_STEPS
+from nsd_pipeline.steps.measurement import METRICS_FILE, Metrics, metrics_steps
+from nsd_pipeline.steps.report import PAGE_FILE, Report
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
-_SHOWN = ("top1_acc", "top5_acc", "top10_acc", "top1_acc_instance-agg", "median_retrieval_rank")
+_SHOWN = ("top5_acc", "top1_acc", "top5_acc_instance-agg", "median_retrieval_rank")
+
+EXPERIMENTS: Final = ("default", "linear", "ridge")
+"""What the demo trains, unless told otherwise."""
 
 COARSE_RECORDINGS: Final = {
     "fsaverage5_series": {"query": "type != 'Fmri' or space == 'fsaverage5'"}
@@ -46,40 +46,46 @@ COARSE_RECORDINGS: Final = {
 """The demo's recordings are on a coarse mesh, to be small; docs/windows.md says so. Nothing else is
 set: the demo's models are those that a user gets who sets nothing."""
 
-
-def settings_of(preset: PresetName) -> dict[str, dict[str, Any]]:
-    """What the demo sets for a task, by asset: the task itself, and nothing for the default one."""
-    if preset == FmriMlpConfig().preset:
-        return {}
-    return {"fmri_mlp": {"preset": preset}, **COARSE_RECORDINGS}
+_STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
 
 
 @click.command()
 @click.option(
-    "--preset",
-    type=click.Choice(list(FMRI_STEPS)),
-    default="betas",
+    "--experiment",
+    "names",
+    multiple=True,
+    default=EXPERIMENTS,
     show_default=True,
-    help="The task: betas, or the reference's windows of time series.",
+    help="What is trained and measured; may be repeated.",
 )
-def main(preset: PresetName) -> None:
+def main(names: tuple[str, ...]) -> None:
     """Materialize everything that the source has, and print the metrics beside chance."""
+    try:
+        known = metrics_steps(read_experiments(chosen_file()))
+    except NsdError as error:
+        raise click.ClickException(str(error)) from error
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"no experiment is {unknown[0]!r}; there are {', '.join(known)}")
+    experiments = {name: known[name] for name in names}
+    presets = list(
+        dict.fromkeys(each.model.experiment.training.preset for each in experiments.values())
+    )
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()
-    sessions = [key for key in partitions.SESSIONS if _is_there(source, key, preset)]
+    sessions = [key for key in partitions.SESSIONS if _is_there(source, key, presets)]
     if not sessions:
-        raise click.ClickException(
-            f"{source.url} has no session of {FMRI_STEPS[preset][2]} that could be used."
-        )
+        what = " and ".join(FMRI_STEPS[preset][2] for preset in presets)
+        raise click.ClickException(f"{source.url} has no session of {what} that could be used.")
     subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    steps = SERIES_STEPS if preset == "neuralbench" else BETAS_STEPS
+    prepared, betas = [_STEPS[preset] for preset in presets], "betas" in presets
     everything: list[PlannedRun | Backfill] = [
         DESIGN,
-        Backfill(tuple(step.name for step in steps), tuple(sessions)),
-        *embed(subjects),
-        *decode((*subjects, partitions.ALL)),
+        *(Backfill(tuple(step.name for step in steps), tuple(sessions)) for steps in prepared),
+        *(PlannedRun((Ceiling.name,), subject, subject) for subject in subjects if betas),
+        *embed(subjects, experiments.values()),
+        *decode((*subjects, partitions.ALL), experiments.values()),
     ]
-    settings, at_chance = settings_of(preset), []
+    settings, at_chance = (COARSE_RECORDINGS if "neuralbench" in presets else {}), []
     try:
         history = open_history()
     except NsdError as error:
@@ -96,7 +102,7 @@ def main(preset: PresetName) -> None:
             except dg.Failure as failure:
                 raise click.ClickException(str(failure.description)) from failure
             click.echo(f"      {', '.join(said)} ({time.perf_counter() - started:.1f} s)")
-    _print_results(store)
+    _print_results(store, experiments)
     if at_chance:
         raise click.ClickException("\n\n".join(at_chance))
 
@@ -104,7 +110,7 @@ def main(preset: PresetName) -> None:
 def _run(
     instance: dg.DagsterInstance,
     planned: PlannedRun | Backfill,
-    settings: dict[str, dict[str, Any]],
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> Iterable[str]:
     """Do one run, or the backfill; what there is to say of its artifacts."""
     if isinstance(planned, Backfill):
@@ -113,10 +119,12 @@ def _run(
     return dict.fromkeys(outcome.values())
 
 
-def _is_there(source: Source, session: str, preset: PresetName) -> bool:
-    """Whether a session can be prepared for a preset."""
-    if preset == "neuralbench":
-        return BoldConfig().has_session(source, session)
+def _is_there(source: Source, session: str, presets: Sequence[PresetName]) -> bool:
+    """Whether a session can be prepared for some presets."""
+    if "neuralbench" in presets and not BoldConfig().has_session(source, session):
+        return False
+    if "betas" not in presets:
+        return True
     first, *_ = betas_keys(*parse_session_key(session), "fsaverage")
     return first in source.list(first)
 
@@ -126,31 +134,22 @@ def _url(resource: str) -> str:
     return str((defs.resources or {})[resource].url)
 
 
-def _print_results(store: Store) -> None:
-    measured = {
-        cohort: pd.read_parquet(store.folder(key) / METRICS_FILE).set_index("metric").to_dict()
-        for cohort in partitions.COHORTS
-        if store.manifest(key := RetrievalMetrics.key(cohort))
-    }
-    rows = [
-        {
-            "cohort": cohort,
-            "metric": metric_label(name),
-            "value": as_read(name, table["value"][name]),
-            "chance": as_read(name, table["chance"][name]),
-        }
-        for cohort, table in measured.items()
-        for name in _SHOWN
-    ]
-    click.echo(f"\n{to_markdown(pd.DataFrame(rows))}\n")
-    models = [store.manifest(FmriMlp.key(cohort)) for cohort in measured]
-    if different := differing_settings(
-        {str(model.partition): comparable_settings(model) for model in models if model}
-    ):
-        click.echo("These cohorts were made with different settings:")
-        click.echo(
-            f"{to_markdown(pd.DataFrame(different).T.rename_axis('setting').reset_index())}\n"
-        )
+def _print_results(store: Store, experiments: Mapping[str, type[Metrics]]) -> None:
+    rows: list[dict[str, Any]] = []
+    for name, step in experiments.items():
+        for cohort in partitions.COHORTS:
+            if (found := store.manifest(step.key(cohort))) is None:
+                continue
+            table = pd.read_parquet(store.folder(found.key) / METRICS_FILE).set_index("metric")
+            rows.append(
+                {"experiment": name, "cohort": cohort}
+                | {
+                    metric_label(metric): as_read(metric, table["value"].to_dict()[metric])
+                    for metric in _SHOWN
+                }
+                | {f"chance of {metric_label(_SHOWN[0])}": table["chance"].to_dict()[_SHOWN[0]]}
+            )
+    click.echo(f"\nMeans over seeds:\n\n{to_markdown(pd.DataFrame(rows))}\n")
     page = store.folder(Report.key()) / PAGE_FILE
     click.echo(f"Figures and how the numbers came about:  {page}")
     click.echo("The same in the web UI:                  make ui")

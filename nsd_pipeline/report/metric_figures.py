@@ -138,7 +138,8 @@ def training_curves(
     ----------
     history
         One row per epoch with ``epoch``, ``train/loss``, ``val/loss``, ``val/batch_top1_acc``,
-        ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and ``learning_rate``.
+        ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and ``learning_rate``; of
+        several seeds one after the other, told apart by ``seed``.
     batch_size
         Trials per validation batch; with it, chance level is drawn too.
     monitor
@@ -155,25 +156,30 @@ def training_curves(
             f"The training history has {len(history)} epochs and lacks the columns {missing}.",
             next_step="pass the history that training returns.",
         )
-    epoch = history["epoch"].to_numpy()
-    # Without validation trials the monitor is NaN in every epoch, and argmax needs a number.
-    best = epoch[history[monitor].fillna(-np.inf).to_numpy().argmax()]
-
+    seeds = [each for _, each in history.groupby("seed")] if "seed" in history else [history]
     figure = new_figure(8.4, 2.8)
     loss, top, rate = figure.subplots(1, 3, width_ratios=(1.1, 1.25, 0.85))
     for axes in (loss, top, rate):
-        label = f"model kept: epoch {best}" if axes is rate else None
-        axes.axvline(best, color=VERMILION, lw=1.0, ls=_DASHED, zorder=1, label=label)
+        for each in seeds:
+            # Without validation trials the monitor is NaN in every epoch; argmax needs a number.
+            best = each["epoch"].iloc[each[monitor].fillna(-np.inf).to_numpy().argmax()]
+            label = f"kept: epoch {best}" if axes is rate else None
+            axes.axvline(best, color=VERMILION, lw=1.0, ls=_DASHED, zorder=1, label=label)
         axes.grid(axis="y", color=FAINT, lw=0.6)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
-    loss.plot(epoch, history["train/loss"], color=MUTED, lw=1.6, label="training")
-    loss.plot(epoch, history["val/loss"], color=BLUE, lw=1.6, label="validation")
+    def plot(axes: "Axes", column: str, scale: float, color: str, label: str | None) -> None:
+        """Draw a line for each seed, the first one named in the legend."""
+        for number, each in enumerate(seeds):
+            values, name = scale * each[column], label if number == 0 else None
+            axes.plot(each["epoch"], values, color=color, lw=1.6 - 0.6 * bool(number), label=name)
+
+    plot(loss, "train/loss", 1, MUTED, "training")
+    plot(loss, "val/loss", 1, BLUE, "validation")
     style(loss, title="CLIP loss", xlabel="epoch")
 
     for k, color in _TOP_K.items():
-        percent = 100 * history[f"val/batch_top{k}_acc"]
-        top.plot(epoch, percent, color=color, lw=1.6, label=f"top-{k}")
+        plot(top, f"val/batch_top{k}_acc", 100, color, f"top-{k}")
         if batch_size is not None:
             top.axhline(100 * min(1.0, k / batch_size), color=color, lw=0.9, ls=_DOTTED)
     if batch_size is not None:
@@ -184,7 +190,7 @@ def training_curves(
 
     peak = float(history["learning_rate"].max())
     exponent = int(np.floor(np.log10(peak))) if peak > 0 else 0
-    rate.plot(epoch, history["learning_rate"] / 10.0**exponent, color=INK, lw=1.6)
+    plot(rate, "learning_rate", 10.0**-exponent, INK, None)
     rate.set_ylim(0, None)
     style(rate, title="Learning rate", xlabel="epoch", ylabel=rf"$\times\,10^{{{exponent}}}$")
     return to_png(figure)

@@ -1,36 +1,37 @@
-"""From brain to image: a model per cohort, and how well it retrieves what was seen."""
+"""From brain to image: models of a cohort, one for each seed of an experiment."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Final
 
 import dagster as dg
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from nsd_pipeline import decoding, evaluation, partitions, report
-from nsd_pipeline.automation import CARRY_ON, CARRY_ON_AFTER_EMBEDDING
-from nsd_pipeline.decoding.cohort import (
-    N_VERTICES,
-    Cohort,
-    read_data,
-    read_trials,
-    read_vertices,
-    sessions_with,
-)
+from nsd_pipeline import partitions, report
+from nsd_pipeline.automation import carry_on_after
+from nsd_pipeline.decoding.choice import choose_trials, subjects_involved
+from nsd_pipeline.decoding.cohort import Cohort, read_trials, sessions_with
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.processes import HISTORY_FILE, TRIALS_FILE, TrainingPlan, train_model
+from nsd_pipeline.decoding.processes import (
+    HISTORY_FILE,
+    TRIALS_FILE,
+    VERTICES_FILE,
+    TrainingPlan,
+    train_model,
+)
 from nsd_pipeline.embeddings import describe_encoder
-from nsd_pipeline.errors import NotEnoughDataError, Remake
-from nsd_pipeline.evaluation.chance import Verdict, against_chance
+from nsd_pipeline.errors import NotEnoughDataError, NsdError, Remake
 from nsd_pipeline.events import assign_validation, check_split
+from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.nsd.layout import SUBJECTS, session_key
+from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, parse_session_key, session_key
+from nsd_pipeline.nsd.small_files import LabelFiles, find_labels
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
-from nsd_pipeline.steps.images import Embeddings, Stimuli
+from nsd_pipeline.steps.images import Embeddings, embeddings_step
 from nsd_pipeline.steps.running import materialize, step_asset, write_figure
 from nsd_pipeline.steps.series_files import SeriesEvents
 from nsd_pipeline.steps.series_surface import Series
@@ -39,13 +40,7 @@ from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
-
-METRICS_FILE = "metrics.parquet"
-RANKS_FILE = "ranks.parquet"
-TOP_FILE = "top10.parquet"
-
-_HEADLINES = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
-_MEDIAN = "median_retrieval_rank"
+from nsd_pipeline.surface import read_roi
 
 FMRI_STEPS: Final[dict[str, tuple[type[Step], type[Step], str]]] = {
     "betas": (SurfaceBetas, FsaverageEvents, "betas"),
@@ -55,88 +50,187 @@ FMRI_STEPS: Final[dict[str, tuple[type[Step], type[Step], str]]] = {
 
 
 class FmriMlpConfig(TrainingConfig, dg.Config):
-    """How a model is trained: the reference's settings, and what it is trained on."""
+    """How the default experiment's models are trained: the reference's settings, unless changed."""
 
 
-class FmriMlp(Step):
-    """A cohort's trained model."""
+class Model(Step):
+    """Trained models of one experiment: for each cohort, one for each seed.
 
-    name = "fmri_mlp"
+    Attributes
+    ----------
+    experiment
+        The experiment.
+    targets
+        Step of the embeddings that its models estimate.
+    starts_from
+        Step of the models whose weights they begin with, if any.
+    """
+
     code_version = "2"
     partitions = partitions.cohorts
+    experiment: ClassVar[Experiment]
+    targets: ClassVar[type[Embeddings]] = Embeddings
+    starts_from: "ClassVar[type[Model] | None]" = None
 
     def __init__(
-        self, store: Store, config: FmriMlpConfig, gpu: GpuResource, log: Callable[[str], None]
+        self,
+        store: Store,
+        open_source: Callable[[], Source],
+        config: TrainingConfig,
+        gpu: GpuResource,
+        log: Callable[[str], None],
     ) -> None:
         super().__init__(store)
         self.config, self.gpu, self._log = config, gpu, log
+        # The source is opened for NSD's own regions only: a path needs no bucket, and no terms.
+        self._labels = find_labels(open_source, config.region) if config.region else None
         self._cohorts: dict[str, Cohort] = {}
 
     def plan(self, partition: str) -> Plan:
-        fmri, _, what = FMRI_STEPS[self.config.preset]
-        subjects = partitions.subjects_of_cohort(partition)
-        sessions = sessions_with(self.store, fmri.folder(), subjects)
-        if not sessions:
+        config = self.config
+        if ":" in config.model and config.model != self.experiment.training.model:
+            raise NsdError(
+                f"{self.name} cannot have a class of your own ({config.model}).",
+                next_step="write an experiment with it: only its file says which code is run.",
+            )
+        fmri, _, what = FMRI_STEPS[config.preset]
+        own = partitions.subjects_of_cohort(partition)
+        sessions = sessions_with(self.store, fmri.folder(), subjects_involved(own, config))
+        if not any(session.startswith(own) for session in sessions):
             raise NotEnoughDataError(
-                f"No session of {' or '.join(subjects)} has {what} on fsaverage5 in"
-                f" {self.store.url}.",
+                f"No session of {' or '.join(own)} has {what} on fsaverage5 in {self.store.url}.",
                 next_step=f"make {fmri.name} of a session, and what it needs, or choose another"
                 " preset.",
-                remake=Remake(fmri.name, session_key(subjects[0], 1)),
+                remake=Remake(fmri.name, session_key(own[0], 1)),
             )
-        cohort = collect_cohort(self.store, partition, self.config.preset, sessions)
+        cohort = collect_cohort(self.store, partition, config.preset, sessions, self.targets)
+        cohort.require_space(config.space)
         self._cohorts[partition] = cohort
-        return Plan(inputs=cohort.inputs, settings=self.config.decisive())
+        inputs = {**cohort.inputs, **(self._labels.versions if self._labels else {})}
+        if self.starts_from:
+            begun = self.starts_from.made(self.store, partition)
+            inputs[begun.key] = begun.fingerprint
+        return Plan(inputs=inputs, settings=config.decisive())
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         config, cohort = self.config, self._cohorts[partition]
-
-        def log_epoch(epoch: Mapping[str, float]) -> None:
-            self._log(
-                f"epoch {epoch['epoch']:.0f}: train loss {epoch['train/loss']:.3f},"
-                f" val loss {epoch['val/loss']:.3f}, val top-5 of a batch"
-                f" {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
-            )
-
+        own = partitions.subjects_of_cohort(partition)
         trials, left_out = read_trials(self.store, cohort, config)
         trials = assign_validation(
-            trials, by=config.validation_by, ratio=config.validation_ratio, seed=config.data_seed
+            choose_trials(trials, own, config),
+            by=config.validation_by,
+            ratio=config.validation_ratio,
+            seed=config.data_seed,
         )
         check_split(trials)
         trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
+        if self._labels:
+            np.save(draft.folder / VERTICES_FILE, _region(self._labels, config))
         trained = train_model(
             TrainingPlan(
                 store_url=self.store.url,
                 cohort=cohort,
                 config=config,
                 folder=draft.folder,
-                checkpoint=self.store.scratch(self.key(partition)) / "checkpoint",
+                start_from=(
+                    self.store.folder(self.starts_from.key(partition)) if self.starts_from else None
+                ),
+                checkpoints=self.store.scratch(self.key(partition)),
                 recipe=fingerprint(self.key(partition), "", plan.config, dict(plan.inputs)),
             ),
             self.store,
             self.gpu.lease,
-            log_epoch,
+            self._log_epoch,
         )
-        history = pd.read_parquet(draft.folder / HISTORY_FILE)
-        write_figure(
-            draft,
-            "training_curves",
-            report.training_curves(history, batch_size=config.batch_size, monitor=config.monitor),
-        )
+        if config.model != "ridge":  # which has no epochs
+            history = pd.read_parquet(draft.folder / HISTORY_FILE)
+            curves = report.training_curves(
+                history, batch_size=config.batch_size, monitor=config.monitor
+            )
+            write_figure(draft, "training_curves", curves)
+        learned = trials[trials["split"].isin(["train", "val"])]
         return {
+            "experiment": self.experiment.name,
             "decoder": config.model,
             "image encoder": describe_encoder(cohort.encoder),
             "preset": config.preset,
             "space": cohort.space,
             "sessions": cohort.sessions,
+            "sessions at hand": f"{len(cohort.sessions)} of {_in_nsd(cohort.sessions)}",
+            "sessions learned from": _sessions_of(learned),
             "encoder": dict(cohort.encoder),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
             **left_out,
             **trained,
         }
 
+    def _log_epoch(self, epoch: Mapping[str, float]) -> None:
+        self._log(
+            f"seed {epoch['seed']:.0f}, epoch {epoch['epoch']:.0f}: train loss"
+            f" {epoch['train/loss']:.3f}, val loss {epoch['val/loss']:.3f}, val top-5 of a batch"
+            f" {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
+        )
 
-def collect_cohort(store: Store, name: str, preset: str, sessions: Sequence[str]) -> Cohort:
+
+class FmriMlp(Model):
+    """The default experiment's models."""
+
+    name = "fmri_mlp"
+    experiment = Experiment(name=DEFAULT)
+
+
+def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -> type[Model]:
+    """Step of an experiment's models, whose artifacts lie in a folder of the experiment's own.
+
+    Parameters
+    ----------
+    experiment
+        The experiment.
+    starts_from
+        Step of the models whose weights they begin with, if any.
+    """
+    if experiment.is_default:
+        return FmriMlp
+    own = experiment.training.train_on == "own"
+    return type(
+        "ExperimentModel",
+        (Model,),
+        {
+            "name": f"{experiment.identifier}_model",
+            "location": f"experiments/{experiment.name}/model",
+            "experiment": experiment,
+            "targets": embeddings_step(experiment.encoder),
+            "starts_from": starts_from,
+            "partitions": partitions.cohorts if own else partitions.subjects,
+        },
+    )
+
+
+def _region(labels: LabelFiles, config: TrainingConfig) -> Any:
+    """Vertices (V,) of the region that a model is restricted to, by their numbers."""
+    with TemporaryDirectory() as folder:
+        paths = labels.copy(Path(folder))
+        inside = read_roi(paths, above=config.region_above, up_to=config.region_up_to)
+    return np.flatnonzero(inside)
+
+
+def _in_nsd(sessions: Sequence[str]) -> int:
+    """How many sessions NSD has of the subjects of some sessions."""
+    return sum(N_SESSIONS[subject] for subject in {parse_session_key(key)[0] for key in sessions})
+
+
+def _sessions_of(trials: pd.DataFrame) -> list[str]:
+    pairs = trials[["subject", "session"]].drop_duplicates()
+    return [session_key(*each) for each in pairs.itertuples(index=False)]
+
+
+def collect_cohort(
+    store: Store,
+    name: str,
+    preset: str,
+    sessions: Sequence[str],
+    targets: type[Embeddings] = Embeddings,
+) -> Cohort:
     """Collect what a model of some sessions is made from.
 
     Raises
@@ -159,162 +253,66 @@ def collect_cohort(store: Store, name: str, preset: str, sessions: Sequence[str]
             name,
             fmri=made(fmri, sessions),
             events=made(events, sessions),
-            embeddings=made(Embeddings, [partitions.SHARED, *seen]),
+            embeddings=made(targets, [partitions.SHARED, *seen]),
         )
 
 
-@step_asset(
-    FmriMlp,
-    ranged=False,
-    group_name="decoding",
-    kinds={"pytorch"},
-    deps=[
-        *(
-            dg.AssetDep(step.name, partition_mapping=partitions.sessions_to_cohorts)
-            for step in (SurfaceBetas, FsaverageEvents, Series, SeriesEvents)
-        ),
-        dg.AssetDep(Embeddings.name, partition_mapping=partitions.stimulus_sets_to_cohorts),
-    ],
-    pool=GPU_POOL,
-    automation_condition=CARRY_ON_AFTER_EMBEDDING,
-)
-def fmri_mlp(
-    context: dg.AssetExecutionContext, config: FmriMlpConfig, store: StoreResource, gpu: GpuResource
-) -> None:
-    """The model: from a trial's fMRI to the embedding of the image that was seen.
-
-    Trained with a CLIP loss on every session that is at hand; the shared images are kept for the
-    test. A training that is interrupted goes on where it was.
-    """
-    materialize(context, FmriMlp(store.open(), config, gpu, context.log.info))
-
-
-class RetrievalMetrics(Step):
-    """How well a cohort's model retrieves the images that were seen."""
-
-    name = "retrieval_metrics"
-    code_version = "2"
-    partitions = partitions.cohorts
-
-    def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
-        super().__init__(store)
-        self.open_source, self.gpu = open_source, gpu
-
-    def plan(self, partition: str) -> Plan:
-        return Plan(inputs={FmriMlp.name: FmriMlp.made(self.store, partition).fingerprint})
-
-    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        trained = FmriMlp.made(self.store, partition)
-        folder = self.store.folder(trained.key)
-        options = FmriMlpConfig(**trained.config)
-        cohort = collect_cohort(self.store, partition, options.preset, trained.metadata["sessions"])
-        cohort.require_encoder(trained.metadata["encoder"])
-        trials = pd.read_parquet(folder / TRIALS_FILE)
-        tested = trials[trials["split"] == "test"]
-        data = read_data(self.store, cohort, tested, options)
-        with self.gpu.lease() as device:
-            model = decoding.load_model(folder).to(device or "cpu")
-            y_pred, y_true = decoding.predict(model, data), data.y_true()
-            contributions = np.zeros(N_VERTICES, np.float32)
-            vertices = read_vertices(self.store, cohort, tested, options)
-            contributions[vertices] = decoding.vertex_contributions(model, data)
-        images = data.table["image_id"].tolist()
-        subjects = data.table["subject"].tolist()
-        metrics = evaluation.retrieval_metrics(y_pred, y_true, images, subjects)
-        chance = evaluation.chance_levels(images, subjects)
-        table = report.metrics_table(metrics, chance)
-        ranks, top = (
-            evaluation.name_trials(look(y_pred, y_true, images, subjects), data.table)
-            for look in (evaluation.trial_ranks, evaluation.top_images)
-        )
-        for content, file in ((table, METRICS_FILE), (ranks, RANKS_FILE), (top, TOP_FILE)):
-            content.to_parquet(draft.folder / file, index=False)
-        among_all = ranks[ranks["set"] == "all"]
-        self._draw(draft, among_all, top, contributions)
-        return {
-            **{name: metrics[name] for name in _HEADLINES},
-            "median place": report.place_of(metrics[_MEDIAN]),
-            **{f"chance {name}": chance[name] for name in _HEADLINES},
-            "chance median place": report.place_of(chance[_MEDIAN]),
-            "decoder": options.model,
-            "image encoder": describe_encoder(trained.metadata["encoder"]),
-            "test trials": len(images),
-            "test images": int(among_all["n_candidates"].iloc[0]),
-            "pictures": Stimuli.pictures(self.store, partitions.SHARED),
-            "metrics": json.loads(report.readable_metrics(table).to_json(orient="records")),
-        }
-
-    def _draw(
-        self,
-        draft: Draft,
-        ranks: pd.DataFrame,
-        top: pd.DataFrame,
-        contributions: NDArray[np.float32],
-    ) -> None:
-        """Draw the figures; ``contributions`` (V,) is what each vertex adds to the score."""
-        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
-        gallery = [
-            report.Retrieval(
-                seen=read(np.array([example.image_id]))[0],
-                rank=example.rank,
-                retrieved=list(read(example.retrieved)),
-                correct=example.correct,
-            )
-            for example in report.gallery_examples(ranks, top)
-        ]
-        set_size = int(ranks["n_candidates"].iloc[0])
-        write_figure(draft, "ranks", report.rank_distribution(ranks["rank"], set_size))
-        write_figure(draft, "retrieval_gallery", report.retrieval_gallery(gallery))
-        write_figure(
-            draft,
-            "where_the_model_finds_it",
-            report.surface_map(
-                contributions,
-                "Where the model finds it",
-                "contribution",
-                cmap="RdBu_r",
-                symmetric=True,
-            ),
-        )
-
-
-@step_asset(
-    RetrievalMetrics,
-    ranged=False,
-    group_name="decoding",
-    kinds={"pytorch", "parquet"},
-    deps=[fmri_mlp],
-    pool=GPU_POOL,
-    automation_condition=CARRY_ON,
-    columns=[
-        dg.TableColumn("metric", "string", "name, as the reference has it"),
-        dg.TableColumn("value", "float64"),
-        dg.TableColumn("chance", "float64", "of estimates that know nothing"),
-        dg.TableColumn("ratio", "float64", "value / chance"),
-    ],
-)
-def retrieval_metrics(
-    context: dg.AssetExecutionContext,
-    source: SourceResource,
-    store: StoreResource,
-    gpu: GpuResource,
-) -> None:
-    """How often the image that was seen is found among all test images, beside chance.
-
-    Every metric of the reference, the rank of every trial, the ten images retrieved for it, and
-    figures.
-    """
-    materialize(context, RetrievalMetrics(store.open(), source.open, gpu))
-
-
-def read_verdict(store: Store, cohort: str) -> Verdict:
-    """Say whether a cohort's model beats guessing; an ArtifactError if it was not measured."""
-    metrics, model = RetrievalMetrics.made(store, cohort), FmriMlp.made(store, cohort)
-    table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
-    accuracy = float(table["value"].to_dict()["top5_acc_instance-agg"])
-    return Verdict(
-        cohort,
-        against_chance(accuracy, int(metrics.metadata["test images"])),
-        seed=int(model.config["seed"]),
-        n_sessions=len(model.metadata["sessions"]),
+def model_asset(step: type[Model]) -> dg.AssetsDefinition:
+    """Asset of an experiment's models; the default's settings can be changed for a run."""
+    experiment, own = step.experiment, step.partitions is partitions.cohorts
+    fmri, events, _ = FMRI_STEPS[experiment.training.preset]
+    sessions = partitions.sessions_to_cohorts if own else partitions.sessions_to_every_subject
+    sets = partitions.stimulus_sets_to_cohorts if own else partitions.stimulus_sets_to_every_subject
+    deps = [
+        dg.AssetDep(fmri.name, partition_mapping=sessions),
+        dg.AssetDep(events.name, partition_mapping=sessions),
+        dg.AssetDep(step.targets.name, partition_mapping=sets),
+    ]
+    if (begun := step.starts_from) is not None:
+        mapping = None if begun.partitions is step.partitions else partitions.cohorts_to_subjects
+        deps.append(dg.AssetDep(begun.name, partition_mapping=mapping))
+    decorate = step_asset(
+        step,
+        ranged=False,
+        group_name=group_of(experiment),
+        kinds={"pytorch"},
+        deps=deps,
+        pool=GPU_POOL,
+        automation_condition=carry_on_after(step.targets.name, fmri.name),
+        description=f"{experiment.description}\n\n{_ABOUT}".strip(),
     )
+    if experiment.is_default:
+
+        def with_settings(
+            context: dg.AssetExecutionContext,
+            config: FmriMlpConfig,
+            source: SourceResource,
+            store: StoreResource,
+            gpu: GpuResource,
+        ) -> None:
+            materialize(context, step(store.open(), source.open, config, gpu, context.log.info))
+
+        return decorate(with_settings)
+
+    def of_experiment(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+    ) -> None:
+        training = experiment.training
+        materialize(context, step(store.open(), source.open, training, gpu, context.log.info))
+
+    return decorate(of_experiment)
+
+
+_ABOUT: Final = (
+    "The models: from a trial's fMRI to the embedding of the image that was seen. One for each"
+    " seed. The shared images are kept for the test. A training that is interrupted goes on where"
+    " it was."
+)
+
+
+def group_of(experiment: Experiment) -> str:
+    """Group of the web UI that an experiment's assets are in."""
+    return "decoding" if experiment.is_default else experiment.identifier

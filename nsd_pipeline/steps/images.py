@@ -1,16 +1,17 @@
 """The images that were shown, and what a vision model makes of them."""
 
 import hashlib
-import os
+import json
+import re
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
 
 from nsd_pipeline import partitions
 from nsd_pipeline.automation import CARRY_ON
@@ -22,7 +23,7 @@ from nsd_pipeline.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from nsd_pipeline.embeddings.encoder import DEFAULT_IMAGE_SIZE, DEFAULT_LAYERS, DEFAULT_MODEL
+from nsd_pipeline.embeddings.encoder_settings import ENCODER, EncoderSettings
 from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.launchers.base import GPU_POOL
@@ -39,15 +40,12 @@ from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.names import parse_model
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
 PHOTOGRAPHS: Final = "photographs of NSD"
 GENERATED: Final = "generated"
 """What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
-
-ENCODER = os.environ.get("NSD_ENCODER", DEFAULT_MODEL)
 
 
 class Stimuli(Step):
@@ -196,42 +194,8 @@ def stimuli(
     materialize(context, Stimuli(store.open(), source.open()))
 
 
-class EncoderConfig(dg.Config):
+class EncoderConfig(EncoderSettings, dg.Config):
     """Which vision model embeds the images, and how."""
-
-    model: str = Field(
-        default=ENCODER,
-        description="vision model on the Hugging Face Hub, or a local folder; the default is"
-        " NSD_ENCODER's",
-    )
-    revision: str | None = Field(
-        default=None, description="branch, tag or commit of a model on the hub"
-    )
-    layers: float = Field(
-        default=DEFAULT_LAYERS, description="depth of the hidden state, as a share of the blocks"
-    )
-    token_aggregation: Literal["mean", "cls"] = Field(
-        default="mean", description="mean over all tokens, or the class token alone"
-    )
-    image_size: int = Field(
-        default=DEFAULT_IMAGE_SIZE, description="pixels to which photos are resized first"
-    )
-    processor: Literal["model", "normalize"] = Field(
-        default="model",
-        description="what follows: all that the model's own processor does (DINOv2 then sees"
-        " 224 x 224, as in the reference), or its normalisation only (it sees image_size)",
-    )
-    dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        default="float32",
-        description="what the network computes in; auto is bfloat16 where the hardware multiplies"
-        " it, float32 elsewhere",
-    )
-    batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the embeddings; an NsdError if the model is the URL of no folder."""
-        model = parse_model(self.model, what="The vision model (NSD_ENCODER)")
-        return self.model_dump(exclude={"batch_size"}) | {"model": model}
 
 
 class Embeddings(Step):
@@ -246,7 +210,7 @@ class Embeddings(Step):
         self,
         store: Store,
         open_source: Callable[[], Source],
-        config: EncoderConfig,
+        config: EncoderSettings,
         gpu: GpuResource,
     ) -> None:
         super().__init__(store)
@@ -266,7 +230,8 @@ class Embeddings(Step):
         new = np.setdiff1d(wanted, ids)
         if len(new):
             encoder = self._on_gpu()
-            fresh = embed_images(encoder, images, new, batch_size=self.config.batch_size)
+            batch_size = self.config.batch_size or encoder.batch_size
+            fresh = embed_images(encoder, images, new, batch_size=batch_size)
             settings = encoder.settings
             ids = np.concatenate([ids, new])
             values = np.concatenate([values.reshape(-1, fresh.shape[1]), fresh])
@@ -305,28 +270,67 @@ class Embeddings(Step):
         self._held.close()
 
 
-@step_asset(
-    Embeddings,
-    group_name="embeddings",
-    kinds={"huggingface", "parquet"},
-    deps=[stimuli],
-    pool=GPU_POOL,
-    automation_condition=CARRY_ON,
-    columns=[
-        dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
-        dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),
-    ],
-)
-def stimulus_embeddings(
-    context: dg.AssetExecutionContext,
-    config: EncoderConfig,
-    source: SourceResource,
-    store: StoreResource,
-    gpu: GpuResource,
-) -> None:
-    """Embedding of every image at hand: one hidden state of DINOv2-giant, mean over its tokens.
+def embeddings_step(encoder: EncoderSettings | None) -> type[Embeddings]:
+    """Step of an experiment's targets; two experiments with one encoder share theirs."""
+    if encoder is None or encoder.settings() == EncoderSettings().settings():
+        return Embeddings
+    settings = json.dumps(encoder.settings(), sort_keys=True)
+    model = re.sub(r"\W+", "_", Path(encoder.model).name, flags=re.ASCII)
+    name = f"{Embeddings.name}_{model}_{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+    return type("OtherEmbeddings", (Embeddings,), {"name": name, "code_version": "1"})
 
-    Only images that the same settings have not embedded yet go through the model.
+
+def embeddings_asset(
+    step: type[Embeddings], encoder: EncoderSettings | None = None
+) -> dg.AssetsDefinition:
+    """Asset of an encoder's embeddings: the default's, whose settings can be chosen, or another's.
+
+    Parameters
+    ----------
+    step
+        What makes them.
+    encoder
+        Its settings; None for those of the run.
     """
-    with closing(Embeddings(store.open(), source.open, config, gpu)) as step:
-        materialize(context, step)
+    model = f"{encoder.model}" if encoder else "DINOv2-giant"
+    about = (
+        f"Embedding of every image at hand: one hidden state of {model}.\n\n"
+        "Only images that the same settings have not embedded yet go through the model."
+    )
+    decorate = step_asset(
+        step,
+        group_name="embeddings",
+        kinds={"huggingface", "parquet"},
+        deps=[stimuli],
+        pool=GPU_POOL,
+        automation_condition=CARRY_ON,
+        description=about,
+        columns=[
+            dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
+            dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),
+        ],
+    )
+    if encoder is None:
+
+        def with_settings(
+            context: dg.AssetExecutionContext,
+            config: EncoderConfig,
+            source: SourceResource,
+            store: StoreResource,
+            gpu: GpuResource,
+        ) -> None:
+            with closing(step(store.open(), source.open, config, gpu)) as made:
+                materialize(context, made)
+
+        return decorate(with_settings)
+
+    def of_experiments(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+    ) -> None:
+        with closing(step(store.open(), source.open, encoder, gpu)) as made:
+            materialize(context, made)
+
+    return decorate(of_experiments)

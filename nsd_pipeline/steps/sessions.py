@@ -81,7 +81,7 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
             Betas(store, source, BetasConfig()),
             Events(store, source),
             FsaverageEvents(store, EventFilter()),
-            SurfaceBetas(store, lambda: source, SurfaceConfig()),
+            SurfaceBetas(store, SurfaceConfig()),
         ]
 
     def state_of(session: str) -> State:

@@ -90,13 +90,16 @@ class Step(ABC):
         Raised when the same inputs and settings would give another content.
     partitions
         How the artifacts are cut; None if there is only one.
+    location
+        Folder of the store that the artifacts lie in, where it is not named as they are.
     suffix
-        Ends the name of the folder that the artifacts lie in.
+        Ends the name of that folder.
     """
 
     name: ClassVar[str]
     code_version: ClassVar[str] = "1"
     partitions: ClassVar[dg.StaticPartitionsDefinition | None] = None
+    location: ClassVar[str] = ""
     suffix: ClassVar[str] = ""
 
     def __init__(self, store: Store) -> None:
@@ -105,7 +108,7 @@ class Step(ABC):
     @classmethod
     def folder(cls) -> str:
         """Folder of the store that has the artifacts."""
-        return f"{cls.name}{cls.suffix}"
+        return f"{cls.location or cls.name}{cls.suffix}"
 
     @classmethod
     def key(cls, partition: str = "") -> str:

@@ -1,12 +1,7 @@
 """What the cortex did: one session's betas on the fsaverage5 surface."""
 
-from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import dagster as dg
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from nsd_pipeline import partitions
@@ -14,34 +9,22 @@ from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES
-from nsd_pipeline.nsd.small_files import find_labels
-from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.raw import Betas
 from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
-from nsd_pipeline.surface import read_betas, read_roi, summarise, write_session
+from nsd_pipeline.surface import read_betas, summarise, write_session
 
 
 class SurfaceConfig(dg.Config):
-    """Which betas are expected, and which region of interest is kept beside them."""
+    """Which betas are expected."""
 
     space: str | None = Field(  # Dagster knows no optional choices
         default=None,
         description="space that the betas have to come from; null: the one that `betas` fetched",
-    )
-    roi: str | None = Field(
-        default=None,
-        description="a region that a model can be restricted to: one of NSD's on fsaverage, such as"
-        " nsdgeneral or streams, or a path on this machine with {hemisphere} for lh and rh"
-        " (.mgz, .mgh, .label)",
-    )
-    roi_above: float = Field(default=0.0, description="a vertex's label has to be above this")
-    roi_up_to: float | None = Field(
-        default=None, description="and not above this: 4 and 5 select stream 5, the ventral one"
     )
 
 
@@ -52,19 +35,9 @@ class SurfaceBetas(Step):
     partitions = partitions.sessions
     suffix = ".zarr"
 
-    def __init__(
-        self, store: Store, open_source: Callable[[], Source], config: SurfaceConfig
-    ) -> None:
+    def __init__(self, store: Store, config: SurfaceConfig) -> None:
         super().__init__(store)
         self.config = config
-        # The source is opened for NSD's own regions only: a path needs no bucket, and no terms.
-        self._labels = find_labels(open_source, config.roi) if config.roi else None
-        self._region = config.model_dump(exclude={"space"}) if self._labels else {}
-        self._roi: NDArray[np.bool_] | None = None
-        if self._labels:
-            with TemporaryDirectory() as folder:
-                paths = self._labels.copy(Path(folder))
-                self._roi = read_roi(paths, above=config.roi_above, up_to=config.roi_up_to)
 
     def plan(self, partition: str) -> Plan:
         betas = Betas.made(self.store, partition)
@@ -74,9 +47,7 @@ class SurfaceBetas(Step):
             between = partitions.subject_space(subject, space)
             upstream.append(Operator.made(self.store, between))
         return Plan(
-            inputs={manifest.asset: manifest.fingerprint for manifest in upstream}
-            | (self._labels.versions if self._labels else {}),
-            settings=self._region,
+            inputs={manifest.asset: manifest.fingerprint for manifest in upstream},
             expected_bytes=int(betas.metadata["trials"]) * 2 * layout.FSAVERAGE5_VERTICES * 4,
         )
 
@@ -103,45 +74,48 @@ class SurfaceBetas(Step):
                 "session": session,
                 "source_space": space,
                 "source_etags": downloaded.metadata["etags"],
-                **self._region,
             },
-            roi=self._roi,
         )
         valid = statistics.valid
         return statistics.counts() | {
             "mean of all vertices (percent signal change)": float(statistics.mean[valid].mean()),
             "space": space,
-            **({} if self._roi is None else {"vertices in the region": int(self._roi.sum())}),
             "median standard deviation (percent signal change)": float(
                 np.median(statistics.std[valid])
             ),
         }
 
 
-@step_asset(
-    SurfaceBetas,
-    group_name="surface",
-    kinds={"zarr"},
-    deps=[
-        Betas.name,
-        FsaverageEvents.name,
-        dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions),
-    ],
-)
-def fsaverage5_betas(
-    context: dg.AssetExecutionContext,
-    config: SurfaceConfig,
-    source: SourceResource,
-    store: StoreResource,
-) -> None:
-    """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
+def surface_asset(*, by_operator: bool) -> dg.AssetsDefinition:
+    """Asset of the betas on fsaverage5.
 
-    Percent signal change as published, NaN kept, beside each vertex's mean and standard deviation
-    over the session: z-scores are computed when a model reads them. Betas from another space than
-    fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own surfaces; the space is the
-    one that `betas` fetched and that the filtered events keep.
+    Parameters
+    ----------
+    by_operator
+        Whether betas come from a subject's own space: only then is `fsaverage5_operator` upstream
+        for the web UI. A session that was fetched in such a space asks for it either way.
     """
-    materialize(context, SurfaceBetas(store.open(), source.open, config))
+    operators = dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions)
+
+    @step_asset(
+        SurfaceBetas,
+        group_name="surface",
+        kinds={"zarr"},
+        deps=[Betas.name, FsaverageEvents.name, *([operators] if by_operator else [])],
+    )
+    def fsaverage5_betas(
+        context: dg.AssetExecutionContext, config: SurfaceConfig, store: StoreResource
+    ) -> None:
+        """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
+
+        Percent signal change as published, NaN kept, beside each vertex's mean and standard
+        deviation over the session: z-scores are computed when a model reads them. Betas from
+        another space than fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own
+        surfaces; the space is the one that `betas` fetched and that the filtered events keep.
+        """
+        materialize(context, SurfaceBetas(store.open(), config))
+
+    return fsaverage5_betas
 
 
 def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:

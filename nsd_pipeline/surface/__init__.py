@@ -16,7 +16,7 @@ from nsd_pipeline.surface.session_files import (
     write_series,
     write_session,
 )
-from nsd_pipeline.surface.session_rows import SessionRows, read_roi_vertices, read_session
+from nsd_pipeline.surface.session_rows import SessionRows, read_session
 from nsd_pipeline.surface.volume_operator import FsaverageOperator
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "read_betas",
     "read_operator",
     "read_roi",
-    "read_roi_vertices",
     "read_session",
     "series_layout",
     "summarise",

@@ -6,7 +6,6 @@ The group is Zarr v3. Of betas it holds::
     mean   (vertex,)       float32   over the vertex's finite trials
     std    (vertex,)       float32   of a sample (ddof=1), over the vertex's finite trials
     valid  (vertex,)       bool      whether the vertex has a z-score
-    roi    (vertex,)       bool      whether the vertex is in the region asked for, if one was
 
 Of time series it holds::
 
@@ -145,8 +144,6 @@ def write_session(
     betas: NDArray[np.float32],
     statistics: SessionStatistics,
     attributes: Mapping[str, Any],
-    *,
-    roi: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write one session's betas as a Zarr v3 group.
 
@@ -162,8 +159,6 @@ def write_session(
     attributes
         What only the caller knows: subject, session, source space, ETags of the source files, ...
         They are added to the group's own and must be JSON.
-    roi : array of shape (V,), bool, optional
-        A region of interest. All betas are written nevertheless.
 
     Raises
     ------
@@ -182,8 +177,6 @@ def write_session(
         "std": (statistics.std, unit),
         "valid": (statistics.valid, {"meaning": "the vertex has a z-score"}),
     }
-    if roi is not None:
-        arrays["roi"] = (roi, {"meaning": "the vertex is in the region of interest"})
     own = {
         **unit,
         "zscore": "(betas - mean) / std; 0 where a value is not finite or its vertex is not valid",

@@ -21,8 +21,9 @@ from nsd_pipeline.dagster_private import SYNC_LAUNCHER
 from nsd_pipeline.definitions import build_defs
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.partitions import ranges
-from nsd_pipeline.schedules import BackfillSettings, sessions_of
+from nsd_pipeline.schedules import BackfillSettings
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline_tests.automation.many_sessions import N_SESSIONS, SUBJECT, write_many_sessions

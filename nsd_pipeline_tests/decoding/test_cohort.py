@@ -128,9 +128,11 @@ def test_embeddings_of_two_encoders_are_refused_before_training_by_name(store: S
 
 def test_a_trained_model_is_of_the_encoder_that_it_was_trained_with(store: Store) -> None:
     cohort = cohort_of(store)
-    cohort.require_encoder({**GIANT, "device": "cpu"})
+    cohort.require_encoder({**GIANT, "device": "cpu"}, "fmri_mlp")
     with pytest.raises(ArtifactError, match=r"trained on .*dinov2-small.* now of .*dinov2-giant"):
-        cohort.require_encoder({**GIANT, "model": "facebook/dinov2-small", "weights": "commit:1"})
+        cohort.require_encoder(
+            {**GIANT, "model": "facebook/dinov2-small", "weights": "commit:1"}, "fmri_mlp"
+        )
 
 
 def test_a_model_is_trained_on_one_space(store: Store) -> None:

@@ -81,7 +81,7 @@ def test_defaults_are_those_of_the_task():
     assert (config.hidden, config.n_blocks, config.batch_size, config.n_epochs) == (128, 2, 64, 40)
     assert (config.learning_rate, config.weight_decay, config.warmup_fraction) == (1e-4, 0.05, 0.1)
     assert (config.gradient_clip_norm, config.patience) == (1.0, 5)
-    assert (config.seed, config.data_seed) == (0, 33)
+    assert (config.seeds[0], config.data_seed) == (0, 33)
     assert (config.norm_kind, config.symmetric) == ("y", False)
     assert config.monitor == "val/batch_top5_acc"
     assert all(field.description for field in TrainingConfig.model_fields.values())

@@ -28,7 +28,7 @@ def make_plan(tmp_path: Path) -> TrainingPlan:
         ),
         config=TrainingConfig(precision="bfloat16", head_sizes=[8], data_dtype="float16"),
         folder=tmp_path,
-        checkpoint=tmp_path / "scratch" / "checkpoint",
+        checkpoints=tmp_path / "scratch",
         recipe="1a2b",
     )
 
@@ -51,7 +51,7 @@ def test_what_is_wrong_in_a_process_is_told_as_if_it_were_this_one(tmp_path: Pat
     store = open_store(plan.store_url)
     with pytest.raises(ArtifactError) as here:
         read_data(store, plan.cohort, trials, plan.config)
-    plan.checkpoint.parent.mkdir()
+    plan.checkpoints.mkdir()
     with pytest.raises(NsdError) as told:
         _train_in_processes(plan, [None], pytest.fail)
     assert str(told.value) == str(here.value)

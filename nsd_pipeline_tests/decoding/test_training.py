@@ -77,10 +77,9 @@ def test_same_seeds_same_weights(result, cohort):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("seed", ["seed", "data_seed"])
-def test_other_seeds_other_weights(result, cohort, seed):
-    other = fit(cohort, CONFIG.model_copy(update={seed: 7}))
-    assert not torch.equal(other.model.lin1.weight, result.model.lin1.weight)
+def test_other_seeds_other_weights(result, cohort):
+    for other in (fit(cohort, seed=7), fit(cohort, CONFIG.model_copy(update={"data_seed": 7}))):
+        assert not torch.equal(other.model.lin1.weight, result.model.lin1.weight)
 
 
 def test_it_is_the_plain_recipe(cohort):
@@ -94,14 +93,14 @@ def test_it_is_the_plain_recipe(cohort):
     )
     states = []
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(0)
     model = build_model(config, n_vertices=40, n_times=1, n_outputs=12)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.05, foreach=False)
     steps_per_epoch = -(-len(x) // 32)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-2, total_steps=2 * steps_per_epoch, pct_start=0.1
     )
-    torch.manual_seed(config.seed)
+    torch.manual_seed(0)
     order, clipped = TrialOrder(config.data_seed, len(x)), 0
     for _ in range(2):
         shuffled = order.epoch(lambda generator: torch.randperm(len(x), generator=generator))

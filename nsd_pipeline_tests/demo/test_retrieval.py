@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.demo import generate, run, write_tiny_encoder
-from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline_tests.pipeline import Pipeline
 
 SESSIONS = ("subj01_ses01", "subj01_ses03")
@@ -31,22 +30,24 @@ def test_retrieval_follows_the_signal(strength: float, tmp_path: Path) -> None:
             assert 5 * metrics["chance top1_acc"] < metrics["top1_acc"] < 0.9
             assert metrics["top5_acc"] >= 0.7
         else:
-            with pytest.raises(AtChance, match=r"subj01 is no better.*seed 0.*3 sessions.*mapping"):
+            with pytest.raises(
+                AtChance, match=r"subj01 is no better.*seeds 0, 1, 2.*3 sessions.*mapping"
+            ):
                 graph.run("fmri_mlp", "retrieval_metrics", first="subj01")
             # What was made is kept, and the page says what it is worth.
             graph.run("decoding_report")
             page = (graph.artifacts / "decoding_report/report.html").read_text()
             assert "subj01 is no better than guessing" in page
             # Trained again and not measured again: the page does not pass the numbers off as its.
-            graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"seed": 1}})
+            graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"seeds": [1]}})
             graph.run("decoding_report")
             page = (graph.artifacts / "decoding_report/report.html").read_text()
             assert "These numbers are of an earlier model" in page
 
 
-@pytest.mark.parametrize("preset", ["betas", "neuralbench"])
+@pytest.mark.parametrize("experiment", ["default", "neuralbench"])
 def test_the_demo_sets_nothing_that_a_user_would_not_set(
-    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: dict[str, dict[str, object]] = {}
 
@@ -60,16 +61,14 @@ def test_the_demo_sets_nothing_that_a_user_would_not_set(
     monkeypatch.setattr(run, "_run", note)
     monkeypatch.setattr(run, "_url", lambda _: str(tmp_path))
     monkeypatch.setattr(run, "_is_there", lambda *_: True)
-    monkeypatch.setattr(run, "_print_results", lambda _: None)
-    result = CliRunner().invoke(run.main, ["--preset", preset])
+    monkeypatch.setattr(run, "_print_results", lambda *_: None)
+    result = CliRunner().invoke(run.main, ["--experiment", experiment])
     assert result.exit_code == 0, result.output
 
-    training = FmriMlpConfig(**used.pop("fmri_mlp", {}))
-    assert training == FmriMlpConfig(preset=preset)
     # What is left is explained where people read about windows.
     page = (ROOT / "docs" / "windows.md").read_text()
     for settings in used.values():
-        assert preset == "neuralbench"
+        assert experiment == "neuralbench"
         assert all(str(value) in page for value in settings.values())
     # Nor does the environment of `make demo` set more than places.
     makefile = (ROOT / "Makefile").read_text()

@@ -1,0 +1,60 @@
+"""Which trials a model learns from, and which it is tested on."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.nsd.layout import SUBJECTS, session_key
+from nsd_pipeline.nsd.session_lists import choose_sessions
+
+HELD_OUT: Final = "held out"
+"""Split of the trials of sessions that are kept for a second test."""
+
+
+def subjects_involved(own: Sequence[str], config: TrainingConfig) -> tuple[str, ...]:
+    """Subjects whose sessions a model needs, to learn from or to be tested on."""
+    return tuple(own) if config.train_on == "own" else SUBJECTS
+
+
+def choose_trials(trials: pd.DataFrame, own: Sequence[str], config: TrainingConfig) -> pd.DataFrame:
+    """Keep the trials that a model learns from or is tested on; the others are dropped.
+
+    Parameters
+    ----------
+    trials
+        Image events of all sessions at hand of the subjects involved: ``subject``, ``session``,
+        ``image_id`` and ``split`` (``"train"`` or ``"test"``), in order.
+    own
+        Subjects of the cohort: it is tested on them.
+    config
+        Whose trials, and which sessions, it learns from.
+
+    Returns
+    -------
+    DataFrame
+        ``split`` is ``"train"``, ``"test"`` or `HELD_OUT`. Images of the last were not learned.
+
+    Raises
+    ------
+    NotEnoughDataError
+        If a session that was asked for is not at hand.
+    """
+    names = trials[["subject", "session"]]
+    keys = pd.Series(
+        [session_key(*each) for each in names.itertuples(index=False)], index=trials.index
+    )
+    at_hand = sorted(keys.unique())
+    is_own = trials["subject"].isin(own)
+    learn_from = {"own": is_own, "others": ~is_own, "all": pd.Series(True, trials.index)}
+    teachers = [key for key in at_hand if learn_from[config.train_on][keys == key].any()]
+    chosen = choose_sessions(config.sessions, teachers)
+    own_sessions = [key for key in at_hand if is_own[keys == key].any()]
+    kept_back = choose_sessions(config.hold_out, own_sessions) if config.hold_out else []
+    held = keys.isin(kept_back)
+    is_test = trials["split"] == "test"
+    learned = ~is_test & keys.isin(chosen) & ~held
+    new_image = ~trials["image_id"].isin(trials.loc[learned, "image_id"])
+    keep = learned | (is_test & is_own & ~held) | (held & new_image)
+    return trials.assign(split=trials["split"].mask(held, HELD_OUT))[keep].reset_index(drop=True)

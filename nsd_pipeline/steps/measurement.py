@@ -1,0 +1,274 @@
+"""How well an experiment's models retrieve the images that were seen."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline import decoding, evaluation, partitions, report
+from nsd_pipeline.automation import CARRY_ON
+from nsd_pipeline.decoding.choice import HELD_OUT
+from nsd_pipeline.decoding.cohort import read_data
+from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
+from nsd_pipeline.decoding.trials import Trials
+from nsd_pipeline.embeddings import describe_encoder
+from nsd_pipeline.evaluation.chance import Verdict, against_chance
+from nsd_pipeline.experiments import Experiment
+from nsd_pipeline.launchers.base import GPU_POOL
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.steps.decoding import FmriMlp, Model, collect_cohort, group_of, model_step
+from nsd_pipeline.steps.images import Stimuli
+from nsd_pipeline.steps.running import materialize, step_asset, write_figure
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Draft, Store
+
+METRICS_FILE: Final = "metrics.parquet"
+HELD_OUT_FILE: Final = "metrics_held_out.parquet"
+RANKS_FILE: Final = "ranks.parquet"
+TOP_FILE: Final = "top10.parquet"
+
+_HEADLINES: Final = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
+_MEDIAN: Final = "median_retrieval_rank"
+_OF_IMAGES: Final = "top5_acc_instance-agg"
+"""What the verdict is about: images are independent of each other, trials of one are not."""
+
+
+class _Estimates(NamedTuple):
+    """What the seeds' models (S) estimate for some trials (M), in their order.
+
+    ``by_seed`` is (S, M, D), ``contributions`` (20484,) what each vertex adds to the score, mean
+    over seeds.
+    """
+
+    data: Trials
+    by_seed: NDArray[np.float32]
+    contributions: NDArray[np.float32]
+
+
+class Metrics(Step):
+    """Retrieval metrics of one experiment's models, one for each cohort.
+
+    Attributes
+    ----------
+    model
+        Step of the models.
+    """
+
+    code_version = "3"
+    model: ClassVar[type[Model]]
+
+    def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
+        super().__init__(store)
+        self.open_source, self.gpu = open_source, gpu
+
+    def plan(self, partition: str) -> Plan:
+        return Plan(inputs={self.model.name: self.model.made(self.store, partition).fingerprint})
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        trained = self.model.made(self.store, partition)
+        options = TrainingConfig.of_model(trained.config)
+        trials = pd.read_parquet(self.store.folder(trained.key) / TRIALS_FILE)
+        found = self._estimate(trained, options, trials[trials["split"] == "test"])
+        images = found.data.table["image_id"].tolist()
+        subjects = found.data.table["subject"].tolist()
+        y_true = found.data.y_true()
+        table = evaluation.seeds_table(found.by_seed, y_true, images, subjects, options.seeds)
+        table.to_parquet(draft.folder / METRICS_FILE, index=False)
+        together = evaluation.ensemble(found.by_seed)
+        ranks, top = (
+            evaluation.name_trials(look(together, y_true, images, subjects), found.data.table)
+            for look in (evaluation.trial_ranks, evaluation.top_images)
+        )
+        for content, file in ((ranks, RANKS_FILE), (top, TOP_FILE)):
+            content.to_parquet(draft.folder / file, index=False)
+        among_all = ranks[ranks["set"] == "all"]
+        self._draw(draft, among_all, top, found.contributions)
+        by_name = table.set_index("metric")
+        value, chance = by_name["value"].to_dict(), by_name["chance"].to_dict()
+        return {
+            **{name: value[name] for name in _HEADLINES},
+            "median place": report.place_of(value[_MEDIAN]),
+            **{f"chance {name}": chance[name] for name in _HEADLINES},
+            "chance median place": report.place_of(chance[_MEDIAN]),
+            "experiment": self.model.experiment.name,
+            "decoder": options.model,
+            "image encoder": describe_encoder(trained.metadata["encoder"]),
+            "seeds": len(options.seeds),
+            "test trials": len(images),
+            "test images": int(among_all["n_candidates"].iloc[0]),
+            "pictures": Stimuli.pictures(self.store, partitions.SHARED),
+            **self._held_out(draft, trained, options, trials),
+            "metrics": json.loads(report.readable_metrics(table).to_json(orient="records")),
+        }
+
+    def _estimate(
+        self, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+    ) -> _Estimates:
+        """Let the models of all seeds estimate what some of their cohort's trials showed."""
+        folder = self.store.folder(trained.key)
+        cohort = collect_cohort(
+            self.store,
+            str(trained.partition),
+            options.preset,
+            trained.metadata["sessions"],
+            self.model.targets,
+        )
+        cohort.require_encoder(trained.metadata["encoder"], self.model.name)
+        vertices = read_vertices(folder)
+        data = read_data(self.store, cohort, trials, options, vertices)
+        contributions = np.zeros(2 * FSAVERAGE5_VERTICES, np.float32)
+        estimates = []
+        with self.gpu.lease() as device:
+            for seed in options.seeds:
+                # A class of a user's own is imported if the experiment's file names it, and not
+                # because somebody's artifact does.
+                model = decoding.load_model(
+                    seed_folder(folder, options, seed), trusted=self.model.experiment.training
+                ).to(device or "cpu")
+                estimates.append(decoding.predict(model, data))
+                each = decoding.vertex_contributions(model, data) / len(options.seeds)
+                contributions[slice(None) if vertices is None else vertices] += each
+        return _Estimates(data, np.stack(estimates), contributions)
+
+    def _held_out(
+        self, draft: Draft, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+    ) -> dict[str, Any]:
+        """Metrics of the sessions that were kept for a second test, if there are any."""
+        second = trials[trials["split"] == HELD_OUT]
+        if second.empty:
+            return {}
+        found = self._estimate(trained, options, second)
+        images, subjects = (found.data.table[each].tolist() for each in ("image_id", "subject"))
+        table = evaluation.seeds_table(
+            found.by_seed, found.data.y_true(), images, subjects, options.seeds
+        )
+        table.to_parquet(draft.folder / HELD_OUT_FILE, index=False)
+        value = table.set_index("metric")["value"].to_dict()
+        return {f"held-out sessions {name}": value[name] for name in _HEADLINES}
+
+    def _draw(
+        self,
+        draft: Draft,
+        ranks: pd.DataFrame,
+        top: pd.DataFrame,
+        contributions: NDArray[np.float32],
+    ) -> None:
+        """Draw the figures; ``contributions`` (V,) is what each vertex adds to the score."""
+        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
+        gallery = [
+            report.Retrieval(
+                seen=read(np.array([example.image_id]))[0],
+                rank=example.rank,
+                retrieved=list(read(example.retrieved)),
+                correct=example.correct,
+            )
+            for example in report.gallery_examples(ranks, top)
+        ]
+        set_size = int(ranks["n_candidates"].iloc[0])
+        write_figure(draft, "ranks", report.rank_distribution(ranks["rank"], set_size))
+        write_figure(draft, "retrieval_gallery", report.retrieval_gallery(gallery))
+        write_figure(
+            draft,
+            "where_the_model_finds_it",
+            report.surface_map(
+                contributions,
+                "Where the model finds it",
+                "contribution",
+                cmap="RdBu_r",
+                symmetric=True,
+            ),
+        )
+
+
+class RetrievalMetrics(Metrics):
+    """The default experiment's metrics."""
+
+    name = "retrieval_metrics"
+    partitions = partitions.cohorts
+    model = FmriMlp
+
+
+def metrics_step(model: type[Model]) -> type[Metrics]:
+    """Step of the metrics of an experiment's models."""
+    experiment = model.experiment
+    if experiment.is_default:
+        return RetrievalMetrics
+    return type(
+        "ExperimentMetrics",
+        (Metrics,),
+        {
+            "name": f"{experiment.identifier}_metrics",
+            "location": f"experiments/{experiment.name}/metrics",
+            "partitions": model.partitions,
+            "model": model,
+        },
+    )
+
+
+def metrics_steps(experiments: Mapping[str, Experiment]) -> dict[str, type[Metrics]]:
+    """Step of the metrics of every experiment, by its name; each knows that of its models."""
+    models: dict[str, type[Model]] = {}
+
+    def model(name: str) -> type[Model]:
+        if name not in models:
+            begun = experiments[name].training.start_from
+            models[name] = model_step(experiments[name], model(begun) if begun else None)
+        return models[name]
+
+    return {name: metrics_step(model(name)) for name in experiments}
+
+
+def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:
+    """Asset of an experiment's metrics."""
+
+    def measure(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+    ) -> None:
+        materialize(context, step(store.open(), source.open, gpu))
+
+    return step_asset(
+        step,
+        ranged=False,
+        group_name=group_of(step.model.experiment),
+        kinds={"pytorch", "parquet"},
+        deps=[step.model.name],
+        pool=GPU_POOL,
+        automation_condition=CARRY_ON,
+        description="How often the image that was seen is found among all test images, beside"
+        " chance.\n\nEvery metric of the reference, as a mean over seeds, for each seed and for"
+        " their ensemble; the place of every trial's image, the ten images retrieved for it, and"
+        " figures, of the ensemble.",
+        columns=[
+            dg.TableColumn("metric", "string", "name, as the reference has it"),
+            dg.TableColumn("value", "float64", "mean over seeds"),
+            dg.TableColumn("chance", "float64", "of estimates that know nothing"),
+            dg.TableColumn("ratio", "float64", "value / chance"),
+            dg.TableColumn("sd_of_seeds", "float64", "standard deviation over seeds"),
+            dg.TableColumn("ensemble", "float64", "of the mean of the seeds' estimates"),
+        ],
+    )(measure)
+
+
+def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:
+    """Say whether a cohort's models beat guessing; an ArtifactError if they were not measured."""
+    metrics, model = step.made(store, cohort), step.model.made(store, cohort)
+    table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
+    # Artifacts of before have one seed, and no ensemble.
+    column = table["ensemble" if "ensemble" in table else "value"].to_dict()
+    return Verdict(
+        cohort,
+        against_chance(float(column[_OF_IMAGES]), int(metrics.metadata["test images"])),
+        seeds=tuple(TrainingConfig.of_model(model.config).seeds),
+        n_sessions=len(model.metadata.get("sessions learned from", model.metadata["sessions"])),
+    )

@@ -1,0 +1,91 @@
+"""Experiments stand beside each other: each has its own artifacts, and shares the rest."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from nsd_pipeline.checks import AtChance
+from nsd_pipeline.experiments import read_experiments
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+
+EXPERIMENTS = """
+small: {hidden: 8, n_epochs: 1, seeds: [0, 4]}
+line: {model: FmriLinear, n_epochs: 1, seeds: [0]}
+tuned: {hidden: 8, n_epochs: 1, seeds: [4], start_from: small, sessions: first 1, hold_out: "2"}
+"""
+
+
+@pytest.fixture
+def graph(small_nsd: SmallNsd, pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(EXPERIMENTS)
+    made = pipeline(small_nsd.folder)
+    made.experiments = read_experiments(path)
+    made.run_sessions("subj01_ses01", "subj01_ses02")
+    made.run_images("shared", "subj01")
+    return made
+
+
+def train(graph: Pipeline, name: str) -> None:
+    graph.run(f"{name}_model", first="subj01")
+    with suppress(AtChance):  # after one epoch it may be
+        graph.run(f"{name}_metrics", first="subj01")
+
+
+def trained(graph: Pipeline, name: str) -> dict:
+    return graph.store.find(f"experiments/{name}/model/subj01").metadata
+
+
+def fingerprints(graph: Pipeline) -> dict[str, str]:
+    store = graph.store
+    return {key: store.find(key).fingerprint for key in store.keys("experiments/")}
+
+
+def test_they_stand_beside_each_other(graph: Pipeline) -> None:
+    train(graph, "small")
+    folder = graph.artifacts / "experiments/small/model/subj01"
+    assert (folder / "model.safetensors").exists()
+    assert (folder / "seed_4/model.safetensors").exists()
+    assert [each["seed"] for each in trained(graph, "small")["trainings"]] == [0, 4]
+    before = fingerprints(graph)
+    train(graph, "line")
+    train(graph, "tuned")
+    assert trained(graph, "tuned")["sessions learned from"] == ["subj01_ses01"]
+    metrics = graph.store.find("experiments/tuned/metrics/subj01").metadata
+    assert 0 <= metrics["held-out sessions top5_acc"] <= 1
+    after = fingerprints(graph)
+    assert before.items() < after.items()
+    graph.run("decoding_report")
+    page = (graph.artifacts / "decoding_report/report.html").read_text()
+    assert all(f"subj01, {name}" in page for name in ("small", "line", "tuned"))
+
+    # One of them changes, one is taken out of the file: nothing of the others is made again.
+    changed = graph.experiments["line"]
+    training = changed.training.model_copy(update={"learning_rate": 1e-3})
+    graph.experiments = {
+        **{name: graph.experiments[name] for name in ("default", "small")},
+        "line": changed.model_copy(update={"training": training}),
+    }
+    facts = graph.run("small_model", first="subj01")
+    assert facts["small_model"]["status"] == "up to date, nothing was redone"
+    train(graph, "line")
+    assert {key for key, value in fingerprints(graph).items() if after[key] != value} == {
+        "experiments/line/model/subj01",
+        "experiments/line/metrics/subj01",
+    }
+    graph.run("decoding_report")
+    page = (graph.artifacts / "decoding_report/report.html").read_text()
+    assert "subj01, tuned" not in page
+
+
+def test_more_sessions_than_there_are_is_told(graph: Pipeline) -> None:
+    training = graph.experiments["tuned"].training.model_copy(update={"sessions": "first 9"})
+    graph.experiments["tuned"] = graph.experiments["tuned"].model_copy(
+        update={"training": training}
+    )
+    graph.run("small_model", first="subj01")
+    with pytest.raises(dg.Failure, match=r"'first 9' of subj01 were asked for, and it has 2"):
+        graph.run("tuned_model", first="subj01")
