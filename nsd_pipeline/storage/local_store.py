@@ -165,12 +165,11 @@ class LocalStore(Store):
     def _record(self, key: str) -> Path:
         return self._root / "manifests" / f"{key}.json"
 
-    def _load(self, key: str) -> Manifest | None:
+    def _manifest_bytes(self, key: str) -> bytes | None:
         try:
-            content = self._record(key).read_bytes()
+            return self._record(key).read_bytes()
         except FileNotFoundError:
             return None
-        return self._parse(key, content)
 
     def _keys_below(self, folder: str) -> Iterator[str]:
         """Keys below a folder of the store: those with a manifest, and those that have lost it."""

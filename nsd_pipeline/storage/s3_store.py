@@ -116,9 +116,9 @@ class S3Store(Store):
     def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
         return self._bucket.zarr(f"{manifest.location}/")
 
-    def _load(self, key: str) -> Manifest | None:
+    def _manifest_bytes(self, key: str) -> bytes | None:
         answer = self._bucket.get(_record(check_artifact_key(key)))
-        return answer and self._parse(key, answer[0])
+        return answer and answer[0]
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""
