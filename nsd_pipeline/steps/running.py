@@ -140,7 +140,7 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
                 failed[partition] = f"{named(partition)}: {in_words(error)}"
                 context.log.error(failed[partition])
                 if not isinstance(error, NsdError):
-                    context.log.debug("".join(traceback.format_exception(error)))
+                    context.log.info("".join(traceback.format_exception(error)))
         # One line for all: Dagster commits each line by itself, which takes longer than the look.
         if up_to_date:
             context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
