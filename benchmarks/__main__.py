@@ -16,11 +16,13 @@ from benchmarks.harness import Row, RowResult, run_row
 
 _FAMILIES: Final = (
     "surface",
+    "artifacts",
     "spaces",
     "transfer",
     "embeddings",
     "training",
     "streaming",
+    "ridge",
     "metrics",
     "graph",
 )

@@ -4,19 +4,16 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.worker import Prepare, Sample, Settings, forget_files, serve
-
-_PATIENCE: Final = 300.0
-"""Seconds after which a side is given up."""
 
 
 class BenchmarkError(Exception):
@@ -64,10 +61,10 @@ class Measured:
         return statistics.median(sample.seconds for sample in self.samples)
 
     @property
-    def spread(self) -> float:
-        """Longest less shortest wall-clock time."""
+    def range(self) -> tuple[float, float]:
+        """Shortest and longest wall-clock time."""
         times = [sample.seconds for sample in self.samples]
-        return max(times) - min(times)
+        return min(times), max(times)
 
     @property
     def cpu_seconds(self) -> float:
@@ -130,11 +127,15 @@ class Inputs:
         Files that are taken out of the page cache before every repetition.
     work
         How much there is to do, for instance "75 volumes".
+    n_touched
+        Bytes of memory that every side touches, and gives back, before each repetition: as many as
+        the side that takes most of it, where that is much.
     """
 
     settings: Settings
     cold: Sequence[str] = ()
     work: str = ""
+    n_touched: int = 0
 
 
 MakeInputs = Callable[[Path, bool], AbstractContextManager[Inputs]]
@@ -165,6 +166,8 @@ class Row:
         Largest difference between values, as a share of their range; 0 for identical ones.
     limit
         What bounds a bar that is out of reach.
+    patience
+        Seconds after which a side is given up.
     """
 
     name: str
@@ -176,6 +179,7 @@ class Row:
     warm_up: bool = True
     tolerance: float = 0.0
     limit: str = ""
+    patience: float = 300
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,20 @@ class RowResult:
             value = bar.value(self.sides)
             yield bar, value, bar.met(value)
 
+    def range_of(self, bar: Bar) -> tuple[float, float]:
+        """Lowest and highest value of a bar, each side's repetitions taken by their turns."""
+        turns = zip(*(measured.samples for measured in self.sides.values()), strict=True)
+        values = [
+            bar.value(
+                {
+                    name: replace(measured, samples=[sample])
+                    for (name, measured), sample in zip(self.sides.items(), turn, strict=True)
+                }
+            )
+            for turn in turns
+        ]
+        return min(values), max(values)
+
 
 def run_row(row: Row, folder: Path, *, quick: bool) -> RowResult:
     """Measure a row. Errors become part of the result: the other rows have a right to be run."""
@@ -227,8 +245,7 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
     """
     with ExitStack() as stack:
         asks = {
-            side.name: stack.enter_context(_side(side, {**inputs.settings, **side.settings}))
-            for side in row.sides
+            side.name: stack.enter_context(_side(side, inputs, row.patience)) for side in row.sides
         }
         first = {}
         for name, ask in asks.items():
@@ -255,20 +272,22 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
 
 
 @contextmanager
-def _side(side: Side, settings: Settings) -> Iterator[Callable[[bool], Any]]:
+def _side(side: Side, inputs: Inputs, patience: float) -> Iterator[Callable[[bool], Any]]:
     """Start a side's process; yield a function that asks it for one repetition."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, side.prepare, settings), daemon=False)
+    settings = {**inputs.settings, **side.settings}
+    arguments = (there, side.prepare, settings, inputs.n_touched)
+    process = context.Process(target=serve, args=arguments, daemon=False)
     process.start()
     there.close()
 
     def ask(with_values: bool) -> Any:
         here.send(with_values)
-        return _answer(here, side.name)
+        return _answer(here, side.name, patience)
 
     try:
-        _answer(here, side.name)
+        _answer(here, side.name, patience)
         yield ask
         here.send(None)
     finally:
@@ -279,9 +298,9 @@ def _side(side: Side, settings: Settings) -> Iterator[Callable[[bool], Any]]:
             process.join()
 
 
-def _answer(connection: Connection, name: str) -> Any:
-    if not connection.poll(_PATIENCE):
-        raise BenchmarkError(f"{name} has not answered for {_PATIENCE:.0f} s")
+def _answer(connection: Connection, name: str, patience: float) -> Any:
+    if not connection.poll(patience):
+        raise BenchmarkError(f"{name} has not answered for {patience:.0f} s")
     try:
         answer, error = connection.recv()
     except EOFError:

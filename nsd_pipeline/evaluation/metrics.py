@@ -30,8 +30,8 @@ from nsd_pipeline.evaluation.retrieval import (
     Floats,
     Integers,
     Scores,
+    averaged_queries,
     cosine_to_candidates,
-    pair_codes,
     require_finite,
     retrieval_sets,
     score_trials,
@@ -74,8 +74,8 @@ def retrieval_metrics(
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     metrics: dict[str, float] = {}
-    for size, some, rows in retrieval_sets(scores, set_sizes):
-        metrics |= _set_metrics(some, subject_of[rows], size_suffix(size))
+    for name, some, rows in retrieval_sets(scores, set_sizes):
+        metrics |= _set_metrics(some, subject_of[rows], name)
     batches = BatchMetrics()
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
     for start in range(0, len(estimates), batch_size):
@@ -83,29 +83,54 @@ def retrieval_metrics(
     return metrics | batches.compute()
 
 
-def size_suffix(size: int | None) -> str:
-    """Return what the name of a metric ends with for a retrieval set."""
-    return "" if size is None else f"_size={size}"
+def metric_ending(aggregation: str, set_name: str) -> str:
+    """Return what the name of a metric ends with for a way of averaging and a retrieval set."""
+    averaged = f"_{aggregation}" if aggregation else ""
+    if set_name == "all":
+        return averaged
+    return f"{averaged}_{'size' if set_name.isdigit() else 'set'}={set_name}"
 
 
-def _set_metrics(scores: Scores, subjects: NDArray[Any], suffix: str) -> dict[str, float]:
-    per_trial = scores.ranks()
-    by_aggregation = {
-        "": per_trial,
-        "_instance-agg": scores.averaged(scores.target).ranks(),
-        "_subject-agg": scores.averaged(pair_codes(scores.target, subjects)).ranks(),
+def _set_metrics(scores: Scores, subjects: NDArray[Any], set_name: str) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for aggregation, queries, _ in averaged_queries(scores, subjects):
+        ranks = queries.ranks()
+        ending = metric_ending(aggregation, set_name)
+        metrics |= rank_statistics(ranks, len(scores.images), ending)
+        if not aggregation:
+            of_trials = subject_statistics(ranks, scores.target, subjects, ending)
+    return metrics | of_trials
+
+
+def rank_statistics(ranks: Doubles, n_candidates: int, ending: str) -> dict[str, float]:
+    """Compute the metrics of one retrieval set and one way of averaging.
+
+    Parameters
+    ----------
+    ranks
+        Rank (Q,) of each query's own image.
+    n_candidates
+        Size of the retrieval set.
+    ending
+        Of the names, from :func:`metric_ending`.
+    """
+    statistics = _statistics(ranks, np.array(n_candidates), "retrieval_rank")
+    return {f"{name}{ending}": value for name, value in statistics}
+
+
+def subject_statistics(
+    ranks: Doubles, images: Integers, subjects: NDArray[Any], ending: str
+) -> dict[str, float]:
+    """Compute the ``_subject-ind`` metrics of a set from ranks, images and subjects (M,) of trials.
+
+    Images are numbered in order of first appearance, which is the order of summation.
+    """
+    name = f"median_retrieval_rank_subject-ind{ending}"
+    of_subjects = [lower_median(ranks[subjects == subject]) for subject in np.unique(subjects)]
+    return {
+        name: float(np.mean(of_subjects)),
+        f"{name}_macro": float(pd.Series(ranks).groupby(images).median().mean()),
     }
-    n_candidates = np.array(len(scores.images))
-    metrics = {
-        f"{name}{aggregation}{suffix}": value
-        for aggregation, ranks in by_aggregation.items()
-        for name, value in _statistics(ranks, n_candidates, "retrieval_rank")
-    }
-    name = f"median_retrieval_rank_subject-ind{suffix}"
-    of_subjects = [lower_median(per_trial[subjects == subject]) for subject in np.unique(subjects)]
-    metrics[name] = float(np.mean(of_subjects))
-    metrics[f"{name}_macro"] = float(pd.Series(per_trial).groupby(scores.target).median().mean())
-    return metrics
 
 
 def _statistics(ranks: Doubles, n_candidates: Integers, noun: str) -> Iterator[tuple[str, float]]:
@@ -156,9 +181,24 @@ class BatchMetrics:
         """Metrics over all batches so far."""
         ranks = np.concatenate(self._ranks)
         sizes = np.concatenate([np.full(len(batch), len(batch)) for batch in self._ranks])
-        metrics = {f"batch_{name}": v for name, v in _statistics(ranks, sizes, "rank")}
         assert self._correlation is not None  # noqa: S101  # there were ranks to concatenate
-        return metrics | {"batch_pearson_corr": self._correlation.mean()}
+        return batch_metrics(ranks, sizes, self._correlation.mean())
+
+
+def batch_metrics(ranks: Doubles, sizes: Integers, correlation: float) -> dict[str, float]:
+    """Compute the ``batch_...`` metrics of trials that were ranked already.
+
+    Parameters
+    ----------
+    ranks
+        Rank (M,) of each trial's own target among those of its batch.
+    sizes
+        Trials (M,) of that batch.
+    correlation
+        Pearson correlation, the mean over outputs.
+    """
+    metrics = {f"batch_{name}": value for name, value in _statistics(ranks, sizes, "rank")}
+    return metrics | {"batch_pearson_corr": correlation}
 
 
 class _ColumnCorrelation:
@@ -180,9 +220,20 @@ class _ColumnCorrelation:
 
     def mean(self) -> float:
         """Mean over outputs, leaving out those that never vary."""
-        sx, sy, sxx, syy, sxy = self._sums / self._n
-        variances = (sxx - sx * sx) * (syy - sy * sy)
-        varies = variances > 0
-        if not varies.any():
-            return float("nan")
-        return float(np.mean((sxy - sx * sy)[varies] / np.sqrt(variances[varies])))
+        return mean_correlation(self._sums / self._n)
+
+
+def mean_correlation(moments: Doubles) -> float:
+    """Mean Pearson correlation of two variables over D outputs, leaving out those that never vary.
+
+    Parameters
+    ----------
+    moments
+        Means (5, D) over trials of x, y, x * x, y * y and x * y.
+    """
+    sx, sy, sxx, syy, sxy = moments
+    variances = (sxx - sx * sx) * (syy - sy * sy)
+    varies = variances > 0
+    if not varies.any():
+        return float("nan")
+    return float(np.mean((sxy - sx * sy)[varies] / np.sqrt(variances[varies])))

@@ -2,16 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import DamagedArtifactError
-from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_tree
+from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_all, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
-from nsd_pipeline.storage.store import Store, wrong_content, wrong_size_in
+from nsd_pipeline.storage.store import (
+    Store,
+    StoredFile,
+    sha256_of,
+    wrong_content,
+    wrong_size_in,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -68,6 +75,28 @@ class LocalStore(Store):
         keys = self._keys_below(prefix.rpartition("/")[0])
         return sorted(key for key in keys if key.startswith(prefix) and is_artifact_key(key))
 
+    def files(self, folder: str = "") -> dict[str, StoredFile]:
+        """Every file below a folder; see :meth:`Store.files`."""
+        return dict(_files_below(self._root / folder, f"{folder}/" if folder else ""))
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of a file as it is now; see :meth:`Store.digest`."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sha256_of(self._root / name)
+        return None
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files, and the folders within artifacts, and of them, that are empty then."""
+        for name in names:
+            (self._root / name).unlink(missing_ok=True)
+        for folder in sorted({Path(name).parent for name in names}, reverse=True):
+            for each in (folder, *folder.parents[:-1]):
+                # Not the folders that hold artifacts: another run may be about to put one there.
+                if each.parts[0] == "manifests" or (self._root / "manifests" / each).is_dir():
+                    break
+                with suppress(OSError):  # it is not empty
+                    (self._root / each).rmdir()
+
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`."""
         manifest = self.find(key)
@@ -91,12 +120,14 @@ class LocalStore(Store):
 
         return ZarrLocalStore(self._root / manifest.key, read_only=True)
 
+    def _keep(self, folder: Path) -> None:
+        sync_tree(folder)
+
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         key = manifest.key
         # All that can fail for want of room is written before anything is replaced.
         draft = folder.with_name("manifest.json")
         draft.write_text(manifest.to_json())
-        sync_tree(folder.parent)
         target, record, next_one = self._root / key, self._record(key), self._workspace.next(key)
         # The manifest's folder first: a folder below one that has none would look like an artifact.
         for path in (record, target, next_one):
@@ -104,7 +135,7 @@ class LocalStore(Store):
         with self._workspace.lock(key):
             self._settle(key)  # what a writer that died has left
             folder.rename(next_one)
-            sync(next_one.parent)
+            sync_all([draft, next_one.parent])
             draft.replace(record)  # This publishes the artifact.
             sync(record.parent)
             self._put_in_place(key)
@@ -117,7 +148,7 @@ class LocalStore(Store):
             exchange(next_one, target, aside=self._workspace.aside(key))
         else:
             next_one.rename(target)
-        sync(target.parent)
+        # Not synced: where a power cut undoes it, whoever looks next does it again.
 
     def _settle(self, key: str) -> None:
         """Finish what a writer that died has left, if any. To be called with the lock held."""
@@ -136,12 +167,11 @@ class LocalStore(Store):
     def _record(self, key: str) -> Path:
         return self._root / "manifests" / f"{key}.json"
 
-    def _load(self, key: str) -> Manifest | None:
+    def _manifest_bytes(self, key: str) -> bytes | None:
         try:
-            content = self._record(key).read_bytes()
+            return self._record(key).read_bytes()
         except FileNotFoundError:
             return None
-        return self._parse(key, content)
 
     def _keys_below(self, folder: str) -> Iterator[str]:
         """Keys below a folder of the store: those with a manifest, and those that have lost it."""
@@ -192,6 +222,20 @@ class LocalStore(Store):
         if intact:
             self._intact.add(version)
         return intact
+
+
+def _files_below(folder: Path, start: str) -> Iterator[tuple[str, StoredFile]]:
+    """Files below a folder of the store; those that start with a dot are none of an artifact's."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(folder / entry.name, f"{start}{entry.name}/")
+            else:
+                status = entry.stat(follow_symlinks=False)
+                written = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield start + entry.name, StoredFile(status.st_size, written)
 
 
 def _names(folder: Path, *, folders: bool) -> set[str]:
