@@ -109,7 +109,11 @@ def fit_ridge(
     NsdError
         If there is too little memory, fMRI or embeddings are not finite, or a penalty is too small
         for the equations to have one solution.
+    ValueError
+        If there are no penalties, or some are not above zero.
     """
+    if not len(alphas) or min(alphas) <= 0:
+        raise ValueError("alphas are one or more numbers above zero")
     if min(train.n_trials, validation.n_trials) < 2:
         raise NotEnoughDataError(
             f"{train.n_trials} trials to fit and {validation.n_trials} to validate on are too few"
@@ -177,7 +181,7 @@ class _Centred:
     ) -> None:
         self._n_trials = trials.n_trials
         n_features = trials.n_times * trials.n_vertices
-        self._size = min(max(1, _CHUNK_BYTES // (8 * n_features)), trials.n_trials)
+        self._size = _chunk_trials(trials)
         self._loader = load_trials(trials, device, self._size)
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         self.means = zeros(n_features), zeros(trials.n_outputs)
@@ -297,12 +301,18 @@ class _Dual(_Equations):
         return weights
 
 
+def _chunk_trials(trials: Trials) -> int:
+    most = _CHUNK_BYTES // (8 * trials.n_times * trials.n_vertices)
+    return min(max(1, most), trials.n_trials)
+
+
 def _require_memory(train: Trials, validation: Trials, size: int, device: torch.device) -> None:
     """Refuse what would end for lack of memory, before hours of work."""
     across = validation.n_trials * size if size == train.n_trials else 0
     n_features = train.n_times * train.n_vertices
     targets = (6 * size + n_features) * train.n_outputs
-    needed = 8 * (2 * size**2 + across + targets) + 4 * _CHUNK_BYTES
+    chunks = 4 * _chunk_trials(train) * n_features
+    needed = 8 * (2 * size**2 + across + targets + chunks)
     cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if cuda else available_bytes()
     if needed > free:

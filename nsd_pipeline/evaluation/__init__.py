@@ -3,6 +3,7 @@
 Arrays and tables come in and go out. Nothing here knows a model, or where artifacts lie.
 """
 
+from nsd_pipeline.evaluation.ceiling import NoiseCeiling, noise_ceiling
 from nsd_pipeline.evaluation.chance import (
     AgainstChance,
     Verdict,
@@ -26,6 +27,7 @@ from nsd_pipeline.evaluation.seeds import ensemble, seeds_table
 __all__ = [
     "AgainstChance",
     "BatchMetrics",
+    "NoiseCeiling",
     "Verdict",
     "against_chance",
     "chance_levels",
@@ -36,6 +38,7 @@ __all__ = [
     "image_difficulty",
     "metric_intervals",
     "name_trials",
+    "noise_ceiling",
     "paired_differences",
     "query_ranks",
     "repeat_ranks",

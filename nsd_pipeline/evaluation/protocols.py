@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from nsd_pipeline.evaluation.ceiling import REPEATS
 from nsd_pipeline.evaluation.ranks import (
     ENSEMBLE,
     hash_of,
@@ -29,8 +30,6 @@ from nsd_pipeline.evaluation.retrieval import (
     score_trials,
 )
 
-REPEATS: Final = 3
-"""How often NSD showed an image to a subject, if all of the subject's sessions are there."""
 SEEN_BY_ALL: Final = "seen-by-all"
 HARD_NEGATIVES: Final = "hard-negatives"
 

@@ -16,7 +16,7 @@ _PLACE: Final = "{hemisphere}"
 _BY_PATH: Final = "name files by a path such as /my/labels/{hemisphere}.mine.mgz"
 
 
-def _local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
+def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
     """Path of an object on this machine: a mirror's own file, or a copy in a folder."""
     path = source.local_path(info.key)
     if path is None:
@@ -62,7 +62,7 @@ def find_transforms(source: Source, subject: str, space: Space) -> Transforms:
 
 def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str, Path]:
     """Copy the files into a folder, unless a mirror has them on this machine: paths by key."""
-    return {key: _local_file(source, info, folder) for key, info in found.objects.items()}
+    return {key: local_file(source, info, folder) for key, info in found.objects.items()}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     objects = {side: source.describe(key) for side, key in found.items()}
 
     def copy(folder: Path) -> dict[Hemisphere, Path]:
-        return {side: _local_file(source, info, folder) for side, info in objects.items()}
+        return {side: local_file(source, info, folder) for side, info in objects.items()}
 
     return LabelFiles({info.key: info.etag for info in objects.values()}, copy)
 

@@ -161,7 +161,10 @@ def test_too_little_is_refused_before_it_is_tried(cohort, monkeypatch):
     one = validation.select(np.arange(validation.n_trials) == 0)
     with pytest.raises(NotEnoughDataError, match="1 to validate on"):
         fit_ridge(train, one, alphas=ALPHAS, device="cpu")
-    monkeypatch.setattr(ridge, "available_bytes", lambda: 10**6)
+    for alphas in ([], [1.0, 0.0]):
+        with pytest.raises(ValueError, match="above zero"):
+            fit_ridge(train, validation, alphas=alphas, device="cpu")
+    monkeypatch.setattr(ridge, "available_bytes", lambda: 10_000)
     with pytest.raises(NsdError, match="memory are free"):
         fit_ridge(train, validation, alphas=ALPHAS, device="cpu")
 
