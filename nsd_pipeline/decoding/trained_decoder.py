@@ -51,7 +51,7 @@ class TrainedDecoder:
 
     subject: str
     experiment: str
-    config: TrainingConfig
+    config: TrainingConfig = field(repr=False)
     models: "Mapping[int, Decoder]" = field(repr=False)
     vertices: Integers | None = field(repr=False)
     encoder: Mapping[str, Any] = field(repr=False)
