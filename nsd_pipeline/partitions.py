@@ -15,6 +15,7 @@ from typing import cast
 
 import dagster as dg
 
+from nsd_pipeline.folders import SHARED as SHARED
 from nsd_pipeline.nsd.layout import (
     N_SESSIONS,
     OPERATOR_SPACES,
@@ -24,8 +25,6 @@ from nsd_pipeline.nsd.layout import (
     session_key,
 )
 
-SHARED = "shared"
-"""The stimulus set that every subject saw, and every model is tested on."""
 ALL = "all"
 """The cohort of all subjects: what the reference trains."""
 
