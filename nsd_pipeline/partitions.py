@@ -76,6 +76,7 @@ sessions_to_cohorts = dg.StaticPartitionMapping(
 stimulus_sets_to_cohorts = dg.StaticPartitionMapping(
     {SHARED: set(COHORTS)} | {subject: {subject, ALL} for subject in SUBJECTS}
 )
+sessions_to_subjects = dg.StaticPartitionMapping(_subject_of)
 sessions_to_every_subject = dg.StaticPartitionMapping(
     {session: set(SUBJECTS) for session in SESSIONS}
 )

@@ -7,17 +7,13 @@ it comes; gradients clipped; validation after every epoch; the epoch that is bes
 training stops when five epochs in a row were no better. OneCycleLR also moves AdamW's first
 momentum between 0.85 and 0.95, which is PyTorch's default and therefore the reference's.
 
-Seeds are the reference's: the same seed gives its initial weights, its dropout and its order of
-trials.
+Seeds are the reference's: the same seed gives its initial weights, dropout and order of trials.
 
-Several processes can train one model (``loss.ProcessGroup``): started with a group of
-torch.distributed, each calls :func:`train` with the same arguments and gets the same result.
-Batches are the same as those of one process, and so are losses, dropout, and updates, to rounding.
+Several processes can train one model (``loss.ProcessGroup``): in a group of torch.distributed, each
+calls :func:`train` with the same arguments. Results are those of one process, to rounding.
 
-It differs from the reference in speed only: no data loader (batches are rows of one array), and
-AdamW's fused kernel, whose results agree with the plain one to rounding.
-
-The steps are in `epochs`.
+It differs from the reference in speed only: batches are rows of one array, and AdamW is fused. The
+steps are in `epochs`.
 """
 
 import time
@@ -91,10 +87,8 @@ def train(
         Architecture, loss and optimisation.
     train, validation
         Trials to learn from, and to choose the best epoch by.
-    seed
-        Seed of initial weights and dropout.
-    device
-        Where to train; the first GPU if there is one, else the CPU.
+    seed, device
+        Of initial weights and dropout; where to train: the first GPU if there is one, or the CPU.
     on_epoch
         Called after every epoch, when its checkpoint is written if it is; by the first process
         only.
@@ -233,8 +227,8 @@ def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -
     # A normalised rank among one trial does not exist, so no epoch would ever be the best.
     n_validation = 2 if config.monitor == "val/batch_inv_norm_rank_mean" else 1
     if train.n_trials < 2 or validation.n_trials < n_validation:
+        counts = f"{train.n_trials} trials to train on and {validation.n_trials} to validate on"
         raise NotEnoughDataError(
-            f"{train.n_trials} trials to train on and {validation.n_trials} to validate on are too "
-            "few: a trial is told from the others of its batch.",
+            f"{counts} are too few: a trial is told from the others of its batch.",
             next_step="prepare more sessions of this cohort.",
         )
