@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on a small generated dataset
 # make ui     the web UI on what the demo made
 # make test   the whole test suite
+# make docs   the site, into build/site; a warning is an error
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
 # make soak   random kills, power cuts, orders of use and damaged files, for MINUTES (15)
 # make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
@@ -14,7 +15,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
-.PHONY: demo ui test soak bench audit lint lock clean
+.PHONY: demo ui test docs soak bench audit lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
@@ -30,6 +31,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
 
 soak: $(VENV)/.installed-dev
 	NSD_SOAK_MINUTES=$(or $(MINUTES),15) NSD_SOAK_SEED=$(or $(SEED),33) \

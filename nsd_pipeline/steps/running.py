@@ -10,12 +10,13 @@ import hashlib
 import json
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Final, ParamSpec
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import dagster as dg
 import pandas as pd
 
+from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
 from nsd_pipeline.steps.step import Step
@@ -92,8 +93,39 @@ def in_words(error: Exception) -> str:
     )
 
 
-_failures: Final[dict[str, dict[str, str]]] = {}
-"""What failed in a run that goes on, by the run's id: a message for each partition."""
+class _Failed(NamedTuple):
+    """A partition of an asset that ended in an error: its name, the asset's, and a message."""
+
+    partition: str
+    asset: str
+    message: str
+
+    @property
+    def named(self) -> str:
+        return f"{self.asset} {self.partition}" if self.partition else self.asset
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Asset and next step, which failures of one reason share."""
+        return self.asset, self.message.partition("\nNext step: ")[2]
+
+
+_failures: Final[dict[str, dict[str, _Failed]]] = {}
+"""What failed in a run that goes on, by the run's id and the partition."""
+
+
+def _told_once(failed: Iterable[_Failed]) -> str:
+    """Every reason once, with all partitions that it holds for."""
+    kinds: dict[tuple[str, str], list[_Failed]] = {}
+    for each in failed:
+        kinds.setdefault(each.kind, []).append(each)
+    told = []
+    for first, *others in kinds.values():
+        told.append(f"{first.named}: {first.message}")
+        if others:
+            names = partitions.in_words([each.partition for each in others])
+            told[-1] += f"\nThe same next step for {len(others)} more: {names}."
+    return "\n\n".join(told)
 
 
 def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
@@ -106,9 +138,9 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
     Raises
     ------
     dagster.Failure
-        If any partition ended in an error, and no other one goes on: with a message for each, which
-        names the artifact, the partition and the next step. They are not retried: the same would
-        happen again.
+        If any partition ended in an error, and no other one goes on: with a message for each
+        reason, which names the artifact, the partitions and the next step. They are not retried:
+        the same would happen again.
     """
     done: dict[str, dict[str, Any]] = {}
     fingerprints: list[str] = []
@@ -137,8 +169,10 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
                 fingerprints.append(manifest.fingerprint)
                 done[partition] = {"status": status} | _shown(step.store, manifest)
             except Exception as error:  # whatever it is, it is this partition's alone
-                failed[partition] = f"{named(partition)}: {in_words(error)}"
-                context.log.error(failed[partition])
+                new = _Failed(partition, step.name, in_words(error))
+                if new.kind not in {each.kind for each in failed.values()}:
+                    context.log.error(f"{named(partition)}: {new.message}")
+                failed[partition] = new
                 if not isinstance(error, NsdError):
                     context.log.info("".join(traceback.format_exception(error)))
         # One line for all: Dagster commits each line by itself, which takes longer than the look.
@@ -158,8 +192,12 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
         if goes_on:
             return
         raise dg.Failure(
-            description="\n\n".join(failed.values()),
-            metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
+            description=_told_once(failed.values()),
+            metadata={
+                "failed partitions": dg.MetadataValue.json(
+                    {each.named: each.message for each in failed.values()}
+                )
+            },
             allow_retries=False,
         )
     for partition, metadata in done.items():
