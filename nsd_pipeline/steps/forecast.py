@@ -122,16 +122,20 @@ def forecast(
     """
     count = _Counting(snapshot, design, in_place)
     to_do = states.to_do
-    trials = sum(design.n_trials(layout.parse_session_key(each)[1]) for each in to_do)
     found = []
     if snapshot.find(Design.key()) is None:
         found.append(count.of(Design, 1, 1))
-    if to_do:
-        fetched = 0 if in_place else trials * 2 * _FRAME_BYTES
-        requests = 0 if in_place else trials * 2
-        for step in BETAS_STEPS:
-            n_bytes, n_requests = (fetched, requests) if step is Betas else (0, 0)
-            found.append(count.of(step, len(to_do), len(to_do), n_bytes, n_requests))
+    for step in BETAS_STEPS:
+        # What is stale is taken for stale as a whole.
+        left = [
+            key
+            for key in to_do
+            if key in states["stale"] or not isinstance(snapshot.found.get(step.key(key)), Manifest)
+        ]
+        trials = sum(design.n_trials(layout.parse_session_key(key)[1]) for key in left)
+        requests = 2 * trials if step is Betas and not in_place else 0
+        if left:
+            found.append(count.of(step, len(left), len(left), requests * _FRAME_BYTES, requests))
     found += count.images(wanted, to_do)
     found += count.models(wanted, to_do)
     return found
@@ -179,6 +183,7 @@ class _Counting:
             if isinstance(found := self._snapshot.found[key], Manifest)
             and found.asset == step.name
             and SECONDS in found.metadata
+            and found.config.get("in_place", self._in_place) == self._in_place
             and (units := _units(step, found)) > 0
         ]
         newest = sorted(made, key=lambda each: each[0].created)[-_NEWEST:]

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,11 +69,16 @@ def _human(n_bytes: int) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file to write, in the same folder, that takes a path's place if nothing goes wrong.
 
-    It is removed if an error leaves the block. One process at a time may write it.
+    It is removed if an error leaves the block. One process at a time may write it. Its mode is the
+    umask's, whatever the library that writes it makes of that.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        partial.chmod(mode)
         # Or the name could be on the disk before the content, and a power cut leave neither.
         sync(partial)
         partial.replace(path)
