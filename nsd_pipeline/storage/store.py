@@ -231,10 +231,7 @@ class Store(ABC):
         """Let an artifact appear, in place of an earlier one; the files may be moved away."""
 
     def at_once(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
-        """Ask something of this store for each name, many at a time; the answers in order.
-
-        On S3 each is some requests, and all subjects' sessions are 284.
-        """
+        """Ask something for each name, many at a time: on S3 each is some requests. In order."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(ask, names))
 
@@ -258,10 +255,8 @@ class Store(ABC):
         """Write an artifact; it appears, whole, when the ``with`` block ends without an error.
 
         After an error nothing is left, and an earlier artifact of that key is as it was. Of two
-        processes that write the same key at once, the later one's artifact stays.
-
-        For `asset` to `config` see :class:`~nsd_pipeline.storage.manifest.Manifest`.
-        `expected_bytes` is the artifact's size, as far as known, to check the disk for.
+        processes that write the same key at once, the later one's artifact stays. `asset` to
+        `config` are the manifest's; `expected_bytes` is what the disk is checked for.
 
         Raises
         ------
