@@ -13,7 +13,16 @@ import torch
 
 from benchmarks.embeddings import LAYERS, photos
 from benchmarks.gpu_inputs import Line, Lines, Sizes, limit, random_rows, stored, trials
-from nsd_pipeline.decoding import Checkpoint, Trials, loader, model, predict, training
+from nsd_pipeline.decoding import (
+    Checkpoint,
+    Trials,
+    epochs,
+    loader,
+    model,
+    predict,
+    train_seeds,
+    training,
+)
 from nsd_pipeline.decoding.config import DataDtype, TrainingConfig
 from nsd_pipeline.decoding.loader import HostLoader, Loader, ResidentLoader
 from nsd_pipeline.decoding.rows import NUMPY_DTYPES, as_tensor
@@ -95,10 +104,15 @@ def trainings(sizes: Sizes, device: torch.device) -> Lines:
     for seed, precision in product(_SEEDS, ("float32", "bfloat16")):
         settings = config(precision=precision)
         graphed = train(settings, seed=seed)
-        with patch.object(training, "_graphs_pay", lambda *_: False):
+        with patch.object(epochs, "graphs_pay", lambda *_: False):
             plain = train(settings, seed=seed)
         most = 1e-5 if precision == "float32" else 1e-3
         yield _same(f"CUDA graph and plain steps, seed {seed}, {precision}", graphed, plain, most)
+
+    parts = data.split("train"), data.split("val")
+    together = train_seeds(config(), *parts, seeds=_SEEDS, device=device)
+    for seed, result in together.items():
+        yield _same(f"seed {seed} beside others, and alone", result, train(config(), seed=seed), 0)
 
     whole = train(config(n_epochs=3))
     with tempfile.TemporaryDirectory() as folder:

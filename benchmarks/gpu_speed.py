@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from benchmarks.embeddings import LAYERS, photos
 from benchmarks.gpu_inputs import Line, Lines, Sizes, bar, random_rows, trials
-from nsd_pipeline.decoding import Trials, predict, retrieval_metrics, train
+from nsd_pipeline.decoding import Checkpoint, Trials, predict, retrieval_metrics, train, train_seeds
 from nsd_pipeline.decoding.config import DataDtype
 from nsd_pipeline.embeddings import ImageEncoder, embed_images
 from nsd_pipeline.embeddings.encoder import Dtype
@@ -104,22 +105,26 @@ def seeds(sizes: Sizes, device: torch.device) -> Lines:
     splits = (*sizes.subject[:2], 0)
     rows = random_rows((sum(splits), sizes.vertices), "float32", device)
     data = trials(rows, splits, width=sizes.width)
-    start = time.perf_counter()
-    for seed in range(8):
-        _train(data, device, sizes.config(), seed=seed)
+    parts = data.split("train"), data.split("val")
+    for n_seeds in (1, 3, 8):
+        start = time.perf_counter()
+        train_seeds(sizes.config(), *parts, seeds=range(n_seeds), device=device)
         seconds = time.perf_counter() - start
-        what = f"{seed + 1} seeds of one subject, {sizes.epochs} epochs each"
-        if seed in (0, 2):
+        what = f"{n_seeds} seeds of one subject, {sizes.epochs} epochs each"
+        if n_seeds < 8:
             yield Line(what, f"{seconds:.3g} s")
-    yield bar(sizes, what, seconds, 30, " s")
+        else:
+            yield bar(sizes, what, seconds, 30, " s")
 
 
 def subject(sizes: Sizes, device: torch.device) -> Lines:
-    """One subject from betas in memory to metrics."""
+    """One subject from betas in memory to metrics, with a checkpoint after each epoch."""
     rows = random_rows((sum(sizes.subject), sizes.vertices), "float32", device)
     data = trials(rows, sizes.subject, width=sizes.width)
     start = time.perf_counter()
-    model = _train(data, device, sizes.config()).model
+    with TemporaryDirectory() as folder:
+        checkpoint = Checkpoint(Path(folder) / "training", "the check of a GPU")
+        model = _train(data, device, sizes.config(), checkpoint=checkpoint).model
     trained = time.perf_counter()
     test = data.split("test")
     estimates = predict(model, test)

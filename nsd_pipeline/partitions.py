@@ -109,6 +109,14 @@ def ranges(sessions: Sequence[str], at_most: int) -> Iterator[tuple[str, str]]:
             yield part[0], part[-1]
 
 
+def in_words(keys: Sequence[str]) -> str:
+    """Partitions in order, sessions that follow each other as first and last."""
+    if not set(keys) <= set(SESSIONS):
+        return ", ".join(keys)
+    spans = ranges(keys, len(keys))
+    return ", ".join(first if first == last else f"{first} to {last}" for first, last in spans)
+
+
 def subjects_of_cohort(cohort: str) -> tuple[str, ...]:
     """Subjects whose sessions a cohort's model is trained on."""
     return SUBJECTS if cohort == ALL else (cohort,)

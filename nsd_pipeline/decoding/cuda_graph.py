@@ -22,9 +22,11 @@ _WARM_UP: Final = 3
 class GraphedGradients:
     """Computes the gradients of one full batch after the other by replaying a CUDA graph.
 
+    To be made and called while ``stream`` is the current one.
+
     The numbers are those of the same computation without a graph, to rounding: its libraries may
-    choose other kernels. Dropout takes its random numbers from the GPU's generator in both, in
-    the same order, so that the generator's state says where a training stands in both.
+    choose other kernels. Dropout takes its random numbers from the same generator in both, in the
+    same order, so that the generator's state says where a training stands.
 
     Parameters
     ----------
@@ -35,8 +37,11 @@ class GraphedGradients:
         The parameters.
     batch_size
         Trials B of each batch.
-    device
-        The GPU.
+    generator
+        Of dropout, on the GPU.
+    stream
+        What the graph is recorded on. Memory that libraries use meanwhile belongs to a stream, so
+        graphs that are replayed side by side must not be recorded on the same one.
     """
 
     def __init__(
@@ -44,25 +49,22 @@ class GraphedGradients:
         compute: Callable[[Tensor], None],
         parameters: Sequence[nn.Parameter],
         batch_size: int,
-        device: torch.device,
+        generator: torch.Generator,
+        stream: torch.cuda.Stream,
     ) -> None:
         self._parameters = parameters
-        self._trials = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._trials = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
         self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(generator)
         # Warming up and recording draw dropout, which would not be there without a graph.
-        random_state = torch.cuda.get_rng_state(device)
-        with torch.cuda.device(device):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP):
-                    compute(self._trials)
-            torch.cuda.current_stream().wait_stream(aside)
-            for parameter in parameters:
-                parameter.grad = None  # those of the graph must be in its own memory
-            with torch.cuda.graph(self._graph):
-                compute(self._trials)
-        torch.cuda.set_rng_state(random_state, device)
+        random_state = generator.get_state()
+        for _ in range(_WARM_UP):
+            compute(self._trials)
+        for parameter in parameters:
+            parameter.grad = None  # those of the graph must be in its own memory
+        with torch.cuda.graph(self._graph, stream=stream):
+            compute(self._trials)
+        generator.set_state(random_state)
         self._gradients = [parameter.grad for parameter in parameters]
 
     def __call__(self, trials: Tensor) -> None:

@@ -4,11 +4,12 @@ Everything that asks "is this there, and would it be made again?" asks :meth:`St
 before they make something, schedules and the job ``subject`` before they start a run.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import dagster as dg
 
@@ -19,6 +20,9 @@ from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
 Metadata = Mapping[str, Any]
 """What is worth knowing of an artifact: JSON values, kept in its manifest and shown in the UI."""
+
+SECONDS: Final = "seconds to make"
+"""Metadata of an artifact: how long its step took, for whoever plans more of them."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,9 @@ class Step(ABC):
             config=plan.config,
             expected_bytes=plan.expected_bytes,
         ) as draft:
+            started = time.perf_counter()
             draft.metadata.update(self.make(partition, plan, draft))
+            draft.metadata[SECONDS] = round(time.perf_counter() - started, 3)
         return self.made(self.store, partition), standing
 
     @classmethod

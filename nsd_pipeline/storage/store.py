@@ -220,6 +220,9 @@ class Store(ABC):
         In a store that may only be read, that is for its owner to do.
         """
 
+    def _keep(self, folder: Path) -> None:  # noqa: B027 - a bucket needs nothing
+        """Let all files of a draft outlast a power cut, where they are published by renaming."""
+
     @abstractmethod
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         """Let an artifact appear, in place of an earlier one; the files may be moved away."""
@@ -262,6 +265,11 @@ class Store(ABC):
             draft = Draft(area / "files")
             draft.folder.mkdir()
             yield draft
+            with ThreadPoolExecutor(1) as beside:
+                # The disk writes while processors compute the checksums.
+                kept = beside.submit(self._keep, draft.folder)
+                files = _records(key, draft.folder)
+                kept.result()
             manifest = Manifest(
                 key=key,
                 asset=asset,
@@ -271,7 +279,7 @@ class Store(ABC):
                 created=datetime.now(UTC),
                 inputs=dict(inputs),
                 config=dict(config),
-                files=_records(key, draft.folder),
+                files=files,
                 metadata=draft.metadata,
             )
             self._publish(manifest, draft.folder)

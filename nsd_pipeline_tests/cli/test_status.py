@@ -1,7 +1,6 @@
 """What `nsd status` says of a store, after each thing that can happen to it."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +98,6 @@ def test_other_code_is_told(nsd: Nsd, artifacts: Path, monkeypatch: pytest.Monke
 def test_an_empty_store_a_source_that_is_away_and_a_name_that_is_none(
     nsd: Nsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(tmp_path / "nsd")
     shown = nsd("status")
     assert shown.exit_code == 0
     assert "0/40" in shown.stdout
