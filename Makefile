@@ -5,6 +5,7 @@
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
 # make soak   random kills, power cuts, orders of use and damaged files, for MINUTES (15)
 # make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
+# make gpu-check   what this machine's GPU computes, against the CPU, and how fast: 4 minutes, no network
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -42,6 +43,9 @@ soak: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 	cp build/bench/benchmarks.md docs/benchmarks.md
+
+gpu-check: # with the environment that is there: torch, transformers and what training imports
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --page docs/gpu.md
 
 audit: $(VENV)/.installed build/audit/.installed
 	build/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON \

@@ -1,7 +1,7 @@
 """One training, step by step, and where it stands between two epochs.
 
-On a GPU that holds all trials, gradients of full batches are a CUDA graph (`cuda_graph`), metrics
-of the validation stay there (`validation`), and each training has a stream of its own: kernels of a
+On a GPU, gradients of full batches are a CUDA graph (`cuda_graph`), metrics of a validation whose
+trials lie there stay there (`validation`), and each training has a stream of its own: kernels of a
 step are small, so that those of several seeds fit side by side.
 """
 
@@ -52,13 +52,12 @@ class Splits:
         return cls(train, validation, *loaders)
 
 
-def graphs_pay(config: TrainingConfig, splits: Splits, group: ProcessGroup) -> bool:
-    """Whether a GPU computes alone, on trials that it holds, what is the same at every step.
+def graphs_pay(config: TrainingConfig, group: ProcessGroup) -> bool:
+    """Whether a GPU computes alone what is the same at every step.
 
     Messages between GPUs have launches of their own, and a class of a user's may decide by values.
     """
-    resident = isinstance(splits.load_train, ResidentLoader)
-    return group.device.type == "cuda" and group.size == 1 and resident and _is_ours(config)
+    return group.device.type == "cuda" and group.size == 1 and _is_ours(config)
 
 
 def _is_ours(config: TrainingConfig) -> bool:
@@ -98,7 +97,7 @@ class Training:
         )
         self.order = TrialOrder(config.data_seed, self.n_train)
         self.total_loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.in_graphs = graphs_pay(config, splits, self.group)
+        self.in_graphs = graphs_pay(config, self.group)
         self.graphed: GraphedGradients | None = None
         self.stream: torch.cuda.Stream | None = None
         if self.in_graphs and device.type == "cuda":
@@ -124,9 +123,13 @@ class Training:
         if self.stream is not None:  # for weights that were loaded, the first time
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
         order = self.order.epoch(self.splits.load_train.shuffle)
+        computations = self._computations(order)
         learning_rate = math.nan
-        for compute_gradients in self._computations(order):
+        while True:
             with self.on_stream():
+                compute_gradients = next(computations, None)
+                if compute_gradients is None:
+                    break
                 compute_gradients()
                 self.optimizer.step()
             learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -166,31 +169,40 @@ class Training:
     def _computations(self, order: Tensor) -> Iterator[Callable[[], None]]:
         """For one batch after the other, what leaves its gradients in the parameters."""
         batch_size, loader = self.config.batch_size, self.splits.load_train
-        if not self.in_graphs or not isinstance(loader, ResidentLoader):
-            self.total_loss.zero_()
-            for batch in self._batches(loader, order):
-                yield partial(self._backward, *batch)
+        self.total_loss.zero_()
+        if not self.in_graphs:
+            for n_trials, x, target in self._batches(loader, order):
+                yield partial(self._backward, n_trials, x, target)
             return
 
-        def compute(trials: Tensor) -> None:
-            self._backward(len(trials), *loader.batch(trials))
+        def by_number(trials: Tensor) -> None:
+            self._backward(len(trials), *loader.batch(trials))  # type: ignore[union-attr]
 
-        with self.on_stream():
-            if self.graphed is None and len(order) >= batch_size:
+        def as_it_comes(x: Tensor, target: Tensor) -> None:
+            self._backward(len(x), x, target)
+
+        compute: Callable[..., None]
+        inputs: Iterator[tuple[Tensor, ...]]
+        if isinstance(loader, ResidentLoader):
+            compute = by_number
+            inputs = ((trials,) for trials in torch.split(order.to(self.device), batch_size))
+        else:
+            compute = as_it_comes
+            inputs = ((x, target) for _, x, target in self._batches(loader, order))
+        for batch in inputs:
+            if len(batch[0]) < batch_size:
+                yield partial(compute, *batch)
+                continue
+            if self.graphed is None:
                 self.graphed = GraphedGradients(
                     compute,
+                    batch,
                     self.parameters,
-                    batch_size,
                     self.generator,  # type: ignore[arg-type]  # a GPU has one
                     self.stream,  # type: ignore[arg-type]
                 )
-            self.total_loss.zero_()
-            order = order.to(self.device)
-        for trials in torch.split(order, batch_size):
-            if self.graphed is not None and len(trials) == batch_size:
-                yield partial(self.graphed, trials)
-            else:
-                yield partial(compute, trials)
+                self.total_loss.zero_()  # recording has added to it
+            yield partial(self.graphed, *batch)
 
     def _backward(self, n_trials: int, x: Tensor, target: Tensor) -> None:
         loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))

@@ -16,6 +16,7 @@ It differs from the reference in speed only: batches are rows of one array, and 
 steps are in `epochs`.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,11 +26,15 @@ from torch import Tensor
 
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
 from nsd_pipeline.decoding.epochs import Splits, Training, graphs_pay
+from nsd_pipeline.decoding.loader import ResidentLoader
 from nsd_pipeline.decoding.loss import ProcessGroup
 from nsd_pipeline.decoding.model import Decoder
 from nsd_pipeline.decoding.saved_models import Checkpoint, take_weights
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError
+
+CHECKPOINT_SECONDS = 5.0
+"""A GPU writes no checkpoint sooner after another: writing one takes as long as an epoch there."""
 
 _OVER = object()
 
@@ -85,11 +90,12 @@ def train(
     seed, device
         Of initial weights and dropout; where to train: the first GPU if there is one, or the CPU.
     on_epoch
-        Called after every epoch, when its checkpoint is written; by the first process only.
+        Called after every epoch, when its checkpoint is written if it is; by the first process
+        only.
     checkpoint
-        Says where the training stands after each epoch. If it is there and is of this very
-        training, the training goes on from it and ends with the weights it would have had without
-        the interruption. It is left there: remove it when the result is safe.
+        Says where the training stands after each epoch, on a GPU after some. If it is there and is
+        of this very training, the training goes on from it and ends with the weights it would have
+        had without the interruption. It is left there: remove it when the result is safe.
     start_from
         Weights to begin with, of a model of the same architecture (its ``state_dict()``), instead
         of drawing them. A checkpoint does not know them: its recipe has to.
@@ -148,7 +154,8 @@ def train_seeds(
     _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     splits = Splits.of(train, validation, device, config.batch_size)
-    side_by_side = graphs_pay(config, splits, ProcessGroup.current(device))
+    resident = isinstance(splits.load_train, ResidentLoader)
+    side_by_side = resident and graphs_pay(config, ProcessGroup.current(device))
     results: dict[int, TrainingResult] = {}
     for some in [seeds] if side_by_side else [[seed] for seed in seeds]:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -180,14 +187,16 @@ def _epochs(
     on_epoch: Callable[[int, Mapping[str, float]], object] | None,
 ) -> Iterator[None]:
     """All epochs that are left of one seed's training; stops after each step."""
-    training = trainings[seed]
+    training, written = trainings[seed], time.monotonic()
     while not training.finished:
         yield from training.epoch(sum(not each.finished for each in trainings.values()))
         if training.group.rank == 0:
-            if checkpoint is not None:
+            due = training.device.type == "cpu" or training.finished
+            if checkpoint is not None and (due or time.monotonic() - written >= CHECKPOINT_SECONDS):
                 with training.on_stream():
                     state = training.state()
                     checkpoint.write(training.config, seed, training.device, *state)
+                written = time.monotonic()
             if on_epoch is not None:
                 on_epoch(seed, training.history[-1])
 

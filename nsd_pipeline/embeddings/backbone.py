@@ -184,7 +184,9 @@ def _vision_model(folder: Path) -> tuple[Any, Any]:
     try:
         if kind not in CONFIG_MAPPING:
             raise ValueError(f"model_type is {kind!r}")
-        check_numbers(content)  # some configurations make a list of names of so many blocks
+        # Some configurations make a list of names of so many blocks. Of text, large numbers are
+        # sound: positions, the base of rotations.
+        check_numbers(content.get("vision_config", content))
         config = CONFIG_MAPPING[kind].from_dict(content)
     except Exception as error:
         # transformers' own checks and conversions of the values may raise anything.
