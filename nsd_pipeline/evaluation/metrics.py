@@ -30,8 +30,8 @@ from nsd_pipeline.evaluation.retrieval import (
     Floats,
     Integers,
     Scores,
+    averaged_queries,
     cosine_to_candidates,
-    pair_codes,
     require_finite,
     retrieval_sets,
     score_trials,
@@ -89,23 +89,47 @@ def size_suffix(size: int | None) -> str:
 
 
 def _set_metrics(scores: Scores, subjects: NDArray[Any], suffix: str) -> dict[str, float]:
-    per_trial = scores.ranks()
-    by_aggregation = {
-        "": per_trial,
-        "_instance-agg": scores.averaged(scores.target).ranks(),
-        "_subject-agg": scores.averaged(pair_codes(scores.target, subjects)).ranks(),
-    }
-    n_candidates = np.array(len(scores.images))
-    metrics = {
-        f"{name}{aggregation}{suffix}": value
-        for aggregation, ranks in by_aggregation.items()
-        for name, value in _statistics(ranks, n_candidates, "retrieval_rank")
-    }
+    metrics: dict[str, float] = {}
+    for aggregation, queries, _ in averaged_queries(scores, subjects):
+        ranks = queries.ranks()
+        metrics |= rank_statistics(ranks, len(scores.images), aggregation, suffix)
+        if not aggregation:
+            of_trials = subject_statistics(ranks, scores.target, subjects, suffix)
+    return metrics | of_trials
+
+
+def rank_statistics(
+    ranks: Doubles, n_candidates: int, aggregation: str, suffix: str
+) -> dict[str, float]:
+    """Compute the metrics of one retrieval set and one way of averaging.
+
+    Parameters
+    ----------
+    ranks
+        Rank (Q,) of each query's own image.
+    n_candidates
+        Size of the retrieval set.
+    aggregation, suffix
+        What names say for the averaging and, from :func:`size_suffix`, for the set.
+    """
+    ending = f"_{aggregation}{suffix}" if aggregation else suffix
+    statistics = _statistics(ranks, np.array(n_candidates), "retrieval_rank")
+    return {f"{name}{ending}": value for name, value in statistics}
+
+
+def subject_statistics(
+    ranks: Doubles, images: Integers, subjects: NDArray[Any], suffix: str
+) -> dict[str, float]:
+    """Compute the ``_subject-ind`` metrics of a set from ranks, images and subjects (M,) of trials.
+
+    Images are numbered in order of first appearance, which is the order of summation.
+    """
     name = f"median_retrieval_rank_subject-ind{suffix}"
-    of_subjects = [lower_median(per_trial[subjects == subject]) for subject in np.unique(subjects)]
-    metrics[name] = float(np.mean(of_subjects))
-    metrics[f"{name}_macro"] = float(pd.Series(per_trial).groupby(scores.target).median().mean())
-    return metrics
+    of_subjects = [lower_median(ranks[subjects == subject]) for subject in np.unique(subjects)]
+    return {
+        name: float(np.mean(of_subjects)),
+        f"{name}_macro": float(pd.Series(ranks).groupby(images).median().mean()),
+    }
 
 
 def _statistics(ranks: Doubles, n_candidates: Integers, noun: str) -> Iterator[tuple[str, float]]:

@@ -1,13 +1,22 @@
-"""Retrieval trial by trial, as tables: the rank of the right image, and the first images."""
+"""Retrieval as tables: the rank of the right image for every query, and the first images."""
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from nsd_pipeline.evaluation.retrieval import retrieval_sets, score_trials
+from nsd_pipeline.evaluation.retrieval import (
+    Floats,
+    averaged_queries,
+    retrieval_sets,
+    score_trials,
+)
+
+ENSEMBLE: Final = "ensemble"
+"""What ``seed`` is where the estimates of several seeds were put together."""
 
 
 def trial_ranks(
@@ -53,6 +62,98 @@ def trial_ranks(
         for size, some, rows in retrieval_sets(scores, set_sizes)
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def query_ranks(
+    predictions: ArrayLike,
+    y_true: ArrayLike,
+    groups: Sequence[Any],
+    subjects: Sequence[Any],
+    seeds: Sequence[int],
+    set_sizes: Sequence[int | None] = (None, 250),
+) -> pd.DataFrame:
+    """Rank of the right image for every query of an experiment: all that its statistics need.
+
+    A query is what is ranked: a trial's estimate, or the mean of several trials'. The table is what
+    intervals and comparisons of experiments start from, long after the estimates are gone. With 3
+    seeds, 10,000 trials and 8 subjects it has some 100,000 rows, below 1 MB as Parquet.
+
+    Parameters
+    ----------
+    predictions
+        Estimates (S, M, D) of the models of S seeds.
+    y_true, groups, subjects, set_sizes
+        As :func:`retrieval_metrics` takes them.
+    seeds
+        The S seeds.
+
+    Returns
+    -------
+    DataFrame
+        ``seed`` (as text; ``"ensemble"`` for the mean of the seeds' unit-length estimates, where
+        there are several), ``set`` (as in :func:`trial_ranks`), ``n_candidates``, ``candidates``
+        (which images these were, as a hash), ``aggregation`` (what names of metrics say: ``""``,
+        ``"instance-agg"``, ``"subject-agg"``), ``image_id``, ``subject`` (null where all subjects'
+        estimates were averaged) and ``rank`` (0-based, halves where scores are tied).
+
+    Raises
+    ------
+    NotEnoughDataError
+        If there are no trials.
+    NsdError
+        If an estimate or a target is not finite.
+    """
+    estimates, subject_of = np.asarray(predictions, np.float32), np.asarray(subjects)
+    tables = []
+    for seed, of_seed in _with_ensemble(estimates, seeds):
+        scores = score_trials(of_seed, y_true, groups)
+        for size, some, rows in retrieval_sets(scores, set_sizes):
+            for aggregation, queries, subject in averaged_queries(some, subject_of[rows]):
+                columns = {
+                    "seed": seed,
+                    "set": "all" if size is None else str(size),
+                    "n_candidates": len(some.images),
+                    "candidates": _hash_of(some.images),
+                    "aggregation": aggregation,
+                    "image_id": some.images[queries.target],
+                    "subject": pd.array(
+                        [None] * len(queries.target) if subject is None else subject, dtype="str"
+                    ),
+                    "rank": queries.ranks().astype(np.float32),  # halves: exact
+                }
+                tables.append(pd.DataFrame(columns))
+    table = pd.concat(tables, ignore_index=True)
+    few = ["seed", "set", "candidates", "aggregation", "subject"]
+    return table.astype(dict.fromkeys(few, "category"))
+
+
+def ensemble(predictions: Floats) -> Floats:
+    """Mean (M, D) of the unit-length estimates of several seeds (S, M, D); one stays as it is.
+
+    Estimates are not of one length, and a score does not ask for it: without this, the seed whose
+    estimates happen to be long would decide.
+    """
+    if len(predictions) == 1:
+        only: Floats = predictions[0]
+        return only
+    lengths = np.linalg.norm(predictions, axis=-1, keepdims=True)
+    mean: Floats = (predictions / np.maximum(lengths, np.finfo(np.float32).tiny)).mean(axis=0)
+    return mean
+
+
+def _with_ensemble(estimates: Floats, seeds: Sequence[int]) -> Iterator[tuple[str, Floats]]:
+    if estimates.ndim != 3 or len(estimates) != len(seeds):
+        raise ValueError(
+            f"predictions {estimates.shape} are (S, M, D) for S seeds (here {len(seeds)})"
+        )
+    yield from zip(map(str, seeds), estimates, strict=True)
+    if len(seeds) > 1:
+        yield ENSEMBLE, ensemble(estimates)
+
+
+def _hash_of(images: NDArray[Any]) -> str:
+    names = "\n".join(sorted(map(str, images.tolist())))
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def top_images(

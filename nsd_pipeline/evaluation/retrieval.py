@@ -167,6 +167,25 @@ def retrieval_sets(
         yield size, *scores.among(most_frequent(scores.target, size))
 
 
+def averaged_queries(
+    scores: Scores, subjects: NDArray[Any]
+) -> Iterator[tuple[str, Scores, NDArray[Any] | None]]:
+    """Go through the ways in which estimates are averaged before they are ranked.
+
+    Yields
+    ------
+    tuple
+        What names of metrics say for it (nothing for single trials), the scores of its queries,
+        and the subject of each of them (None where estimates of all subjects are averaged).
+    """
+    yield "", scores, subjects
+    yield "instance-agg", scores.averaged(scores.target), None
+    codes = pair_codes(scores.target, subjects)
+    subject_of = np.empty(codes.max() + 1, subjects.dtype)
+    subject_of[codes] = subjects
+    yield "subject-agg", scores.averaged(codes), subject_of
+
+
 def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
     """Give each pair of subject and image a number (M,), in order of first appearance."""
     subject_codes, _ = pd.factorize(subjects)

@@ -1,0 +1,233 @@
+"""95 % intervals of metrics, and differences between experiments, over test images.
+
+What varies is which images were tested: they are drawn with replacement (bootstrap), each with all
+of its trials, repeats and subjects, because trials that showed the same image are not independent.
+All seeds, and both of two experiments that are compared, get the same draws. The candidates stay
+the same.
+
+Intervals are corrected for bias and skewness (BCa: Efron, 1987), the latter from leaving out one
+image at a time. Plain percentiles of the draws hold the true top-1 accuracy in 84 % instead of 95 %
+of small, badly decoded data sets (50 images, 2 % of trials found).
+
+Seeds are not drawn. Their spread is a number of its own: three seeds are too few for an interval,
+and mixing both would hide which of the two a result depends on.
+
+``batch_...`` metrics have no interval: their candidates are whichever trials are neighbours in the
+order of trials, so every draw would need the scores of new batches.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from nsd_pipeline.errors import NotEnoughDataError, NsdError
+from nsd_pipeline.evaluation.drawn_images import (
+    Doubles,
+    Floats,
+    RankedQueries,
+    by_seed,
+    draw_images,
+)
+from nsd_pipeline.evaluation.ranks import ENSEMBLE
+
+N_DRAWS: Final = 2000
+_TAILS: Final = np.array([0.025, 0.975])
+
+
+def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0) -> pd.DataFrame:
+    """Compute every metric that is a function of ranks, with its 95 % interval over images.
+
+    Parameters
+    ----------
+    table
+        What :func:`query_ranks` returned.
+    n_draws
+        How often the test images are drawn.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    DataFrame
+        ``metric`` (the reference's name), ``value`` (mean over seeds), ``low`` and ``high`` (95 %
+        interval of that mean over images), ``seed_sd`` (standard deviation over seeds; NaN for
+        one), ``n_seeds``, and of the seeds' ensemble ``ensemble``, ``ensemble_low`` and
+        ``ensemble_high`` (NaN for one seed).
+    """
+    images = table["image_id"].unique()
+    weights = _weights(len(images), n_draws, seed)
+    seeds = by_seed(table, images)
+    ensemble = seeds.pop(ENSEMBLE, None)
+    values = _values(seeds.values())
+    result = pd.DataFrame({"value": values.mean()})
+    result[["low", "high"]] = _intervals(_drawn(seeds.values(), weights), n_draws)
+    result["seed_sd"] = values.std(ddof=1)
+    result["n_seeds"] = len(seeds)
+    together = ["ensemble", "ensemble_low", "ensemble_high"]
+    result[together] = np.nan
+    if ensemble:
+        result[together[0]] = _values([ensemble]).mean()
+        result[together[1:]] = _intervals(_drawn([ensemble], weights), n_draws)
+    return result.rename_axis("metric").reset_index()
+
+
+def paired_differences(
+    table: pd.DataFrame, baseline: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """Compare two experiments, metric by metric, over the images that both were tested on.
+
+    Both must have retrieved from the same candidates, or their ranks do not mean the same. Where a
+    table was cut down to some images, those that are left in both are compared.
+
+    Parameters
+    ----------
+    table, baseline
+        What :func:`query_ranks` returned for each experiment.
+    n_draws, seed
+        As in :func:`metric_intervals`.
+
+    Returns
+    -------
+    DataFrame
+        ``metric``, ``value`` and ``baseline`` (means over seeds, without the ensemble),
+        ``difference``, its 95 % interval over images ``low`` and ``high``, ``p_value`` (two-sided,
+        from the same draws: below 0.05 where the interval does not hold 0; not corrected for other
+        comparisons, see :func:`holm`) and ``n_images``. Metrics that one of both lacks are left
+        out.
+
+    Raises
+    ------
+    NsdError
+        If the experiments retrieved from different candidates, or share no image.
+    """
+    _require_same_candidates(table, baseline)
+    images = np.intersect1d(table["image_id"].unique(), baseline["image_id"].unique())
+    if not len(images):
+        raise NotEnoughDataError(
+            "The experiments cannot be compared: they have no test image in common.",
+            next_step="keep the same images of both.",
+        )
+    weights = _weights(len(images), n_draws, seed)
+    values, drawn = [], []
+    for each in (table, baseline):
+        seeds = by_seed(each[each["image_id"].isin(images)], images)
+        seeds.pop(ENSEMBLE, None)
+        values.append(_values(seeds.values()).mean())
+        drawn.append(_drawn(seeds.values(), weights))
+    result = pd.concat(values, axis=1, keys=["value", "baseline"], join="inner").dropna()
+    differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
+    result["difference"] = result["value"] - result["baseline"]
+    result[["low", "high"]] = _intervals(differences, n_draws)
+    result["p_value"] = [_p_value(each, n_draws) for each in differences.values()]
+    result["n_images"] = len(images)
+    return result.rename_axis("metric").reset_index()
+
+
+def holm(p_values: ArrayLike) -> Doubles:
+    """Correct p values for being many (Holm, 1979).
+
+    Parameters
+    ----------
+    p_values
+        The p values (P,) of all comparisons that are shown together.
+
+    Returns
+    -------
+    array of shape (P,)
+        Adjusted p values. If all that are below 0.05 are called differences, the probability that
+        any of them is none is at most 5 %, however they depend on each other.
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1)
+
+
+def _values(seeds: Collection[Sequence[RankedQueries]]) -> pd.DataFrame:
+    """Metrics (columns) of each seed (rows)."""
+    rows = [
+        {name: value for queries in parts for name, value in queries.metrics().items()}
+        for parts in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
+def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
+    """Weights (N, 1 + B + N) of N images: as they are, in B draws, and without each of them."""
+    parts = (
+        np.ones((n_images, 1), np.float32),
+        draw_images(n_images, n_draws, seed),
+        1 - np.eye(n_images, dtype=np.float32),
+    )
+    return np.concatenate(parts, axis=1)
+
+
+def _drawn(seeds: Collection[Sequence[RankedQueries]], weights: Floats) -> dict[str, Doubles]:
+    """Mean over seeds of every metric, for each column of weights."""
+    sums: dict[str, Doubles] = {}
+    for parts in seeds:
+        for queries in parts:
+            for name, values in queries.drawn(weights):
+                sums[name] = sums[name] + values if name in sums else values
+    return {name: values / len(seeds) for name, values in sums.items()}
+
+
+def _intervals(drawn: Mapping[str, Doubles], n_draws: int) -> pd.DataFrame:
+    """Low and high end for each metric (row), from what `_weights` gave of it."""
+    from scipy.special import ndtr, ndtri
+
+    ends = {}
+    for name, values in drawn.items():
+        draws, bias, skewness = _corrections(values, n_draws)
+        z = bias + ndtri(_TAILS)
+        shares = ndtr(bias + z / (1 - skewness * z))
+        ends[name] = np.quantile(draws, shares) if len(draws) else (np.nan, np.nan)
+    return pd.DataFrame.from_dict(ends, orient="index")
+
+
+def _p_value(differences: Doubles, n_draws: int) -> float:
+    """Two-sided p value: the level at which the interval would end at 0."""
+    from scipy.special import ndtr, ndtri
+
+    draws, bias, skewness = _corrections(differences, n_draws)
+    z = ndtri(_share_below(draws, 0)) - bias
+    return float(2 * ndtr(-abs(z / (1 + skewness * z) - bias)))
+
+
+def _corrections(values: Doubles, n_draws: int) -> tuple[Doubles, float, float]:
+    """Draws that have a value, and BCa's corrections for bias (z0) and skewness (acceleration)."""
+    from scipy.special import ndtri
+
+    draws, without = (
+        each[np.isfinite(each)] for each in (values[1 : 1 + n_draws], values[1 + n_draws :])
+    )
+    bias = float(ndtri(_share_below(draws, values[0])))
+    influence = without.mean() - without if len(without) else without
+    scale = 6 * np.sum(influence**2) ** 1.5
+    return draws, bias, float(np.sum(influence**3) / scale) if scale > 0 else 0.0
+
+
+def _share_below(draws: Doubles, value: float) -> float:
+    """Share of draws below a value; ties count by half, and it is never quite 0 or 1."""
+    below = np.count_nonzero(draws < value) + np.count_nonzero(draws == value) / 2
+    return (below + 0.5) / (len(draws) + 1)
+
+
+def _require_same_candidates(table: pd.DataFrame, baseline: pd.DataFrame) -> None:
+    first, second = (
+        each.groupby("set", observed=True)[["candidates", "n_candidates"]].first()
+        for each in (table, baseline)
+    )
+    for name in first.index.intersection(second.index):
+        if first.loc[name, "candidates"] != second.loc[name, "candidates"]:
+            sizes = [int(each.loc[name, "n_candidates"]) for each in (first, second)]
+            raise NsdError(
+                f"The experiments cannot be compared: in the retrieval set {name!r}, one retrieved"
+                f" from {sizes[0]} images, the other from {sizes[1]}, and these are not the same"
+                " images, so that a rank does not mean the same in both.",
+                next_step="test both on the same sessions of the same subjects.",
+            )
