@@ -21,6 +21,7 @@ _FAMILIES: Final = (
     "embeddings",
     "training",
     "streaming",
+    "ridge",
     "metrics",
     "graph",
 )

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.worker import Prepare, Sample, Settings, forget_files, serve
-
-_PATIENCE: Final = 300.0
-"""Seconds after which a side is given up."""
 
 
 class BenchmarkError(Exception):
@@ -165,6 +162,8 @@ class Row:
         Largest difference between values, as a share of their range; 0 for identical ones.
     limit
         What bounds a bar that is out of reach.
+    patience
+        Seconds after which a side is given up.
     """
 
     name: str
@@ -176,6 +175,7 @@ class Row:
     warm_up: bool = True
     tolerance: float = 0.0
     limit: str = ""
+    patience: float = 300
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,9 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
     """
     with ExitStack() as stack:
         asks = {
-            side.name: stack.enter_context(_side(side, {**inputs.settings, **side.settings}))
+            side.name: stack.enter_context(
+                _side(side, {**inputs.settings, **side.settings}, row.patience)
+            )
             for side in row.sides
         }
         first = {}
@@ -255,7 +257,7 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
 
 
 @contextmanager
-def _side(side: Side, settings: Settings) -> Iterator[Callable[[bool], Any]]:
+def _side(side: Side, settings: Settings, patience: float) -> Iterator[Callable[[bool], Any]]:
     """Start a side's process; yield a function that asks it for one repetition."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -265,10 +267,10 @@ def _side(side: Side, settings: Settings) -> Iterator[Callable[[bool], Any]]:
 
     def ask(with_values: bool) -> Any:
         here.send(with_values)
-        return _answer(here, side.name)
+        return _answer(here, side.name, patience)
 
     try:
-        _answer(here, side.name)
+        _answer(here, side.name, patience)
         yield ask
         here.send(None)
     finally:
@@ -279,9 +281,9 @@ def _side(side: Side, settings: Settings) -> Iterator[Callable[[bool], Any]]:
             process.join()
 
 
-def _answer(connection: Connection, name: str) -> Any:
-    if not connection.poll(_PATIENCE):
-        raise BenchmarkError(f"{name} has not answered for {_PATIENCE:.0f} s")
+def _answer(connection: Connection, name: str, patience: float) -> Any:
+    if not connection.poll(patience):
+        raise BenchmarkError(f"{name} has not answered for {patience:.0f} s")
     try:
         answer, error = connection.recv()
     except EOFError:

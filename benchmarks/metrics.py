@@ -1,7 +1,9 @@
-"""Row of the retrieval metrics: all of them from one score matrix, against one after the other."""
+"""Rows of the retrieval metrics: from one score matrix, and for many draws of the test images."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,8 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Inputs, Row, Side, faster, less_memory
 from benchmarks.worker import Outcome, Repeat, Settings
+from nsd_pipeline.evaluation.drawn_images import RankedQueries, by_seed, draw_images
+from nsd_pipeline.evaluation.intervals import N_DRAWS
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 BATCH: Final = 64
@@ -174,6 +179,91 @@ _STATISTICS: Final[dict[str, Callable[[Any, Any], float]]] = {
     "inv_norm_rank_median": lambda ranks, n: _lower(_normalised(ranks, n)),
 }
 
+_DRAWN: Final = "ours: weights of images"
+_LOOP: Final = "draw after draw, each metric from the drawn trials"
+_LOOPED_DRAWS: Final = 4
+
+
+@contextmanager
+def _experiments(_folder: Path, quick: bool) -> Iterator[Inputs]:
+    n_trials, n_images = (400, 100) if quick else (10_000, 1000)
+    yield Inputs(
+        {"n_trials": n_trials, "n_images": n_images},
+        work=f"3 seeds and their ensemble, {n_trials:,} trials of {n_images:,} images and 8"
+        f" subjects, {N_DRAWS:,} draws",
+    )
+
+
+def _rank_table(settings: Settings) -> "pd.DataFrame":
+    """What an experiment of three seeds keeps of its test."""
+    from nsd_pipeline.evaluation import query_ranks
+
+    rng = np.random.default_rng(0)
+    n_trials: int = settings["n_trials"]
+    n_images: int = settings["n_images"]
+    images = rng.permutation(np.arange(n_trials) % n_images)
+    targets = rng.standard_normal((n_images, 64), np.float32)[images]
+    estimates = targets + 6 * rng.standard_normal((3, *targets.shape), np.float32)
+    subjects = [f"subj{n:02d}" for n in rng.integers(1, 9, size=n_trials).tolist()]
+    return query_ranks(estimates, targets, images.tolist(), subjects, [0, 1, 2], SET_SIZES)
+
+
+def measure_drawn(settings: Settings) -> Repeat:
+    """`metric_intervals`; to be compared, metrics of the first draws."""
+    from nsd_pipeline.evaluation import metric_intervals
+
+    table = _rank_table(settings)
+
+    def repeat() -> Outcome:
+        start = time.perf_counter()
+        metric_intervals(table, N_DRAWS)
+        seconds = time.perf_counter() - start
+        queries, weights = _first_draws(table)
+        values = [value for each in queries for _, value in each.drawn(weights)]
+        return Outcome({"metrics": np.stack(values)}, seconds=seconds)
+
+    return repeat
+
+
+def measure_draw_by_draw(settings: Settings) -> Repeat:
+    """Take the drawn images' trials, as often as each was drawn, and compute the metrics anew.
+
+    A few draws; the time is scaled to all of them.
+    """
+    table = _rank_table(settings)
+
+    def repeat() -> Outcome:
+        queries, weights = _first_draws(table)
+        start = time.perf_counter()
+        values = [[_of_draw(each, w) for each in queries] for w in weights.T]
+        seconds = time.perf_counter() - start
+        metrics = np.array([np.concatenate(draw) for draw in values]).T
+        return Outcome({"metrics": metrics}, seconds=seconds * N_DRAWS / len(values))
+
+    return repeat
+
+
+def _first_draws(table: "pd.DataFrame") -> tuple[list[RankedQueries], NDArray[np.float32]]:
+    """Queries of all seeds, and weights (N, B) of the images in a few of the draws."""
+    images = table["image_id"].unique()
+    queries = [each for parts in by_seed(table, images).values() for each in parts]
+    return queries, draw_images(len(images), N_DRAWS, 0)[:, :_LOOPED_DRAWS].copy()
+
+
+def _of_draw(queries: RankedQueries, weights: NDArray[np.float32]) -> list[float]:
+    times = weights[queries.image].astype(int)
+    rows = np.repeat(np.arange(len(times)), times)
+    # An image that was drawn twice counts as two images.
+    copy = np.concatenate([np.arange(n) for n in times.tolist()])
+    drawn = replace(
+        queries,
+        ranks=queries.ranks[rows],
+        image=queries.image[rows] + len(weights) * copy,
+        subject=queries.subject[rows],
+    )
+    return list(drawn.metrics().values())
+
+
 ROWS: Final = (
     Row(
         "retrieval-metrics",
@@ -184,5 +274,14 @@ ROWS: Final = (
         repetitions=2,
         warm_up=False,
         tolerance=1e-5,
+    ),
+    Row(
+        "bootstrap",
+        "Intervals of all retrieval metrics",
+        _experiments,
+        (Side(_DRAWN, measure_drawn), Side(_LOOP, measure_draw_by_draw)),
+        (faster(_DRAWN, _LOOP, 50),),
+        warm_up=False,
+        tolerance=1e-9,
     ),
 )

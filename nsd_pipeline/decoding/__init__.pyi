@@ -5,10 +5,13 @@ from .loss import clip_scores as clip_scores
 from .model import Decoder as Decoder
 from .model import FmriLinear as FmriLinear
 from .model import FmriMlp as FmriMlp
+from .model import FmriRidge as FmriRidge
 from .model import build_model as build_model
 from .model import n_parameters as n_parameters
 from .model import predict as predict
 from .model import vertex_contributions as vertex_contributions
+from .ridge import RidgeResult as RidgeResult
+from .ridge import fit_ridge as fit_ridge
 from .rows import HeldRows as HeldRows
 from .rows import Memory as Memory
 from .rows import StoredRows as StoredRows

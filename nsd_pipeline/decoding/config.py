@@ -1,9 +1,9 @@
 """Settings of a model, with the reference's values as defaults."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nsd_pipeline.nsd.session_lists import check_choice
 
@@ -15,6 +15,9 @@ DataDtype = Literal["float32", "bfloat16", "float16"]
 
 Monitor = Literal["val/batch_top5_acc", "val/batch_inv_norm_rank_mean"]
 """A column of the training's history of which more is better."""
+
+KNOWN_MODELS: Final = ("FmriMlp", "FmriLinear", "ridge")
+"""Decoders that are part of this package."""
 
 OnEpoch = Callable[[Mapping[str, float]], object]
 """Called after every epoch with its row of the history."""
@@ -29,9 +32,24 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["FmriMlp", "FmriLinear"] = Field(
+    model: str = Field(
         default="FmriMlp",
-        description="Architecture: the reference's residual MLP, or one linear map as baseline.",
+        pattern=rf"^({'|'.join(KNOWN_MODELS)}|\w+(\.\w+)*:\w+)$",
+        description="Decoder: FmriMlp, the reference's residual MLP; FmriLinear, one linear map"
+        " trained the same way; ridge, one fitted in closed form; or a class of your own as"
+        " package.module:Class (docs/decoders.md).",
+    )
+    arguments: dict[str, Any] = Field(
+        default={}, description="What a class of your own takes besides the three widths."
+    )
+    alphas: list[float] = Field(
+        default=[1e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 1e7],
+        min_length=1,
+        description="Penalties that ridge chooses from on the validation trials.",
+    )
+    alpha_per_target: bool = Field(
+        default=False,
+        description="Let ridge choose a penalty for each value of the embedding by itself.",
     )
     hidden: int = Field(default=128, ge=1, description="Width of FmriMlp's residual blocks.")
     n_blocks: int = Field(default=2, ge=0, description="Residual blocks of FmriMlp.")
@@ -199,6 +217,15 @@ class TrainingConfig(BaseModel):
         " Batches and results are those of one process.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ridge_has_one_seed(cls, settings: Any) -> Any:
+        """Of ridge there is one model: nothing of it is drawn."""
+        if isinstance(settings, dict) and settings.get("model") == "ridge":
+            seeds = settings.get("seeds", cls.model_fields["seeds"].default)
+            return {**settings, "seeds": seeds[:1]}
+        return settings
+
     @field_validator("sessions", "hold_out")
     @classmethod
     def _check_sessions(cls, text: str) -> str:
@@ -219,6 +246,16 @@ class TrainingConfig(BaseModel):
             known["seeds"] = [recorded["seed"]]
         return cls(**known)
 
+    @model_validator(mode="after")
+    def _fits_the_model(self) -> Self:
+        if self.arguments and self.model in KNOWN_MODELS:
+            raise ValueError(f"`arguments` are for a class of your own; {self.model} takes none")
+        if min(self.alphas) <= 0:
+            raise ValueError("`alphas` must be above zero")
+        if self.start_from and self.model == "ridge":
+            raise ValueError("`start_from` is for what is trained; ridge is fitted at once")
+        return self
+
     @property
     def windowed(self) -> bool:
         """Whether a trial is a window of a time series, and not one beta."""
@@ -226,7 +263,12 @@ class TrainingConfig(BaseModel):
 
     def decisive(self) -> dict[str, Any]:
         """Every setting that the model depends on by more than rounding."""
-        return self.model_dump(mode="json", exclude={"n_processes"})
+        other = {"n_processes"}
+        if self.model in KNOWN_MODELS:
+            other |= {"arguments"}
+        if self.model != "ridge":
+            other |= {"alphas", "alpha_per_target"}
+        return self.model_dump(mode="json", exclude=other)
 
     def starts_as_mean(self, n_times: int) -> bool:
         """Whether the map over ``n_times`` time points starts as their plain mean."""

@@ -2,8 +2,8 @@
 
 :class:`FmriMlp` is the reference's residual MLP (REFERENCE: hidden 128, two residual blocks, a
 linear map over time, one linear head), with the reference's parameter names, so that weights
-trained elsewhere fit. :class:`FmriLinear` is the baseline beside it. Nothing here knows how models
-are trained or stored.
+trained elsewhere fit. :class:`FmriLinear` and :class:`FmriRidge` are the baselines beside it, and
+``own_decoder`` has classes of a user's own. Nothing here knows how models are trained or stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.loader import load_trials
+from nsd_pipeline.decoding.own_decoder import OwnDecoder
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NsdError
 
@@ -163,7 +164,50 @@ class FmriLinear(nn.Module):
         return model
 
 
-Decoder = FmriMlp | FmriLinear
+class FmriRidge(nn.Module):
+    """One linear map from every vertex and time point to estimates, as ridge regression fits it.
+
+    Parameters
+    ----------
+    n_vertices
+        Vertices (or voxels) of the input.
+    n_outputs
+        Width of the estimate.
+    n_repetition_times
+        Time points of the input; 1 for betas.
+    """
+
+    def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
+        super().__init__()
+        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        self.weight = nn.Parameter(torch.zeros(n_outputs, n_repetition_times, n_vertices))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Estimates (B, n_outputs) from fMRI (B, V, T)."""
+        _check_shape(x, self.n_vertices, self.n_times)
+        values = x.transpose(1, 2).flatten(1)
+        return nn.functional.linear(values, self.weight.flatten(1), self.bias)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build this architecture again."""
+        return {
+            "n_vertices": self.n_vertices,
+            "n_outputs": len(self.bias),
+            "n_repetition_times": self.n_times,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriRidge":
+        """Architecture that the shapes of a state describe, with its values loaded."""
+        n_outputs, n_times, n_vertices = state["weight"].shape
+        model = cls(n_vertices, n_outputs, n_times)
+        model.load_state_dict(state)
+        return model
+
+
+Decoder = FmriMlp | FmriLinear | FmriRidge | OwnDecoder
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -210,9 +254,16 @@ def build_model(
     Raises
     ------
     NsdError
-        If the head would not end with the embedding's width.
+        If the model's estimates would not have the embedding's width, or a class of the user's own
+        is no decoder.
+    ValueError
+        If it is ``ridge``, which is not trained: see ``ridge.fit_ridge``.
     """
-    model: Decoder
+    if config.model == "ridge":
+        raise ValueError("ridge is fitted by fit_ridge, not trained")
+    if ":" in config.model:
+        return OwnDecoder(config.model, n_vertices, n_times, n_outputs, config.arguments)
+    model: FmriMlp | FmriLinear
     if config.model == "FmriLinear":
         model = FmriLinear(n_vertices, n_outputs, n_times)
     else:

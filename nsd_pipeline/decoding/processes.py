@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,9 @@ from nsd_pipeline.storage.store import Store
 TRIALS_FILE: Final = "trials.parquet"
 VERTICES_FILE: Final = "vertices.npy"
 HISTORY_FILE: Final = "history.parquet"
+
+if TYPE_CHECKING:
+    import torch
 
 _EPOCH = "epoch "
 """Begins a line of a process's output that has an epoch's row, as JSON."""
@@ -169,50 +173,105 @@ def _train_here(
         read_vertices(plan.folder),
     )
     check_unchanged(store, plan.cohort)
-    learn, validate = data.split("train"), data.split("val")
-    # A seed that is done keeps its checkpoint until all are: a run that goes on finds it finished.
-    results = {
-        seed: decoding.train(
-            plan.config,
-            learn,
-            validate,
-            seed=seed,
-            device=device,
-            checkpoint=decoding.Checkpoint(plan.checkpoints / f"seed_{seed}", plan.recipe),
-            on_epoch=partial(_with_seed, on_epoch, seed),
-        )
-        for seed in plan.config.seeds
-    }
+    fitted = _fit(plan, data.split("train"), data.split("val"), device, on_epoch)
     kept = "in memory"
     if isinstance(data.rows, decoding.StoredRows):
         kept = f"read in every epoch, shuffled among {data.rows.window} trials"
         check_unchanged(store, plan.cohort)  # it was read until now
     if distributed.is_initialized() and distributed.get_rank() != 0:
         return None
-    for seed, result in results.items():
-        decoding.save_model(seed_folder(plan.folder, plan.config, seed), result.model, plan.config)
-    history = pd.concat(
-        [result.history.assign(seed=seed) for seed, result in results.items()], ignore_index=True
-    )
-    history.to_parquet(plan.folder / HISTORY_FILE, index=False)
-    first = results[plan.config.seeds[0]].model
+    for seed, model in fitted.models.items():
+        decoding.save_model(seed_folder(plan.folder, plan.config, seed), model, plan.config)
+    fitted.history.to_parquet(plan.folder / HISTORY_FILE, index=False)
+    first = fitted.models[plan.config.seeds[0]]
+    monitor = plan.config.monitor
     return {
         "vertices": data.n_vertices,
         "parameters": decoding.n_parameters(first),
-        plan.config.monitor: float(np.mean([each.best_score for each in results.values()])),
-        "trainings": [
-            {
-                "seed": seed,
-                "epochs": len(result.history),
-                "best epoch": int(result.best_epoch),
-                plan.config.monitor: float(result.best_score),
-            }
-            for seed, result in results.items()
-        ],
+        monitor: float(np.mean([each[monitor] for each in fitted.trainings])),
+        "trainings": fitted.trainings,
         "device": str(next(first.parameters()).device),
-        "seconds": float(history["seconds"].sum()),
+        "seconds": fitted.seconds,
         "data": kept,
     }
+
+
+class _Fitted(NamedTuple):
+    """Models by seed, their history, how each came about in a line, and how long all took."""
+
+    models: "Mapping[int, decoding.Decoder]"
+    history: pd.DataFrame
+    trainings: list[dict[str, float]]
+    seconds: float
+
+
+def _fit(
+    plan: TrainingPlan,
+    learn: "decoding.Trials",
+    validate: "decoding.Trials",
+    device: str | None,
+    on_epoch: OnEpoch,
+) -> _Fitted:
+    """Train a model for each seed, or fit a ridge regression."""
+    config, monitor = plan.config, plan.config.monitor
+    if config.model == "ridge":
+        begun = time.perf_counter()
+        ridge = decoding.fit_ridge(
+            learn,
+            validate,
+            alphas=config.alphas,
+            per_target=config.alpha_per_target,
+            device=device,
+            batch_size=config.batch_size,
+        )
+        line = {
+            "smallest alpha": float(ridge.alphas.min()),
+            "largest alpha": float(ridge.alphas.max()),
+            "val/r2": ridge.scores["val/r2"],
+            monitor: ridge.scores[monitor],
+        }
+        seconds = time.perf_counter() - begun
+        return _Fitted({config.seeds[0]: ridge.model}, ridge.history, [line], seconds)
+    # A seed that is done keeps its checkpoint until all are: a run that goes on finds it finished.
+    results = {
+        seed: decoding.train(
+            config,
+            learn,
+            validate,
+            seed=seed,
+            device=device,
+            checkpoint=decoding.Checkpoint(plan.checkpoints / f"seed_{seed}", plan.recipe),
+            on_epoch=partial(_with_seed, on_epoch, seed),
+            start_from=_start_of(plan, seed),
+        )
+        for seed in config.seeds
+    }
+    history = pd.concat(
+        [result.history.assign(seed=seed) for seed, result in results.items()], ignore_index=True
+    )
+    lines = [
+        {
+            "seed": seed,
+            "epochs": len(result.history),
+            "best epoch": int(result.best_epoch),
+            monitor: float(result.best_score),
+        }
+        for seed, result in results.items()
+    ]
+    models = {seed: result.model for seed, result in results.items()}
+    return _Fitted(models, history, lines, float(history["seconds"].sum()))
+
+
+def _start_of(plan: TrainingPlan, seed: int) -> "Mapping[str, torch.Tensor] | None":
+    """Weights that a seed's training begins with; None for random ones.
+
+    Those of the same seed, or of the first one where there is no such.
+    """
+    if plan.start_from is None:
+        return None
+    folder = plan.start_from / f"seed_{seed}"
+    found = folder if folder.exists() else plan.start_from
+    return decoding.load_model(found, trusted=plan.config).state_dict()
 
 
 def _with_seed(on_epoch: OnEpoch, seed: int, row: Mapping[str, float]) -> None:

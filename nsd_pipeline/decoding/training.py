@@ -21,7 +21,7 @@ AdamW's fused kernel, whose results agree with the plain one to rounding.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -33,7 +33,7 @@ from nsd_pipeline.decoding.loader import Loader, load_trials
 from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
 from nsd_pipeline.decoding.model import Decoder, build_model
 from nsd_pipeline.decoding.order import TrialOrder
-from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors
+from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors, take_weights
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics
@@ -78,6 +78,7 @@ def train(
     device: str | torch.device | None = None,
     on_epoch: OnEpoch | None = None,
     checkpoint: Checkpoint | None = None,
+    start_from: Mapping[str, Tensor] | None = None,
 ) -> TrainingResult:
     """Train a model. Same settings and data give the same weights, bit for bit on the CPU.
 
@@ -99,19 +100,24 @@ def train(
         Says where the training stands after each epoch. If it is there and is of this very
         training, the training goes on from it and ends with the weights it would have had without
         the interruption. It is left there: remove it when the result is safe.
+    start_from
+        Weights to begin with, of a model of the same architecture (its ``state_dict()``), instead
+        of drawing them. A checkpoint does not know them: its recipe has to.
 
     Raises
     ------
     NotEnoughDataError
         If there are fewer than two trials to learn from, or none to validate on.
     NsdError
-        If the loss is no longer finite.
+        If the loss is no longer finite, or the weights to start from are of another architecture.
     """
     _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         training = _Training(config, train, validation, device)
+        if start_from is not None:
+            take_weights(training.model, start_from)
         # Again, as the reference does: dropout then does not depend on what the model drew.
         torch.manual_seed(seed)
         if checkpoint is not None:

@@ -8,9 +8,10 @@ hidden state, for photos of the right size and of twice that.
 import contextlib
 import copy
 import inspect
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nsd_pipeline.embeddings.model_files import ModelError
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
+MOST_MODULES: Final = 10_000
+"""DINOv2-giant has some 800, and the largest models of images some thousand."""
+_LARGEST_NUMBER: Final = 10**6
+"""Of widths, sizes and numbers of blocks in a configuration."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +133,50 @@ def with_blocks(config: Any, n_blocks: int) -> Any:
 
 
 def on_meta(config: Any) -> Any:
-    """Build a model that has shapes and no memory, in eval mode."""
+    """Build a model that has shapes and no memory, in eval mode.
+
+    Raises
+    ------
+    Exception
+        Whatever a model's code trips over; ValueError if the configuration asks for more than any
+        model has.
+    """
     import torch
     from transformers import AutoModel
 
-    with torch.device("meta"), quiet():
+    _check_numbers(config.to_dict())
+    with torch.device("meta"), quiet(), _few_modules():
         return AutoModel.from_config(config, trust_remote_code=False).eval()
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse numbers for which a model's code would make a list as long, before any module."""
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_numbers(each)
+    elif isinstance(value, int) and value > _LARGEST_NUMBER:
+        raise ValueError("it states a number that is too large for any model")
+
+
+@contextlib.contextmanager
+def _few_modules() -> Iterator[None]:
+    """Refuse a model of more modules than any has: one line of a configuration can ask for 2**31.
+
+    They have no numbers here, but each takes some 10 kB and a tenth of a millisecond.
+    """
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    numbers = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(numbers) > MOST_MODULES:
+            raise ValueError(f"it would have more than {MOST_MODULES:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def size_arguments(model: Any, pixels: "torch.Tensor") -> dict[str, bool]:

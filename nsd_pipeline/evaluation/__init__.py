@@ -3,32 +3,50 @@
 Arrays and tables come in and go out. Nothing here knows a model, or where artifacts lie.
 """
 
-from nsd_pipeline.evaluation.chance import AgainstChance, Verdict, against_chance, chance_levels
+from nsd_pipeline.evaluation.ceiling import NoiseCeiling, noise_ceiling
+from nsd_pipeline.evaluation.chance import (
+    AgainstChance,
+    Verdict,
+    against_chance,
+    chance_levels,
+    table_chance,
+)
 from nsd_pipeline.evaluation.intervals import holm, metric_intervals, paired_differences
 from nsd_pipeline.evaluation.metrics import BatchMetrics, retrieval_metrics
-from nsd_pipeline.evaluation.ranks import (
-    ensemble,
-    name_trials,
-    query_ranks,
-    top_images,
-    trial_ranks,
+from nsd_pipeline.evaluation.protocols import (
+    drawn_retrieval,
+    hard_negative_ranks,
+    image_difficulty,
+    repeat_ranks,
+    seen_by_all,
+    seen_by_all_ranks,
 )
-from nsd_pipeline.evaluation.seeds import seeds_table
+from nsd_pipeline.evaluation.ranks import name_trials, query_ranks, top_images, trial_ranks
+from nsd_pipeline.evaluation.seeds import ensemble, seeds_table
 
 __all__ = [
     "AgainstChance",
     "BatchMetrics",
+    "NoiseCeiling",
     "Verdict",
     "against_chance",
     "chance_levels",
+    "drawn_retrieval",
     "ensemble",
+    "hard_negative_ranks",
     "holm",
+    "image_difficulty",
     "metric_intervals",
     "name_trials",
+    "noise_ceiling",
     "paired_differences",
     "query_ranks",
+    "repeat_ranks",
     "retrieval_metrics",
     "seeds_table",
+    "seen_by_all",
+    "seen_by_all_ranks",
+    "table_chance",
     "top_images",
     "trial_ranks",
 ]

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.evaluation.metrics import TOP_K, size_suffix
+from nsd_pipeline.evaluation.metrics import TOP_K, metric_ending
 from nsd_pipeline.evaluation.retrieval import (
     existing_sets,
     most_frequent,
     pair_codes,
     require_trials,
+    set_name,
 )
 
 Doubles = NDArray[np.float64]
@@ -49,8 +50,27 @@ def chance_levels(
     levels: dict[str, float] = {}
     for size in existing_sets(codes, set_sizes):
         among = np.isin(codes, most_frequent(codes, size))
-        levels |= _set_levels(codes[among], subject_of[among], size_suffix(size))
+        levels |= _set_levels(codes[among], subject_of[among], set_name(size))
     return levels | _batch_levels(codes, batch_size)
+
+
+def table_chance(table: pd.DataFrame) -> dict[str, float]:
+    """Compute what every metric of :func:`metric_intervals` is expected to be at chance.
+
+    Parameters
+    ----------
+    table
+        What :func:`query_ranks`, or another function of that form, returned.
+    """
+    one_seed = table[table["seed"] == table["seed"].iloc[0]]
+    levels: dict[str, float] = {}
+    for key, part in one_seed.groupby(["set", "aggregation"], sort=False):
+        name, aggregation = map(str, key)
+        n_candidates, ending = int(part["n_candidates"].iloc[0]), metric_ending(aggregation, name)
+        levels |= _query_levels(len(part), n_candidates, ending)
+        if not aggregation:
+            levels |= _subject_levels(part["subject"].to_numpy(), n_candidates, ending)
+    return levels
 
 
 @dataclass(frozen=True)
@@ -145,26 +165,35 @@ class _Distribution:
         return float(self.values @ np.diff(at_most, prepend=0))
 
 
-def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], suffix: str) -> dict[str, float]:
+def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], name: str) -> dict[str, float]:
     """Levels of a retrieval set's metrics."""
     n_candidates = len(np.unique(codes))
-    uniform = _Distribution.uniform(n_candidates)
     n_queries = {
         "": len(codes),
-        "_instance-agg": n_candidates,
-        "_subject-agg": int(pair_codes(codes, subjects).max()) + 1,
+        "instance-agg": n_candidates,
+        "subject-agg": int(pair_codes(codes, subjects).max()) + 1,
     }
-    levels = {
-        f"{name}{aggregation}{suffix}": level
-        for aggregation, n in n_queries.items()
-        for name, level in _expectations([(1.0, uniform, n_candidates)], n, "retrieval_rank")
-    }
-    name = f"median_retrieval_rank_subject-ind{suffix}"
+    levels: dict[str, float] = {}
+    for aggregation, n in n_queries.items():
+        levels |= _query_levels(n, n_candidates, metric_ending(aggregation, name))
+    return levels | _subject_levels(subjects, n_candidates, metric_ending("", name))
+
+
+def _query_levels(n_queries: int, n_candidates: int, ending: str) -> dict[str, float]:
+    uniform = _Distribution.uniform(n_candidates)
+    expected = _expectations([(1.0, uniform, n_candidates)], n_queries, "retrieval_rank")
+    return {f"{name}{ending}": level for name, level in expected}
+
+
+def _subject_levels(subjects: NDArray[Any], n_candidates: int, ending: str) -> dict[str, float]:
+    uniform = _Distribution.uniform(n_candidates)
+    name = f"median_retrieval_rank_subject-ind{ending}"
     counts = np.unique(subjects, return_counts=True)[1]
-    levels[name] = float(np.mean([uniform.lower_median(int(count)) for count in counts]))
-    # The median of an image's ranks averages the two in the middle, so it is symmetric.
-    levels[f"{name}_macro"] = uniform.mean()
-    return levels
+    return {
+        name: float(np.mean([uniform.lower_median(int(count)) for count in counts])),
+        # The median of an image's ranks averages the two in the middle, so it is symmetric.
+        f"{name}_macro": uniform.mean(),
+    }
 
 
 def _batch_levels(codes: NDArray[Any], batch_size: int) -> dict[str, float]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nsd_pipeline.evaluation.metrics import (
     TOP_K,
+    metric_ending,
     rank_statistics,
-    size_suffix,
     subject_statistics,
 )
 
@@ -48,8 +48,8 @@ class RankedQueries:
         A number (Q,) for each query's subject, in their alphabetical order.
     n_candidates
         Size of the retrieval set.
-    aggregation, suffix
-        What names of metrics say for the averaging (``""`` for single trials) and the set.
+    aggregation, set_name
+        How estimates were averaged (``""`` for single trials), and the set.
     """
 
     ranks: Doubles
@@ -57,15 +57,16 @@ class RankedQueries:
     subject: Integers
     n_candidates: int
     aggregation: str
-    suffix: str
+    set_name: str
 
     def metrics(self) -> dict[str, float]:
         """All metrics, as `retrieval_metrics` computes them."""
-        found = rank_statistics(self.ranks, self.n_candidates, self.aggregation, self.suffix)
+        ending = metric_ending(self.aggregation, self.set_name)
+        found = rank_statistics(self.ranks, self.n_candidates, ending)
         if self.aggregation:
             return found
         image, _ = pd.factorize(self.image)
-        return found | subject_statistics(self.ranks, image, self.subject, self.suffix)
+        return found | subject_statistics(self.ranks, image, self.subject, ending)
 
     def drawn(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
         """All metrics (B,) for weights (N, B) of the images; NaN in a draw without a query."""
@@ -86,13 +87,13 @@ class RankedQueries:
                 # Seen from the other end, the lower of two middle values is the upper one.
                 "inv_norm_rank_median": 1 - upper / last,
             }
-            ending = f"_{self.aggregation}{self.suffix}" if self.aggregation else self.suffix
+            ending = metric_ending(self.aggregation, self.set_name)
             yield from ((f"{name}{ending}", values) for name, values in by_name.items())
             if not self.aggregation:
                 yield from self._of_subjects(weights)
 
     def _of_subjects(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
-        name = f"median_retrieval_rank_subject-ind{self.suffix}"
+        name = f"median_retrieval_rank_subject-ind{metric_ending('', self.set_name)}"
         medians = []
         for subject in np.unique(self.subject):
             own = self.subject == subject
@@ -144,7 +145,7 @@ def by_seed(table: pd.DataFrame, images: NDArray[Any]) -> dict[str, Sequence[Ran
             pd.factorize(part["subject"], sort=True)[0],
             int(part["n_candidates"].iloc[0]),
             aggregation,
-            size_suffix(None if name == "all" else int(name)),
+            name,
         )
         result.setdefault(seed, []).append(queries)
     return dict(result)

@@ -74,8 +74,8 @@ def retrieval_metrics(
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     metrics: dict[str, float] = {}
-    for size, some, rows in retrieval_sets(scores, set_sizes):
-        metrics |= _set_metrics(some, subject_of[rows], size_suffix(size))
+    for name, some, rows in retrieval_sets(scores, set_sizes):
+        metrics |= _set_metrics(some, subject_of[rows], name)
     batches = BatchMetrics()
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
     for start in range(0, len(estimates), batch_size):
@@ -83,24 +83,26 @@ def retrieval_metrics(
     return metrics | batches.compute()
 
 
-def size_suffix(size: int | None) -> str:
-    """Return what the name of a metric ends with for a retrieval set."""
-    return "" if size is None else f"_size={size}"
+def metric_ending(aggregation: str, set_name: str) -> str:
+    """Return what the name of a metric ends with for a way of averaging and a retrieval set."""
+    averaged = f"_{aggregation}" if aggregation else ""
+    if set_name == "all":
+        return averaged
+    return f"{averaged}_{'size' if set_name.isdigit() else 'set'}={set_name}"
 
 
-def _set_metrics(scores: Scores, subjects: NDArray[Any], suffix: str) -> dict[str, float]:
+def _set_metrics(scores: Scores, subjects: NDArray[Any], set_name: str) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for aggregation, queries, _ in averaged_queries(scores, subjects):
         ranks = queries.ranks()
-        metrics |= rank_statistics(ranks, len(scores.images), aggregation, suffix)
+        ending = metric_ending(aggregation, set_name)
+        metrics |= rank_statistics(ranks, len(scores.images), ending)
         if not aggregation:
-            of_trials = subject_statistics(ranks, scores.target, subjects, suffix)
+            of_trials = subject_statistics(ranks, scores.target, subjects, ending)
     return metrics | of_trials
 
 
-def rank_statistics(
-    ranks: Doubles, n_candidates: int, aggregation: str, suffix: str
-) -> dict[str, float]:
+def rank_statistics(ranks: Doubles, n_candidates: int, ending: str) -> dict[str, float]:
     """Compute the metrics of one retrieval set and one way of averaging.
 
     Parameters
@@ -109,22 +111,21 @@ def rank_statistics(
         Rank (Q,) of each query's own image.
     n_candidates
         Size of the retrieval set.
-    aggregation, suffix
-        What names say for the averaging and, from :func:`size_suffix`, for the set.
+    ending
+        Of the names, from :func:`metric_ending`.
     """
-    ending = f"_{aggregation}{suffix}" if aggregation else suffix
     statistics = _statistics(ranks, np.array(n_candidates), "retrieval_rank")
     return {f"{name}{ending}": value for name, value in statistics}
 
 
 def subject_statistics(
-    ranks: Doubles, images: Integers, subjects: NDArray[Any], suffix: str
+    ranks: Doubles, images: Integers, subjects: NDArray[Any], ending: str
 ) -> dict[str, float]:
     """Compute the ``_subject-ind`` metrics of a set from ranks, images and subjects (M,) of trials.
 
     Images are numbered in order of first appearance, which is the order of summation.
     """
-    name = f"median_retrieval_rank_subject-ind{suffix}"
+    name = f"median_retrieval_rank_subject-ind{ending}"
     of_subjects = [lower_median(ranks[subjects == subject]) for subject in np.unique(subjects)]
     return {
         name: float(np.mean(of_subjects)),

@@ -1,7 +1,7 @@
 """Retrieval as tables: the rank of the right image for every query, and the first images."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
     Floats,
+    Scores,
     averaged_queries,
     retrieval_sets,
     score_trials,
@@ -54,12 +55,12 @@ def trial_ranks(
                 "row": rows,
                 "image_id": some.images[some.target],
                 "subject": subject_of[rows],
-                "set": "all" if size is None else str(size),
+                "set": name,
                 "n_candidates": len(some.images),
                 "rank": some.ranks(),
             }
         )
-        for size, some, rows in retrieval_sets(scores, set_sizes)
+        for name, some, rows in retrieval_sets(scores, set_sizes)
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -103,45 +104,66 @@ def query_ranks(
     NsdError
         If an estimate or a target is not finite.
     """
-    estimates, subject_of = np.asarray(predictions, np.float32), np.asarray(subjects)
+    subject_of = np.asarray(subjects)
     tables = []
-    for seed, of_seed in _with_ensemble(estimates, seeds):
-        scores = score_trials(of_seed, y_true, groups)
-        for size, some, rows in retrieval_sets(scores, set_sizes):
+    for seed, estimates in seeds_and_ensemble(predictions, seeds):
+        scores = score_trials(estimates, y_true, groups)
+        for name, some, rows in retrieval_sets(scores, set_sizes):
+            candidates = hash_of(some.images)
             for aggregation, queries, subject in averaged_queries(some, subject_of[rows]):
-                columns = {
-                    "seed": seed,
-                    "set": "all" if size is None else str(size),
-                    "n_candidates": len(some.images),
-                    "candidates": _hash_of(some.images),
-                    "aggregation": aggregation,
-                    "image_id": some.images[queries.target],
-                    "subject": pd.array(
-                        [None] * len(queries.target) if subject is None else subject, dtype="str"
-                    ),
-                    "rank": queries.ranks().astype(np.float32),  # halves: exact
-                }
-                tables.append(pd.DataFrame(columns))
-    table = pd.concat(tables, ignore_index=True)
-    few = ["seed", "set", "candidates", "aggregation", "subject"]
-    return table.astype(dict.fromkeys(few, "category"))
+                image = queries.images[queries.target]
+                tables.append(
+                    rank_table(seed, name, candidates, aggregation, image, subject, queries)
+                )
+    return pd.concat(tables, ignore_index=True)
+
+
+def rank_table(
+    seed: str,
+    set_name: str,
+    candidates: str,
+    aggregation: str,
+    images: NDArray[Any],
+    subjects: NDArray[Any] | None,
+    scores: Scores,
+) -> pd.DataFrame:
+    """Put the ranks of some queries into the columns that :func:`query_ranks` documents."""
+    subject = pd.array([None] * len(images) if subjects is None else subjects, dtype="str")
+    columns = {
+        "seed": seed,
+        "set": set_name,
+        "n_candidates": scores.values.shape[1],
+        "candidates": candidates,
+        "aggregation": aggregation,
+        "image_id": images,
+        "subject": subject,
+        "rank": scores.ranks().astype(np.float32),  # halves: exact
+    }
+    return pd.DataFrame(columns)
+
+
+def hash_of(names: Iterable[Any]) -> str:
+    """Hash of images, or of other names, whatever their order."""
+    text = "\n".join(sorted(map(str, names)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def ensemble(predictions: Floats) -> Floats:
-    """Mean (M, D) of the unit-length estimates of several seeds (S, M, D); one stays as it is.
+    """Mean (M, D) of the unit-length estimates of several seeds (S, M, D).
 
-    Estimates are not of one length, and a score does not ask for it: without this, the seed whose
-    estimates happen to be long would decide.
+    Scores do not ask how long an estimate is, so no training makes seeds agree on it: without
+    scaling, the seed whose estimates happen to be long would decide.
     """
-    if len(predictions) == 1:
-        only: Floats = predictions[0]
-        return only
     lengths = np.linalg.norm(predictions, axis=-1, keepdims=True)
     mean: Floats = (predictions / np.maximum(lengths, np.finfo(np.float32).tiny)).mean(axis=0)
     return mean
 
 
-def _with_ensemble(estimates: Floats, seeds: Sequence[int]) -> Iterator[tuple[str, Floats]]:
+def seeds_and_ensemble(
+    predictions: ArrayLike, seeds: Sequence[int]
+) -> Iterator[tuple[str, Floats]]:
+    """Go through the names and estimates (M, D) of seeds, then of their ensemble if several."""
+    estimates = np.asarray(predictions, np.float32)
     if estimates.ndim != 3 or len(estimates) != len(seeds):
         raise ValueError(
             f"predictions {estimates.shape} are (S, M, D) for S seeds (here {len(seeds)})"
@@ -149,11 +171,6 @@ def _with_ensemble(estimates: Floats, seeds: Sequence[int]) -> Iterator[tuple[st
     yield from zip(map(str, seeds), estimates, strict=True)
     if len(seeds) > 1:
         yield ENSEMBLE, ensemble(estimates)
-
-
-def _hash_of(images: NDArray[Any]) -> str:
-    names = "\n".join(sorted(map(str, images.tolist())))
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def top_images(

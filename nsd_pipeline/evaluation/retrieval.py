@@ -152,19 +152,24 @@ def existing_sets(codes: Integers, set_sizes: Sequence[int | None]) -> list[int 
     return [size for size in set_sizes if size is None or size <= n_images]
 
 
+def set_name(size: int | None) -> str:
+    """Name of a retrieval set of the most frequent images, or of all."""
+    return "all" if size is None else str(size)
+
+
 def retrieval_sets(
     scores: Scores, set_sizes: Sequence[int | None]
-) -> Iterator[tuple[int | None, Scores, Integers]]:
+) -> Iterator[tuple[str, Scores, Integers]]:
     """Go through the retrieval sets for which there are enough images.
 
     Yields
     ------
     tuple
-        The size (None for all images), the scores within the set, and the queries (rows of
-        ``scores``) whose image is in it.
+        The set's name, the scores within it, and the queries (rows of ``scores``) whose image is
+        in it.
     """
     for size in existing_sets(scores.target, set_sizes):
-        yield size, *scores.among(most_frequent(scores.target, size))
+        yield set_name(size), *scores.among(most_frequent(scores.target, size))
 
 
 def averaged_queries(

@@ -9,9 +9,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.chance import chance_levels
 from nsd_pipeline.evaluation.metrics import retrieval_metrics
-from nsd_pipeline.evaluation.ranks import ensemble
 
 Floats = NDArray[np.float32]
+
+
+def ensemble(by_seed: Floats) -> Floats:
+    """Mean (M, D) of the seeds' estimates (S, M, D), each scaled to unit length.
+
+    One seed is its own ensemble, and stays as it is.
+    """
+    if len(by_seed) == 1:
+        only: Floats = by_seed[0]
+        return only
+    lengths: Floats = np.linalg.norm(by_seed, axis=2, keepdims=True)
+    mean: Floats = (by_seed / np.maximum(lengths, np.finfo(np.float32).tiny)).mean(axis=0)
+    return mean
 
 
 def seeds_table(

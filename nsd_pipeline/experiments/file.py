@@ -24,7 +24,9 @@ from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments.entry import DEFAULT, Entry, Experiment
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-_LISTS: Final = ("seeds", "head_sizes")
+_LISTS: Final = tuple(
+    name for name, field in Entry.model_fields.items() if "list[" in str(field.annotation)
+)
 """Settings that are lists themselves."""
 _TAKEN: Final = (DEFAULT, "retrieval")
 """Names whose assets would be those that exist: ``retrieval_metrics``."""

@@ -261,10 +261,14 @@ class NsdTable:
         return true
 
     def _parsed(self, column: str) -> NDArray[np.float64]:
-        numbers = pd.to_numeric(self.frame[column], errors="coerce")
-        if numbers.dtype == object:  # whole numbers that are too large even for a float
-            numbers = numbers.map(lambda number: min(max(number, -(2.0**64)), 2.0**64))
-        return numbers.to_numpy(np.float64)
+        values = self.frame[column]
+        if values.dtype == object:  # whole numbers of any length, for which pandas has no rule
+            values = values.map(
+                lambda value: (
+                    min(max(value, -(2.0**64)), 2.0**64) if isinstance(value, int) else value
+                )
+            )
+        return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
 
     def _require(self, column: str, valid: NDArray[np.bool_], expected: str) -> None:
         if valid.all():

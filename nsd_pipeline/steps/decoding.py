@@ -23,7 +23,7 @@ from nsd_pipeline.decoding.processes import (
     train_model,
 )
 from nsd_pipeline.embeddings import describe_encoder
-from nsd_pipeline.errors import NotEnoughDataError, Remake
+from nsd_pipeline.errors import NotEnoughDataError, NsdError, Remake
 from nsd_pipeline.events import assign_validation, check_split
 from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
@@ -88,6 +88,11 @@ class Model(Step):
 
     def plan(self, partition: str) -> Plan:
         config = self.config
+        if ":" in config.model and config.model != self.experiment.training.model:
+            raise NsdError(
+                f"{self.name} cannot have a class of your own ({config.model}).",
+                next_step="write an experiment with it: only its file says which code is run.",
+            )
         fmri, _, what = FMRI_STEPS[config.preset]
         own = partitions.subjects_of_cohort(partition)
         sessions = sessions_with(self.store, fmri.folder(), subjects_involved(own, config))
@@ -137,12 +142,12 @@ class Model(Step):
             self.gpu.lease,
             self._log_epoch,
         )
-        history = pd.read_parquet(draft.folder / HISTORY_FILE)
-        write_figure(
-            draft,
-            "training_curves",
-            report.training_curves(history, batch_size=config.batch_size, monitor=config.monitor),
-        )
+        if config.model != "ridge":  # which has no epochs
+            history = pd.read_parquet(draft.folder / HISTORY_FILE)
+            curves = report.training_curves(
+                history, batch_size=config.batch_size, monitor=config.monitor
+            )
+            write_figure(draft, "training_curves", curves)
         learned = trials[trials["split"].isin(["train", "val"])]
         return {
             "experiment": self.experiment.name,

@@ -128,7 +128,11 @@ class Metrics(Step):
         estimates = []
         with self.gpu.lease() as device:
             for seed in options.seeds:
-                model = decoding.load_model(seed_folder(folder, options, seed)).to(device or "cpu")
+                # A class of a user's own is imported if the experiment's file names it, and not
+                # because somebody's artifact does.
+                model = decoding.load_model(
+                    seed_folder(folder, options, seed), trusted=self.model.experiment.training
+                ).to(device or "cpu")
                 estimates.append(decoding.predict(model, data))
                 each = decoding.vertex_contributions(model, data) / len(options.seeds)
                 contributions[slice(None) if vertices is None else vertices] += each

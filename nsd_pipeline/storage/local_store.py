@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,13 @@ from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
-from nsd_pipeline.storage.store import Store, wrong_content, wrong_size_in
+from nsd_pipeline.storage.store import (
+    Store,
+    StoredFile,
+    sha256_of,
+    wrong_content,
+    wrong_size_in,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -67,6 +74,28 @@ class LocalStore(Store):
         """Sorted keys of artifacts, damaged ones too; see :meth:`Store.keys`."""
         keys = self._keys_below(prefix.rpartition("/")[0])
         return sorted(key for key in keys if key.startswith(prefix) and is_artifact_key(key))
+
+    def files(self, folder: str = "") -> dict[str, StoredFile]:
+        """Every file below a folder; see :meth:`Store.files`."""
+        return dict(_files_below(self._root / folder, f"{folder}/" if folder else ""))
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of a file as it is now; see :meth:`Store.digest`."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sha256_of(self._root / name)
+        return None
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files, and the folders within artifacts, and of them, that are empty then."""
+        for name in names:
+            (self._root / name).unlink(missing_ok=True)
+        for folder in sorted({Path(name).parent for name in names}, reverse=True):
+            for each in (folder, *folder.parents[:-1]):
+                # Not the folders that hold artifacts: another run may be about to put one there.
+                if each.parts[0] == "manifests" or (self._root / "manifests" / each).is_dir():
+                    break
+                with suppress(OSError):  # it is not empty
+                    (self._root / each).rmdir()
 
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`."""
@@ -136,12 +165,11 @@ class LocalStore(Store):
     def _record(self, key: str) -> Path:
         return self._root / "manifests" / f"{key}.json"
 
-    def _load(self, key: str) -> Manifest | None:
+    def _manifest_bytes(self, key: str) -> bytes | None:
         try:
-            content = self._record(key).read_bytes()
+            return self._record(key).read_bytes()
         except FileNotFoundError:
             return None
-        return self._parse(key, content)
 
     def _keys_below(self, folder: str) -> Iterator[str]:
         """Keys below a folder of the store: those with a manifest, and those that have lost it."""
@@ -192,6 +220,20 @@ class LocalStore(Store):
         if intact:
             self._intact.add(version)
         return intact
+
+
+def _files_below(folder: Path, start: str) -> Iterator[tuple[str, StoredFile]]:
+    """Files below a folder of the store; those that start with a dot are none of an artifact's."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(folder / entry.name, f"{start}{entry.name}/")
+            else:
+                status = entry.stat(follow_symlinks=False)
+                written = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield start + entry.name, StoredFile(status.st_size, written)
 
 
 def _names(folder: Path, *, folders: bool) -> set[str]:

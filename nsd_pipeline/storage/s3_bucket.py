@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +19,7 @@ from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.names import split_s3_url
 from nsd_pipeline.storage.s3 import asking, byte_store, client_config, patience, reason
 from nsd_pipeline.storage.s3_servers import lacks, list_objects, tell_once
+from nsd_pipeline.storage.store import ABANDONED
 
 if TYPE_CHECKING:
     from s3transfer.futures import TransferFuture
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 _CONCURRENCY: Final = 16
 """Files, or parts of large files, on their way at once."""
 _STRONG_ETAG: Final = re.compile(r'"[^"]+"')
-ABANDONED: Final = timedelta(days=1)
-"""Age at which what no manifest names belongs to no living writer or reader."""
 _SINGLE_PUT: Final = 5 * 2**30
 """Largest object that comes in one request, to any server."""
 
@@ -164,6 +163,25 @@ class Bucket:
         if self._server.stable_etags and _STRONG_ETAG.fullmatch(etag):
             return content, etag
         return content, hashlib.sha256(content).hexdigest()
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of an object of any size, or None if there is none."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        def read() -> str | None:
+            try:
+                body = self._client.get_object(Bucket=self.name, Key=self._path(name))["Body"]
+            except self._client.exceptions.NoSuchKey:
+                return None
+            digest = hashlib.sha256()
+            for part in body.iter_chunks(2**20):
+                digest.update(part)
+            return digest.hexdigest()
+
+        retrying = patience(HTTPClientError, IncompleteReadError, attempts=5, longest_wait=10)
+        with self._asking(name):
+            found: str | None = retrying(read)
+            return found
 
     def put_if(self, name: str, content: bytes, *, etag: str | None) -> bool:
         """Put a small object if it still is a version (None: if it still does not exist).

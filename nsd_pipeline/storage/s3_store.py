@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +22,8 @@ from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
 from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key, user_folder
-from nsd_pipeline.storage.s3_bucket import ABANDONED, Bucket, MissingObjectError
-from nsd_pipeline.storage.store import Store, wrong_content, wrong_size
+from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
+from nsd_pipeline.storage.store import ABANDONED, Store, StoredFile, wrong_content, wrong_size
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -82,6 +82,19 @@ class S3Store(Store):
         keys = (name.removeprefix(root).removesuffix(".json") for name in names)
         return sorted(filter(is_artifact_key, keys))
 
+    def files(self, folder: str = "") -> dict[str, StoredFile]:
+        """Every object below a folder; see :meth:`Store.files`."""
+        listed = self._bucket.list(f"{folder}/" if folder else "")
+        return {name: StoredFile(n_bytes, written) for name, n_bytes, written in listed}
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of an object as it is now; see :meth:`Store.digest`."""
+        return self._bucket.digest(name)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete objects; see :meth:`Store.remove`."""
+        self._bucket.delete(names)
+
     def folder(self, key: str) -> Path:
         """Local folder with the complete, checked artifact; see :meth:`Store.folder`.
 
@@ -103,9 +116,9 @@ class S3Store(Store):
     def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
         return self._bucket.zarr(f"{manifest.location}/")
 
-    def _load(self, key: str) -> Manifest | None:
+    def _manifest_bytes(self, key: str) -> bytes | None:
         answer = self._bucket.get(_record(check_artifact_key(key)))
-        return answer and self._parse(key, answer[0])
+        return answer and answer[0]
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""

@@ -3,13 +3,13 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.storage.disk import Workspace, room_for
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store as ZarrStore
 
-__all__ = ["Draft", "Store", "fingerprint"]
+__all__ = ["Draft", "Store", "StoredFile", "fingerprint"]
+
+ABANDONED: Final = timedelta(days=1)
+"""Age at which what no manifest names, on S3, belongs to no living writer or reader."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,13 @@ class Draft:
 
     folder: Path
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class StoredFile(NamedTuple):
+    """A file below a store's root: its size in bytes, and when it was written (UTC)."""
+
+    n_bytes: int
+    written: datetime
 
 
 class Store(ABC):
@@ -81,8 +91,50 @@ class Store(ABC):
         """Sorted keys of the artifacts that are there and start with a prefix, damaged ones too.
 
         One that is damaged is to be noticed by whoever reads it, not to be left out. To take an
-        artifact away, delete its manifest and its folder.
+        artifact away, :meth:`delete` it.
         """
+
+    @abstractmethod
+    def files(self, folder: str = "") -> dict[str, StoredFile]:
+        """Every file below a folder of the store by its path from the root, by default all.
+
+        Those of artifacts, their manifests, and what nothing names; not a local workspace's.
+        """
+
+    @abstractmethod
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of a file below the root as it is now, or None if it is not there."""
+
+    @abstractmethod
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files below the root; those that are not there are no error."""
+
+    def delete(self, key: str) -> None:
+        """Take an artifact away: first its manifest, so that it is never there in part."""
+        with self._workspace.lock(check_artifact_key(key)):
+            self.remove([f"manifests/{key}.json"])
+            self.remove(list(self.files(key)))
+
+    def remove_unnamed(self, key: str, names: Sequence[str]) -> None:
+        """Delete files in an artifact's folder, but for those that its manifest names by now."""
+        with self._workspace.lock(check_artifact_key(key)):
+            now = self._load(key)
+            own = {f"{now.location}/{name}" for name in now.files} if now else set()
+            self.remove([name for name in names if name not in own])
+
+    def mark_damaged(self, manifest: Manifest, damage: str) -> bool:
+        """Write down what is wrong with an artifact: it is made again by whoever would make it.
+
+        Whether it is marked now. It is not if it was replaced meanwhile, or may only be read.
+        """
+        with self._workspace.lock(manifest.key), suppress(DamagedArtifactError):
+            now = self._load(manifest.key)
+            if now is None or (now.created, now.version) != (manifest.created, manifest.version):
+                return False
+            self._mark(manifest, damage)
+            now = self._load(manifest.key)
+            return now is not None and bool(now.damage)
+        return False
 
     @abstractmethod
     def folder(self, key: str) -> Path:
@@ -113,15 +165,22 @@ class Store(ABC):
         if manifest is None:
             raise self._missing(key)
 
+        known: bytes | None = None
+
         def check() -> None:
             # The earlier manifest goes before its files do: while it is there, so were they.
-            now = self._load(key)
+            nonlocal known
+            content = self._manifest_bytes(key)
+            if content is not None and content == known:
+                return  # Or every small file would wait for a manifest to be parsed.
+            now = None if content is None else self._parse(key, content)
             if now is None or (now.created, now.version) != (manifest.created, manifest.version):
                 raise ArtifactError(
                     f"The artifact {self.url}/{key} was replaced by another run while this one"
                     " read it.",
                     next_step="run this step again; it then reads the new one.",
                 )
+            known = content
 
         def damaged(what: str) -> DamagedArtifactError:
             with self._workspace.lock(key):
@@ -137,6 +196,9 @@ class Store(ABC):
         """Files of an artifact as Zarr reads them, read-only."""
 
     @abstractmethod
+    def _manifest_bytes(self, key: str) -> bytes | None:
+        """What the manifest is now, unread, or None if there is none."""
+
     def _load(self, key: str) -> Manifest | None:
         """Manifest as it is now, whatever became of the files, or None if there is none.
 
@@ -145,6 +207,8 @@ class Store(ABC):
         DamagedArtifactError
             If there is one that cannot be used.
         """
+        content = self._manifest_bytes(key)
+        return None if content is None else self._parse(key, content)
 
     def _parse(self, key: str, content: bytes) -> Manifest:
         return Manifest.parse(content, url=self.url, key=key, versioned=self._versioned)
@@ -272,14 +336,20 @@ def wrong_content(folder: Path, manifest: Manifest) -> str | None:
     if wrong := wrong_size_in(folder, manifest):
         return wrong
     with ThreadPoolExecutor() as threads:
-        found = threads.map(_sha256, [folder / name for name in manifest.files])
+        found = threads.map(sha256_of, [folder / name for name in manifest.files])
         for (name, record), sha in zip(manifest.files.items(), found, strict=True):
             if sha != record.sha256:
-                return f"its file {name} has another SHA-256 than when it was written"
+                return other_content(name)
     return None
 
 
-def _sha256(path: Path) -> str:
+def other_content(name: str) -> str:
+    """Say what is wrong with a file that has the right size and another SHA-256."""
+    return f"its file {name} has another SHA-256 than when it was written"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

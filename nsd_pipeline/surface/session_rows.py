@@ -4,11 +4,12 @@ A row is all vertices of one trial (betas) or of one sample (a time series). Bet
 while they are read, a few rows at a time: a training set of many sessions is filled session by
 session, without a second copy. Time series were z-scored by run before they were stored.
 
-Zarr reads whole chunks and copies them twice. Where a chunk is a plain local file, its rows are
-read into one small buffer instead, which stays in the processor's cache until they have been used.
+Zarr reads whole chunks and copies them twice. Where a chunk is a plain local file, a few rows at a
+time are read to where they are wanted, and compared with their checksum and z-scored while they are
+in the processor's cache: so all that costs about what ``numpy.load`` of as many numbers does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -66,16 +67,18 @@ class SessionRows:
         vertices: NDArray[np.int64] | None = None,
         zscore: bool = True,
     ) -> None:
-        name = "series" if "series" in group else "betas"
+        # All at once: asking for one after the other took longer than the reading of a session.
+        arrays = dict(group.arrays())
+        name = "series" if "series" in arrays else "betas"
         self._what, self._made_by, self._row = _WORDS[name]
         self._group, self._vertices = group, vertices
-        self._array = self._complete(name)
+        self._array = self._complete(arrays, name)
         self._zscore: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self._invalid = np.empty(0, np.int64)
         # Whether valid vertices lack values. A time series does not say, so it is looked for.
         self._some_missing = bool(group.attrs.get("n_partly_nan", True))
         if name == "betas":
-            mean, std, valid = self._statistics()
+            mean, std, valid = self._statistics(arrays)
             self._invalid = np.flatnonzero(~valid)
             if zscore:
                 self._zscore = mean, np.divide(1, std, out=np.zeros_like(std), where=valid)
@@ -128,12 +131,15 @@ class SessionRows:
         def damaged(row: int, error: Exception) -> ArtifactError:
             return self._damaged(f"have a damaged chunk at {self._row} {row} ({error})")
 
-        read_rows(self._array, wanted, take, damaged)
+        straight = self._vertices is None and result.flags.c_contiguous
+        read_rows(self._array, wanted, take, damaged, into=result if straight else None)
         return result
 
     def _prepare(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Fill ``out`` (n, V), which may be the very memory that the values (n, V) are in."""
         if self._zscore is None:
-            out[...] = values
+            if not np.may_share_memory(values, out):
+                out[...] = values
         else:
             mean, scale = self._zscore
             np.subtract(values, mean, out=out)
@@ -144,24 +150,26 @@ class SessionRows:
             if missing.any():
                 out[missing] = 0.0
 
-    def _statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    def _statistics(
+        self, arrays: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Mean, standard deviation and validity (V,) of the vertices that are read."""
         names = ("mean", "std", "valid")
-        lacking = [name for name in names if name not in self._group]
+        lacking = [name for name in names if name not in arrays]
         if lacking:
             raise self._damaged(f"lack the array {lacking[0]!r}")
-        mean, std, valid = (self._group[name][...] for name in names)
+        mean, std, valid = (arrays[name][...] for name in names)
         if not self._array.shape[1] == len(mean) == len(std) == len(valid):
             raise self._damaged("have arrays of different numbers of vertices")
         if self._vertices is None:
             return mean, std, valid
         return mean[self._vertices], std[self._vertices], valid[self._vertices]
 
-    def _complete(self, name: str) -> Any:
-        """Open a Zarr array, all chunks of which are there."""
-        if name not in self._group:
+    def _complete(self, arrays: Mapping[str, Any], name: str) -> Any:
+        """The Zarr array of this name, all chunks of which are there."""
+        if name not in arrays:
             raise self._damaged(f"lack the array {name!r}")
-        array = self._group[name]
+        array = arrays[name]
         # Zarr reads a chunk that is not there as its fill value, NaN: plausible zeros for a model.
         if array.nchunks_initialized != array.nchunks:
             raise self._damaged(f"have {array.nchunks_initialized} of {array.nchunks} chunks")
@@ -218,6 +226,8 @@ def read_rows(
     wanted: NDArray[np.int64],
     take: Callable[[slice, NDArray[np.float32]], None],
     damaged: Callable[[int, Exception], Exception],
+    *,
+    into: NDArray[np.float32] | None = None,
 ) -> None:
     """Read rows of an array, several chunks at once; a chunk without any of them is not read.
 
@@ -228,17 +238,20 @@ def read_rows(
     wanted : array of shape (N,)
         Numbers of the rows, ascending.
     take
-        Is given a slice of the N rows and their values (n, V), which are overwritten when it has
-        returned. Called from several threads.
+        Is given a slice of the N rows and their values (n, V): those of `into`, or others that are
+        overwritten when it has returned. Called from several threads.
     damaged
         Makes the exception for a chunk that cannot be read, from its first row and what was wrong.
+    into : array of shape (N, V), float32, contiguous
+        Where rows that are stored next to each other may be read to, which saves a copy.
     """
     chunk_rows = array.chunks[0]
 
     def read_chunk(number: int) -> None:
         start = number * chunk_rows
-        first, last = np.searchsorted(wanted, (start, start + chunk_rows))
-        blocks = _blocks(array, number, wanted[first:last] - start)
+        first, last = np.searchsorted(wanted, (start, start + chunk_rows)).tolist()
+        out = None if into is None else into[first:last]
+        blocks = _blocks(array, number, wanted[first:last] - start, out)
         while True:
             # Not around `take`: an error of its own says nothing of the chunk.
             try:
@@ -247,11 +260,8 @@ def read_rows(
                 raise damaged(start, error) from error
             if found is None:
                 break
-            offset, block = found
-            begin = start + offset
-            first, last = np.searchsorted(wanted, (begin, begin + len(block)))
-            rows = wanted[first:last] - begin
-            take(slice(first, last), block if len(rows) == len(block) else block[rows])
+            part, values = found
+            take(slice(first + part.start, first + part.stop), values)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(read_chunk, np.unique(wanted // chunk_rows).tolist()):
@@ -259,31 +269,33 @@ def read_rows(
 
 
 def _blocks(
-    array: Any, number: int, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Blocks of a chunk that hold any of these rows of it, each after its first row's number."""
+    array: Any, number: int, rows: NDArray[np.int64], out: NDArray[np.float32] | None
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Values of these rows (n,) of a chunk, block by block, each after its slice of the n rows."""
     n_rows, n_columns = array.shape
-    first = number * array.chunks[0]
-    n_rows = min(array.chunks[0], n_rows - first)
+    first_row = number * array.chunks[0]
+    n_rows = min(array.chunks[0], n_rows - first_row)
     plain = _plain_file(array, number)
     if plain is None:
-        yield 0, array[first : first + n_rows]
+        chunk = array[first_row : first_row + n_rows]
+        yield slice(0, len(rows)), chunk if len(rows) == n_rows else chunk[rows]
         return
     file, check = plain
     buffer = np.empty((_BLOCK_ROWS, n_columns), np.float32)
-    wanted = np.unique(rows // _BLOCK_ROWS) * _BLOCK_ROWS
-    # A checksum is that of all blocks; it costs little while a block is in the processor's cache.
-    starts = wanted if check is None else np.arange(0, n_rows, _BLOCK_ROWS)
-    is_wanted = np.isin(starts, wanted)
     with file:
-        for start, is_taken in zip(starts.tolist(), is_wanted.tolist(), strict=True):
-            block = buffer[: n_rows - start]
+        for start in range(0, n_rows, _BLOCK_ROWS):
+            n_block = min(_BLOCK_ROWS, n_rows - start)
+            first, last = np.searchsorted(rows, (start, start + n_block)).tolist()
+            if check is None and first == last:
+                continue  # while a checksum is that of all blocks
+            whole = last - first == n_block
+            block = out[first:last] if whole and out is not None else buffer[:n_block]
             file.seek(start * buffer[0].nbytes)
             _fill(file, block.data.cast("B"))
             if check is not None:
                 check.update(block.data.cast("B"))
-            if is_taken:
-                yield start, block
+            if first < last:
+                yield slice(first, last), block if whole else block[rows[first:last] - start]
         if check is not None:
             # All chunks are of one size: the last one has rows beyond the array's.
             while rest := file.read(buffer.nbytes):

@@ -240,6 +240,21 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
         ImageEncoder(folder)
 
 
+@pytest.mark.parametrize(
+    ("n_blocks", "says"), [(10**6, "more than 100 modules"), (2**31, "too large for any model")]
+)
+def test_a_configuration_that_asks_for_more_than_any_model_has_is_refused(
+    n_blocks: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a bound, building 2**31 blocks takes all memory, however small the weights are."""
+    monkeypatch.setattr("nsd_pipeline.embeddings.model_shapes.MOST_MODULES", 100)
+    folder = shutil.copytree(TINY_DINOV2, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": n_blocks}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=says):
+        ImageEncoder(folder)
+
+
 def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(TINY_DINOV2, tmp_path / "model")
     weights = (folder / "model.safetensors").read_bytes()

@@ -39,7 +39,7 @@ def simulated(rng, difficulty, skill=1.5):
     image = np.repeat(np.arange(len(difficulty)), 3)
     subject = np.tile(np.arange(3), len(difficulty))
     return RankedQueries(
-        rng.binomial(499, norm.sf(own)).ravel().astype(float), image, subject, 500, "", ""
+        rng.binomial(499, norm.sf(own)).ravel().astype(float), image, subject, 500, "", "all"
     )
 
 
@@ -82,7 +82,7 @@ def test_a_draw_gives_what_the_drawn_trials_give(seed, n_images):
                 np.repeat(queries.subject, times),
                 queries.n_candidates,
                 queries.aggregation,
-                queries.suffix,
+                queries.set_name,
             )
             if len(copies.ranks):
                 naive = copies.metrics()
@@ -152,8 +152,10 @@ def test_only_what_retrieved_from_the_same_candidates_is_compared():
     fewer = query_ranks(
         estimates[:, kept], targets[kept], images[kept], subjects[kept], **arguments
     )
-    with pytest.raises(NsdError, match=r"(?s)from 14 images, the other from 13.*same sessions"):
+    with pytest.raises(NsdError, match=r"(?s)at most 14 and 13 images.*same sessions"):
         paired_differences(table, fewer)
+    first, second = (pd.concat([table, each.assign(set="some")]) for each in (table, fewer))
+    assert not paired_differences(first, second)["metric"].str.contains("some").any()
     some = table[table["image_id"] < 42]
     assert (paired_differences(table, some)["n_images"] == 6).all()
     with pytest.raises(NsdError, match="no test image in common"):

@@ -93,6 +93,7 @@ def test_rows_without_any_answer_are_rows(tmp_path):
         ([HEADER, _row(), _row("1 1 1 2 73001 1")], "73KID .* 1 of 2 rows .* line 3, has '73001'"),
         ([HEADER, _row("1 1 13 1 1 1")], "RUN must hold whole numbers from 1 to 12"),
         ([HEADER, _row("1 1 1 1.5 1 1")], "TRIAL"),
+        ([HEADER, _row(f"1 1 1 {'9' * 400} 1 1"), _row()], "TRIAL .* line 2, has '999"),
         ([HEADER, _row("1 1 1 NaN 1 1")], "TRIAL .* line 2, is empty"),
         ([HEADER, _row(answers=["", "yes", *[""] * 11])], "ISOLD must hold numbers or nothing"),
         ([HEADER, _row(), _row("2 1 1 1 1 1")], "of one subject, but has those of 2"),

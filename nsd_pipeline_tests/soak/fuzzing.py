@@ -12,6 +12,7 @@ random numbers, the reader's name and its number alone, so any input can be made
 
 import argparse
 import contextlib
+import copy
 import json
 import logging
 import random
@@ -43,6 +44,11 @@ _MEMORY: Final = Path("/dev/shm")
 _PROGRESS: Final = "progress.json"
 
 _NUMBERS: Final = (0, 1, -1, 2, 16, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**62)
+_VALUES: Final = (
+    None, True, False, 0, 1, -1, 2, 3, 0.5, -0.5, 1e-9, 1e300, float("nan"), 2**31, 2**63, 10**400,
+    "", "a", "1", "none", "\ud800", "a" * 300, [], [1], [None], ["a", "b"], [[1]], {}, {"a": 1},
+)  # fmt: skip
+"""What may stand in a file of JSON in the place of something else."""
 _WORDS: Final = (b"\0", b"\n", b"\t", b'"', b"-", b"..", b"/", b"1e999", b"-1", b"nan", b"\xff\xfe")
 
 
@@ -107,8 +113,38 @@ def damaged(reader: Reader, seeds: Sequence[bytes], seed: int, case: int) -> byt
     content = chance.choice(seeds)
     if reader.pack and chance.random() < 0.25:
         return _changed(chance, reader.pack(content), seeds, ())
+    if content.startswith(b"{") and chance.random() < 0.5:
+        return _changed_json(chance, content)
     content = _changed(chance, content, seeds, reader.words)
     return reader.pack(content) if reader.pack else content
+
+
+def _changed_json(chance: random.Random, content: bytes) -> bytes:
+    """Other values and names within a file that stays JSON: most changed bytes do not leave it."""
+    record = json.loads(content)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        places: list[tuple[Any, Any]] = []
+        open_ones = [record]
+        while open_ones:
+            holder = open_ones.pop()
+            keys = holder if isinstance(holder, dict) else range(len(holder))
+            places += [(holder, key) for key in keys]
+            open_ones += [holder[key] for key in keys if isinstance(holder[key], dict | list)]
+        if not places:
+            break
+        (holder, key), (other, there) = chance.choice(places), chance.choice(places)
+        match chance.randrange(8):
+            case 0:
+                del holder[key]
+            case 1 if isinstance(holder, dict):
+                holder[chance.choice((f"{key}_", there))] = holder.pop(key)
+            case 2:
+                holder[key] = copy.deepcopy(other[there])
+            case 3 if isinstance(holder[key], int | float):
+                holder[key] *= chance.choice((-1, 2, 3, 1000))
+            case _:
+                holder[key] = copy.deepcopy(chance.choice(_VALUES))
+    return json.dumps(record).encode()
 
 
 def _changed(

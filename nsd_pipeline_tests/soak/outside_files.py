@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -19,6 +20,8 @@ import scipy.io
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.model import FmriLinear, FmriMlp
 from nsd_pipeline.decoding.saved_models import WEIGHTS_NAME, Checkpoint, load_model, save_model
+from nsd_pipeline.embeddings import model_shapes
+from nsd_pipeline.embeddings.backbone import _vision_model
 from nsd_pipeline.embeddings.encoder import ImageEncoder
 from nsd_pipeline.embeddings.image_set import read_embeddings, write_embeddings
 from nsd_pipeline.embeddings.model_files import CONFIG, PROCESSOR, weight_files
@@ -62,7 +65,7 @@ from nsd_pipeline.storage.names import (
     read_listing,
     split_s3_url,
 )
-from nsd_pipeline.surface import read_operator
+from nsd_pipeline.surface import nsd_transforms, read_operator, volume_operator
 from nsd_pipeline.surface.meshes import read_roi
 from nsd_pipeline.surface.projected_runs import read_gifti_run
 from nsd_pipeline_tests.embeddings.conftest import TINY_DINOV2
@@ -110,21 +113,40 @@ def _read_mgh(path: Path) -> None:
     assert values.nbytes <= path.stat().st_size
 
 
+_N_VERTICES: Final = 20
+"""Of all surfaces, while transforms are read."""
+
+
 def _transform() -> list[bytes]:
+    """Vertices that are nearest to others, and coordinates of vertices in a volume."""
     from nibabel.freesurfer import MGHImage
 
-    image = MGHImage(np.ones((50, 1, 1), np.float32), np.eye(4))
-    return _written("t.mgh", image.to_filename)
+    nearest = np.arange(_N_VERTICES, 0, -1).reshape(-1, 1, 1)
+    coordinates = _RANDOM.uniform(0, 7, (_N_VERTICES, 1, 3))
+    return [
+        content
+        for values in (nearest, coordinates)
+        for content in _written("t.mgh", MGHImage(values.astype("f4"), np.eye(4)).to_filename)
+    ]
 
 
 def _read_transform(path: Path) -> None:
-    keys = transform_keys("subj01", "nativesurface")
-    try:
-        read_operator(dict.fromkeys(keys, path), "subj01", "nativesurface")
-    except NsdError as error:
-        # The seeds have 50 vertices.
-        if "fsaverage has" not in error.problem:
-            raise
+    """One file in the place of a surface's map, or of all layers of a volume's."""
+    nearest = path.with_name("nearest.mgz")
+    if not nearest.exists():
+        nearest.write_bytes(_gzip(_transform()[0]))
+    surface = dict.fromkeys(transform_keys("subj01", "nativesurface"), path)
+    volume = dict.fromkeys(transform_keys("subj01", "func1pt8mm"), path)
+    volume |= {key: nearest for key in volume if key in surface}
+    with (
+        patch.object(nsd_transforms, "FSAVERAGE_VERTICES", _N_VERTICES),
+        patch.object(volume_operator, "FSAVERAGE5_VERTICES", _N_VERTICES),
+    ):
+        try:
+            operator = read_operator(surface, "subj01", "nativesurface")
+        except NsdError:
+            operator = read_operator(volume, "subj01", "func1pt8mm", (6, 5, 4))
+    assert np.isfinite(operator.weights.data).all()
 
 
 def _label() -> list[bytes]:
@@ -503,6 +525,24 @@ def _read_model_jsons(path: Path) -> None:
     assert min(preprocessing.network_size) > 0
 
 
+def _encoder_configs() -> list[bytes]:
+    from transformers import CLIPVisionConfig, ConvNextConfig, Dinov2Config, ViTConfig
+
+    small: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    configs = (
+        Dinov2Config(**small, image_size=28, mlp_ratio=1),
+        CLIPVisionConfig(**small, image_size=32, intermediate_size=8, projection_dim=8),
+        ViTConfig(**small, image_size=32, intermediate_size=8),
+        ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2),
+    )
+    return [json.dumps(config.to_diff_dict()).encode() for config in configs]
+
+
+def _read_encoder_config(path: Path) -> None:
+    with patch.object(model_shapes, "MOST_MODULES", 100):  # as many as the seeds need, for speed
+        _vision_model(path.parent)
+
+
 _FOLDER: Final = (CONFIG, PROCESSOR, WEIGHTS_NAME)
 
 
@@ -569,6 +609,7 @@ READERS: Final = {
         Reader("decoder", WEIGHTS_NAME, _weights, lambda p: load_model(p.parent), _JSON),
         Reader("checkpoint", "checkpoint", _checkpoint, _read_checkpoint, _JSON),
         Reader("model's JSON", PROCESSOR, _model_jsons, _read_model_jsons, _JSON),
+        Reader("encoder's config", CONFIG, _encoder_configs, _read_encoder_config, _JSON),
         Reader("encoder", "folder", _model_folder, _read_model_folder, _JSON),
     )
 }  # fmt: skip

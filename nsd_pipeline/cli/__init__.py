@@ -1,0 +1,27 @@
+"""The ``nsd`` command: what is there, what would be done, doing it, and whether all is well.
+
+Nothing that Dagster's own command line does. Modules of commands import what is heavy in the
+functions that need it: `nsd terms` and completion do not wait for Dagster.
+"""
+
+import click
+
+from nsd_pipeline.cli.check import check
+from nsd_pipeline.cli.console import NsdGroup
+from nsd_pipeline.cli.machine import completion, prepare, show_terms
+from nsd_pipeline.cli.status import status
+from nsd_pipeline.cli.verify import prune, verify
+
+
+@click.group(cls=NsdGroup)
+def main() -> None:
+    """The Natural Scenes Dataset, from its bucket to a trained model.
+
+    NSD_SOURCE names the dataset (its bucket, or the folder of a mirror), NSD_STORAGE the place of
+    artifacts. A command ends with 0 if all is well, 1 if something is wrong or was not done, and 2
+    if it was not understood.
+    """
+
+
+for command in (status, verify, prune, check, show_terms, prepare, completion):
+    main.add_command(command)

@@ -1,0 +1,390 @@
+"""All of a store at once: how every artifact of every step stands.
+
+Each is asked of its own step (`Step.look`), with what the store had in one moment (`Snapshot`). A
+step that could only say so after long reading is judged by its manifests alone; what was not looked
+at is told.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from nsd_pipeline import partitions
+from nsd_pipeline.errors import DamagedArtifactError, NsdError
+from nsd_pipeline.experiments import chosen_file, read_experiments
+from nsd_pipeline.resources import GpuResource
+from nsd_pipeline.steps.decoding import Model
+from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
+from nsd_pipeline.steps.images import Embeddings, Stimuli
+from nsd_pipeline.steps.measurement import Metrics, metrics_steps
+from nsd_pipeline.steps.operators import Operator, OperatorConfig
+from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
+from nsd_pipeline.steps.report import Report
+from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
+from nsd_pipeline.steps.series_surface import Series, SeriesConfig
+from nsd_pipeline.steps.step import Change, Step
+from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.snapshot import Snapshot
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.store import Store
+from nsd_pipeline.storage.verification import Finding, Kind, other_inputs
+
+OpenSource = Callable[[], Source]
+EXPERIMENTS: Final = "experiments"
+"""Folder of the store with the models and metrics of each experiment, by its name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step, and how it is asked about its artifacts.
+
+    Parameters
+    ----------
+    step
+        The step.
+    open
+        Makes it, with its default settings, from a store and what opens the source; None if
+        looking takes long: its artifacts are judged by their manifests.
+    asks_source
+        Whether looking needs the source.
+    optional
+        Whether the default way to a model goes without it.
+    settled
+        Says of an artifact that its manifest is enough to judge it, where looking takes long.
+    unseen
+        What is not looked at where artifacts are judged by their manifests.
+    experiment
+        The experiment that it belongs to; empty for what all of them share.
+    """
+
+    step: type[Step]
+    open: Callable[[Store, OpenSource], Step] | None
+    asks_source: bool = False
+    optional: bool = False
+    settled: Callable[[Snapshot, Manifest], bool] | None = None
+    unseen: str = ""
+    experiment: str = ""
+
+    @property
+    def partitions(self) -> list[str]:
+        """Partitions that it can have artifacts of."""
+        cut = self.step.partitions
+        return list(cut.get_partition_keys()) if cut else [""]
+
+
+def _nothing_newer(snapshot: Snapshot, stimuli: Manifest) -> bool:
+    """Whether no session's events came after the images were collected: there are no new ones."""
+    subjects = partitions.subjects_of_stimulus_set(str(stimuli.partition))
+    return all(
+        isinstance(found := snapshot.found[key], Manifest) and found.created < stimuli.created
+        for subject in subjects
+        for key in snapshot.keys(f"{FsaverageEvents.folder()}/{subject}/")
+    )
+
+
+def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
+    """Every step, in the order of the graph, with those of experiments by their names."""
+    encoders = dict.fromkeys(each.model.targets for each in experiments.values())
+    unseen = "the weights and settings of image encoders"
+    return (
+        Stage(Design, lambda store, source: Design(store, source()), asks_source=True),
+        Stage(Betas, lambda store, source: Betas(store, source(), BetasConfig()), asks_source=True),
+        Stage(Events, lambda store, source: Events(store, source()), asks_source=True),
+        Stage(FsaverageEvents, lambda store, _: FsaverageEvents(store, EventFilter())),
+        Stage(
+            Operator,
+            lambda store, source: Operator(store, source(), OperatorConfig()),
+            asks_source=True,
+            optional=True,
+        ),
+        Stage(SurfaceBetas, lambda store, _: SurfaceBetas(store, SurfaceConfig())),
+        Stage(SeriesFiles, None, optional=True, unseen="the files of time series"),
+        Stage(SeriesEvents, lambda store, _: SeriesEvents(store), optional=True),
+        Stage(
+            Series, lambda store, _: Series(store, SeriesConfig(), lambda _: None), optional=True
+        ),
+        Stage(
+            Stimuli,
+            lambda store, source: Stimuli(store, source()),
+            asks_source=True,
+            settled=_nothing_newer,
+            unseen="the stimulus file, unless there are newer events",
+        ),
+        *(Stage(each, None, unseen=unseen, optional=each is not Embeddings) for each in encoders),
+        *(
+            stage
+            for metrics in experiments.values()
+            for stage in (_models_of(metrics.model), _metrics_of(metrics))
+        ),
+        Stage(Report, lambda store, _: Report(store, experiments)),
+    )
+
+
+def known_stages() -> tuple[Stage, ...]:
+    """Every step, with those of the experiments that are in force: see `chosen_file`."""
+    return every_stage(metrics_steps(read_experiments(chosen_file())))
+
+
+def _models_of(step: type[Model]) -> Stage:
+    """Stage of an experiment's models."""
+    training = step.experiment.training
+
+    def make(store: Store, source: OpenSource) -> Step:
+        return step(store, source, training, GpuResource(), lambda _: None)
+
+    # A region's label files are on the source.
+    return Stage(
+        step,
+        make,
+        asks_source=training.region is not None,
+        optional=not step.experiment.is_default,
+        experiment=step.experiment.name,
+    )
+
+
+def _metrics_of(step: type[Metrics]) -> Stage:
+    """Stage of an experiment's metrics."""
+    return Stage(
+        step,
+        lambda store, source: step(store, source, GpuResource()),
+        optional=not step.model.experiment.is_default,
+        experiment=step.model.experiment.name,
+    )
+
+
+class State(StrEnum):
+    """How an artifact stands."""
+
+    CURRENT = "up to date"
+    OTHER = "other settings"
+    STALE = "stale"
+    BLOCKED = "cannot be made again"
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact, whether it is there or not: how it stands, and why."""
+
+    partition: str
+    key: str
+    state: State
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class StageOverview:
+    """The artifacts of one step; `n_bytes` is what all of its folder takes."""
+
+    name: str
+    experiment: str
+    artifacts: list[Artifact]
+    n_bytes: int
+
+
+@dataclass
+class Overview:
+    """A store's stages, in the order of the graph, and what was not looked at, in words."""
+
+    store: str
+    stages: list[StageOverview] = field(default_factory=list)
+    not_looked_at: list[str] = field(default_factory=list)
+
+
+def look_at_store(
+    snapshot: Snapshot,
+    stages: Sequence[Stage],
+    open_source: OpenSource | None,
+    *,
+    subjects: Sequence[str] = (),
+) -> Overview:
+    """Say how every artifact of a store stands.
+
+    Parameters
+    ----------
+    snapshot
+        The store.
+    stages
+        Every step that may have artifacts there: `every_stage`.
+    open_source
+        Opens the dataset; None to leave it alone.
+    subjects
+        Of whom; all of them and what belongs to no single one if empty.
+
+    Raises
+    ------
+    ArtifactError
+        If the store does not answer.
+    """
+    overview = Overview(snapshot.url)
+    look = _Look(snapshot, open_source)
+    left = set(snapshot.found)
+    for stage in stages:
+        keys = {partition: stage.step.key(partition) for partition in stage.partitions}
+        folder = stage.step.folder()
+        below = {key for key in left if key == folder or key.startswith(f"{folder}/")}
+        left -= below
+        wanted = [each for each in keys if not subjects or each[:6] in subjects]
+        artifacts = look.at(stage, {each: keys[each] for each in wanted})
+        artifacts += [
+            Artifact(key.removeprefix(f"{folder}/"), key, State.DAMAGED, found.problem)
+            for key in sorted(below - set(keys.values()))
+            if isinstance(found := snapshot.found[key], DamagedArtifactError)
+        ]
+        if below or not stage.optional:
+            n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(below))
+            overview.stages.append(
+                StageOverview(stage.step.name, stage.experiment, artifacts, n_bytes)
+            )
+    overview.stages += _of_no_step(snapshot, left, look)
+    overview.not_looked_at = look.not_looked_at()
+    return overview
+
+
+def _of_no_step(snapshot: Snapshot, keys: set[str], look: "_Look") -> Iterator[StageOverview]:
+    """Artifacts that none of the stages makes, by the folder that they lie in."""
+    folders: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        folders.setdefault(_folder_of(key, snapshot.recorded.get(key)), []).append(key)
+    for folder, members in folders.items():
+        artifacts = [look.by_manifest(key.removeprefix(f"{folder}/"), key) for key in members]
+        n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(members))
+        first, _, rest = folder.partition("/")
+        experiment = rest.split("/")[0] if first == EXPERIMENTS else ""
+        yield StageOverview(folder, experiment, artifacts, n_bytes)
+
+
+def _folder_of(key: str, manifest: Manifest | None) -> str:
+    partition = (manifest.partition or "") if manifest else ""
+    return key.removesuffix(f"/{partition.replace('_', '/')}") if partition else key
+
+
+class _Look:
+    """Looks at one stage after the other, and notes what it did not look at."""
+
+    def __init__(self, snapshot: Snapshot, open_source: OpenSource | None) -> None:
+        self._snapshot = snapshot
+        self._inputs = {finding.key: finding.what for finding in other_inputs(snapshot)}
+        self._source: Source | None = None
+        self._no_source = "it was not asked"
+        self._unseen: dict[str, list[str]] = {}
+        if open_source:
+            try:
+                self._source = open_source()
+            except NsdError as error:
+                self._no_source = error.problem
+
+    def at(self, stage: Stage, keys: dict[str, str]) -> list[Artifact]:
+        """Artifacts of a stage, by partition."""
+        made = {partition: key for partition, key in keys.items() if key in self._snapshot.found}
+        step = self._open(stage) if made else None
+
+        def artifact(partition: str) -> Artifact:
+            key = keys[partition]
+            if partition not in made:
+                return Artifact(partition, key, State.MISSING)
+            found = self._snapshot.found[key]
+            if isinstance(found, DamagedArtifactError):
+                return Artifact(partition, key, State.DAMAGED, found.problem)
+            settled = stage.settled is not None and stage.settled(self._snapshot, found)
+            if step is None or settled:
+                return self.by_manifest(partition, key, stage.step)
+            try:
+                standing = step.look(partition)
+            except NsdError as error:
+                return Artifact(partition, key, State.BLOCKED, error.problem)
+            if standing.change is None:
+                return Artifact(partition, key, State.CURRENT)
+            state = State.OTHER if standing.change is Change.SETTINGS else State.STALE
+            what = f" ({standing.what})" if standing.what else ""
+            return Artifact(partition, key, state, f"{standing.change.value}{what}")
+
+        if made and (stage.settled or step is None):
+            self._note(stage)
+        if not stage.asks_source:  # nothing to wait for
+            return [artifact(partition) for partition in keys]
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            return list(threads.map(artifact, keys))
+
+    def _open(self, stage: Stage) -> Step | None:
+        if stage.open is None or (stage.asks_source and self._source is None):
+            return None
+        try:
+            return stage.open(self._snapshot, self._give_source)
+        except NsdError as error:
+            self._unseen.setdefault(error.problem, []).append(stage.step.name)
+            return None
+
+    def _give_source(self) -> Source:
+        if self._source is None:
+            raise NsdError(f"The dataset is not at hand: {self._no_source}.", next_step="")
+        return self._source
+
+    def by_manifest(self, partition: str, key: str, step: type[Step] | None = None) -> Artifact:
+        """Judge an artifact by what its manifest says, beside the other manifests."""
+        found = self._snapshot.found[key]
+        if isinstance(found, DamagedArtifactError):
+            return Artifact(partition, key, State.DAMAGED, found.problem)
+        if step and found.code_version != step.code_version:
+            versions = f" ({found.code_version} -> {step.code_version})"
+            return Artifact(partition, key, State.STALE, f"{Change.CODE.value}{versions}")
+        if why := self._inputs.get(key):
+            return Artifact(partition, key, State.STALE, why)
+        return Artifact(partition, key, State.CURRENT)
+
+    def _note(self, stage: Stage) -> None:
+        if stage.unseen:
+            self._unseen.setdefault(stage.unseen, []).append(stage.step.name)
+
+    def not_looked_at(self) -> list[str]:
+        """What was not looked at, in words."""
+        notes = [f"{what} ({', '.join(dict.fromkeys(of))})" for what, of in self._unseen.items()]
+        if self._source is None:
+            notes.insert(0, f"the dataset's own files: {self._no_source.rstrip('.')}")
+        return [*notes, "the content of files (`nsd verify --deep` does)"]
+
+
+def other_versions(snapshot: Snapshot, stages: Sequence[Stage]) -> list[Finding]:
+    """Artifacts that were made by another version of the code than this one."""
+    versions = {stage.step.name: stage.step.code_version for stage in stages}
+    indices = {stage.step.key(part) for stage in stages for part in stage.partitions}
+    return [
+        Finding(
+            Kind.VERSION,
+            manifest.key,
+            f"{Change.CODE.value} ({manifest.code_version} -> {current})",
+            "the next run makes it again.",
+        )
+        for manifest in snapshot.manifests
+        if manifest.key in indices
+        and (current := versions[manifest.asset]) != manifest.code_version
+    ]
+
+
+def superseded_images(snapshot: Snapshot) -> list[Finding]:
+    """Images that no index names: of an earlier version of the stimulus file, or before a mirror.
+
+    Where there is no index, the next one may still use them.
+    """
+    found = []
+    for key in snapshot.keys(f"{Stimuli.folder()}/"):
+        part = snapshot.recorded.get(key)
+        index = snapshot.recorded.get(Stimuli.key(part.partition or "") if part else "")
+        if part is None or index is None or part.key == index.key:
+            continue
+        if index.config.get("in_place") or index.inputs != part.inputs:
+            found.append(
+                Finding(
+                    Kind.SUPERSEDED,
+                    key,
+                    "images of an earlier version of the stimulus file",
+                    "`nsd prune` deletes them.",
+                    whole=True,
+                    n_bytes=part.n_bytes,
+                )
+            )
+    return found

@@ -1,0 +1,56 @@
+"""A small store with everything in it, and the command on a copy of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+
+from nsd_pipeline.cli import main
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+
+SESSION = "subj01_ses01"
+Nsd = Callable[..., Result]
+
+
+@pytest.fixture(scope="package")
+def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session, its images, a model and its metrics. Not to be written to."""
+    artifacts = tmp_path_factory.mktemp("made") / "artifacts"
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
+        graph.run_sessions(SESSION)
+        graph.run_images("shared", "subj01")
+        graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"n_epochs": 1, "hidden": 4}})
+    return artifacts
+
+
+@pytest.fixture
+def artifacts(made: Path, tmp_path: Path) -> Path:
+    """A copy of that store."""
+    shutil.copytree(made, tmp_path / "artifacts")
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def nsd(small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nsd:
+    """Run the command on a copy of the small dataset and the store in ``tmp_path/artifacts``."""
+    monkeypatch.setenv("NSD_SOURCE", str(small_nsd.copy(tmp_path / "nsd")))
+    monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments: str) -> Result:
+        if (tmp_path / "experiments.yaml").exists():
+            monkeypatch.setenv("NSD_EXPERIMENTS", str(tmp_path / "experiments.yaml"))
+        return CliRunner().invoke(main, list(arguments))
+
+    return run
+
+
+def parsed(result: Result) -> Any:
+    """JSON that a command printed."""
+    return json.loads(result.stdout)
