@@ -18,7 +18,7 @@ from benchmarks.worker import Outcome, Repeat, Settings
 BATCH: Final = 8
 LAYERS: Final = 0.6667
 _IMAGE: Final = (425, 425, 3)
-_PROCESSOR: Final = {
+PROCESSOR: Final = {
     "image_processor_type": "BitImageProcessor",
     "do_resize": True,
     "size": {"shortest_edge": 256},
@@ -31,8 +31,8 @@ _PROCESSOR: Final = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-_GIANT: Final = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24}
-_SMALL: Final = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
+GIANT: Final = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24}
+SMALL: Final = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
 
 _FLOAT32, _BFLOAT16 = "ours, float32", "ours, bfloat16"
 _HUGGING_FACE: Final = "Hugging Face, all hidden states, float32"
@@ -42,7 +42,7 @@ _AHEAD, _IN_TURN = "ours: read ahead", "read, prepare and encode in turn"
 
 @contextmanager
 def _encoder(folder: Path, quick: bool) -> Iterator[Inputs]:
-    model = _model(folder / ("small" if quick else "giant"), _SMALL if quick else _GIANT)
+    model = _model(folder / ("small" if quick else "giant"), SMALL if quick else GIANT)
     yield Inputs(
         {"model": str(model)},
         work=f"{BATCH} images, {'small' if quick else 'DINOv2-giant'}, {BATCH} at a time",
@@ -68,10 +68,10 @@ def _write_model(folder: Path, shape: dict[str, int]) -> None:
     config = Dinov2Config(**shape, use_swiglu_ffn=True, image_size=518, patch_size=14)
     logging.disable_progress_bar()
     Dinov2Model(config).save_pretrained(folder, max_shard_size="50GB")
-    (folder / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
 
 
-def _images(n_images: int) -> NDArray[np.uint8]:
+def photos(n_images: int) -> NDArray[np.uint8]:
     """Photos that are not noise: noise of a few pixels, made large."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (n_images, 25, 25, 3), np.uint8)
@@ -83,7 +83,7 @@ def encode(settings: Settings) -> Repeat:
     from nsd_pipeline.embeddings import ImageEncoder
 
     encoder = ImageEncoder(settings["model"], layers=LAYERS, dtype=settings["dtype"], device="cpu")
-    images = _images(BATCH)
+    images = photos(BATCH)
 
     def repeat() -> Outcome:
         return Outcome({"embeddings": encoder.encode(images, batch_size=BATCH)})
@@ -102,7 +102,7 @@ def encode_with_hugging_face(settings: Settings) -> Repeat:
     steps = read_preprocessing(Path(settings["model"]), image_size=518, processor="model")
     logging.disable_progress_bar()
     model = AutoModel.from_pretrained(settings["model"], dtype=torch.float32).eval()
-    images = _images(BATCH)
+    images = photos(BATCH)
     wanted = int(LAYERS * model.config.num_hidden_layers)
 
     def repeat() -> Outcome:
@@ -126,7 +126,7 @@ def _stimuli(folder: Path, quick: bool) -> Iterator[Inputs]:
     n_images = 4 if quick else 16
     path = folder / "stimuli.hdf5"
     with h5py.File(path, "w") as file:
-        file["imgBrick"] = _images(n_images)
+        file["imgBrick"] = photos(n_images)
     with _encoder(folder, quick) as inputs:
         settings = {"stimuli": str(path), "n_images": n_images, "batch": 2 if quick else BATCH}
         yield Inputs(

@@ -29,12 +29,12 @@ _EPSILON = 1e-15
 
 
 def clip_scores(estimate: Tensor, candidate: Tensor, norm_kind: NormKind | None = "y") -> Tensor:
-    """Similarity (B, C) of every estimate (B, D) with every candidate (C, D).
+    """Similarity (..., B, C) of every estimate (..., B, D) with every candidate (..., C, D).
 
     Parameters
     ----------
     estimate, candidate
-        Vectors, one a row.
+        Vectors, one a row; of several batches, if there are more axes.
     norm_kind
         What is scaled to unit length first: estimates (``"x"``), candidates (``"y"``), both
         (``"xy"``) or nothing (``None``).
@@ -45,7 +45,7 @@ def clip_scores(estimate: Tensor, candidate: Tensor, norm_kind: NormKind | None 
         estimate = _unit_length(estimate)
     if norm_kind in ("y", "xy"):
         candidate = _unit_length(candidate)
-    return estimate @ candidate.T
+    return estimate @ candidate.mT
 
 
 def clip_loss(
@@ -60,9 +60,10 @@ def clip_loss(
     Parameters
     ----------
     estimate
-        Estimates (B, D).
+        Estimates (B, D), or (k, B, D) of several batches.
     candidate
         Candidates (C, D), C >= B: row i belongs to estimate i, rows from B on are only distractors.
+        Or (k, C, D).
     norm_kind
         What is scaled to unit length: see :func:`clip_scores`.
     symmetric
@@ -74,14 +75,14 @@ def clip_loss(
     Returns
     -------
     Tensor
-        Scalar, the mean over the batch.
+        Scalar, the mean over the batch, or over all batches.
 
     Raises
     ------
     ValueError
         If there are fewer candidates than estimates, or not as many and ``symmetric``.
     """
-    n_estimates, n_candidates = len(estimate), len(candidate)
+    n_estimates, n_candidates = estimate.shape[-2], candidate.shape[-2]
     if n_candidates < n_estimates or (symmetric and n_candidates != n_estimates):
         raise ValueError(
             f"{n_estimates} estimates do not go with {n_candidates} candidates"
@@ -90,15 +91,15 @@ def clip_loss(
     scores = clip_scores(estimate, candidate, norm_kind)
     if temperature is not None:
         scores = scores * torch.as_tensor(temperature, dtype=scores.dtype).exp()
-    own = torch.arange(n_estimates, device=scores.device)
-    loss: Tensor = functional.cross_entropy(scores, own)
+    own = torch.arange(n_estimates, device=scores.device).expand(scores.shape[:-1]).flatten()
+    loss: Tensor = functional.cross_entropy(scores.flatten(0, -2), own)
     if symmetric:
-        loss = (loss + functional.cross_entropy(scores.T, own)) / 2
+        loss = (loss + functional.cross_entropy(scores.mT.flatten(0, -2), own)) / 2
     return loss
 
 
 def _unit_length(vectors: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / (length + _EPSILON)
 
 

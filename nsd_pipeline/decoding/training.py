@@ -16,7 +16,9 @@ Batches are the same as those of one process, and so are losses, dropout on the 
 rounding.
 
 It differs from the reference in speed only: no data loader (batches are rows of one array), and
-AdamW's fused kernel, whose results agree with the plain one to rounding.
+AdamW's fused kernel, whose results agree with the plain one to rounding. On a GPU that holds all
+trials, gradients of full batches are a CUDA graph (`cuda_graph`) and metrics of the validation stay
+there (`validation`).
 """
 
 import math
@@ -29,12 +31,14 @@ import torch
 from torch import Tensor, nn
 
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
-from nsd_pipeline.decoding.loader import Loader, load_trials
+from nsd_pipeline.decoding.cuda_graph import GraphedGradients
+from nsd_pipeline.decoding.loader import Loader, ResidentLoader, load_trials
 from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
-from nsd_pipeline.decoding.model import Decoder, build_model
+from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors, take_weights
 from nsd_pipeline.decoding.trials import Trials
+from nsd_pipeline.decoding.validation import validate_together
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation.metrics import BatchMetrics
 
@@ -170,6 +174,8 @@ class _Training:
             self.optimizer, config, config.n_epochs * math.ceil(self.n_train / config.batch_size)
         )
         self.order = TrialOrder(config.data_seed, self.n_train)
+        self.total_loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.graphed: GraphedGradients | None = None
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_score = -1, -math.inf
         self.best: Tensors = {}
@@ -204,20 +210,12 @@ class _Training:
 
     def _learn(self) -> tuple[float, float]:
         self.model.train()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
         learning_rate = math.nan
-        order = self.order.epoch(self.load_train.shuffle)
-        for n_trials, x, target in self._batches(self.load_train, order):
-            loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.group.sum_gradients(self.parameters)
-            self._clip_gradients()
+        for _ in self._gradients(self.order.epoch(self.load_train.shuffle)):
             self.optimizer.step()
             learning_rate = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
-            total += loss.detach() * n_trials
-        mean_loss = total.item() / self.n_train
+        mean_loss = self.total_loss.item() / self.n_train
         if not math.isfinite(mean_loss):
             raise NsdError(
                 f"The loss is {mean_loss} in epoch {len(self.history)}.",
@@ -225,19 +223,56 @@ class _Training:
             )
         return learning_rate, mean_loss
 
+    def _gradients(self, order: Tensor) -> Iterator[None]:
+        """Leave the gradients of one batch after the other in the parameters; add up losses."""
+        batch_size, loader = self.config.batch_size, self.load_train
+        if not isinstance(loader, ResidentLoader) or not _graphs_pay(self.model, self.group):
+            self.total_loss.zero_()
+            for batch in self._batches(loader, order):
+                self._backward(*batch)
+                yield
+            return
+
+        def compute(trials: Tensor) -> None:
+            self._backward(len(trials), *loader.batch(trials))
+
+        if self.graphed is None and len(order) >= batch_size:
+            self.graphed = GraphedGradients(compute, self.parameters, batch_size, self.device)
+        self.total_loss.zero_()
+        for trials in torch.split(order.to(self.device), batch_size):
+            if self.graphed is not None and len(trials) == batch_size:
+                self.graphed(trials)
+            else:
+                compute(trials)
+            yield
+
+    def _backward(self, n_trials: int, x: Tensor, target: Tensor) -> None:
+        loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.group.sum_gradients(self.parameters)
+        self._clip_gradients()
+        self.total_loss += loss.detach() * n_trials
+
     def _validate(self) -> dict[str, float]:
         self.model.eval()
-        metrics, total = BatchMetrics(), 0.0
         with torch.inference_mode():
-            in_order = torch.arange(self.n_validation)
-            for n_trials, x, target in self._batches(self.load_validation, in_order):
-                estimate, candidate = self._forward(n_trials, x, target)
-                total += self._loss(estimate, candidate).item() * n_trials
-                metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
-        return {
-            "val/loss": total / self.n_validation,
-            **{f"val/{name}": value for name, value in metrics.compute().items()},
-        }
+            loader, found = self.load_validation, None
+            if isinstance(loader, ResidentLoader) and self.group.size == 1:
+                found = validate_together(
+                    loader, self.n_validation, self.config.batch_size, self._estimate, self._loss
+                )
+            found = found or self._validate_by_batch()
+        return {f"val/{name}": value for name, value in found.items()}
+
+    def _validate_by_batch(self) -> dict[str, float]:
+        metrics, total = BatchMetrics(), 0.0
+        in_order = torch.arange(self.n_validation)
+        for n_trials, x, target in self._batches(self.load_validation, in_order):
+            estimate, candidate = self._forward(n_trials, x, target)
+            total += self._loss(estimate, candidate).item() * n_trials
+            metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
+        return {"loss": total / self.n_validation, **metrics.compute()}
 
     def _batches(self, loader: Loader, order: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Trials in each batch of all processes; fMRI and candidates of this process's share."""
@@ -252,10 +287,14 @@ class _Training:
         """Estimates and candidates of a batch, whichever processes have its trials."""
         for dropout in self.dropouts:
             dropout.n_rows = n_trials
+        estimate = self._estimate(x, precision)
+        return self.group.gather(estimate, n_trials), self.group.gather(candidate, n_trials)
+
+    def _estimate(self, x: Tensor, precision: str = "float32") -> Tensor:
         rounded = precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
-            estimate = self.model(x if rounded else x.float()).float()
-        return self.group.gather(estimate, n_trials), self.group.gather(candidate, n_trials)
+            estimate: Tensor = self.model(x if rounded else x.float()).float()
+        return estimate
 
     def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
         kind = self.config.norm_kind
@@ -335,6 +374,15 @@ class _Training:
             best_score=self.best_score,
             stopped_early=len(self.history) < self.config.n_epochs,
         )
+
+
+def _graphs_pay(model: Decoder, group: ProcessGroup) -> bool:
+    """Whether a GPU computes alone what does the same at every step.
+
+    Messages between GPUs have launches of their own, and a class of a user's may decide by values.
+    """
+    ours = isinstance(model, FmriMlp | FmriLinear)
+    return ours and group.device.type == "cuda" and group.size == 1
 
 
 def _below(folder: str, tensors: Tensors) -> Tensors:

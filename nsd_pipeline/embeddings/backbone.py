@@ -133,10 +133,11 @@ def load_backbone(
         blocks = list_of_blocks(config, whole, n_blocks, hidden_state)
         if blocks is not None:
             model, missing = _load(folder, with_blocks(config, hidden_state), dtype)
-            return Backbone(model.to(device), hidden_state, n_blocks, blocks, missing, shapes)
+            model = _keep_positions(model.to(device))
+            return Backbone(model, hidden_state, n_blocks, blocks, missing, shapes)
 
     model, missing = _load(folder, config, dtype)
-    model = model.to(device)
+    model = _keep_positions(model.to(device))
     if shapes.shapes is not None:
         n_blocks = len(shapes.shapes) - 1
     else:
@@ -146,6 +147,27 @@ def load_backbone(
             n_blocks = len(hidden_states(model, black)) - 1
     hidden_state = _hidden_state(folder, layers, n_blocks)
     return Backbone(model, hidden_state, n_blocks, None, missing, shapes)
+
+
+def _keep_positions(model: Any) -> Any:
+    """Let DINOv2 interpolate its positions once for each size, and not for every batch.
+
+    That takes 4 ms of an H200 whatever the batch: of 16 photos a fifth of the time. Other models
+    have a method of that name that depends on more than weights and sizes.
+    """
+    if model.config.model_type != "dinov2":
+        return model
+    interpolate = model.embeddings.interpolate_pos_encoding
+    kept: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def interpolated(embeddings: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
+        size = (embeddings.shape[1], height, width)
+        if size not in kept:
+            kept[size] = interpolate(embeddings, height, width)
+        return kept[size]
+
+    model.embeddings.interpolate_pos_encoding = interpolated
+    return model
 
 
 def _vision_model(folder: Path) -> tuple[Any, Any]:

@@ -43,7 +43,11 @@ class EncoderSettings(BaseModel):
         description="what the network computes in; auto is bfloat16 where the hardware multiplies"
         " it, float32 elsewhere",
     )
-    batch_size: int = Field(default=16, ge=1, description="images at a time; memory, not results")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="images at a time: memory and speed, not results; null: 16, and 64 on a GPU",
+    )
 
     def settings(self) -> dict[str, Any]:
         """What decides the embeddings; an NsdError if the model is the URL of no folder."""

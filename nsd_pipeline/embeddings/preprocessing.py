@@ -63,9 +63,7 @@ class Preprocessing:
         """
         from PIL import Image
 
-        shape = images.shape
-        if len(shape) != 4 or shape[0] == 0 or shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images must be (N > 0, H, W, 3) uint8, not {shape} {images.dtype}.")
+        _check_photos(images)
         size = self.photo_size
         resized = np.empty((len(images), size, size, 3), dtype=np.uint8)
 
@@ -78,13 +76,31 @@ class Preprocessing:
             list(pool.map(resize, range(len(images))))
         return resized
 
-    def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":
-        """Turn photos from `resize_photos` into the network's input, on the device they are on.
+    def for_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Put photos (N, H, W, 3) into page-locked memory, from where a GPU gets them at once.
 
-        Returns (N, 3, ``*network_size``) float32.
+        Square ones stay as they are: `to_network` resizes them there. 16 cores resize 1,500 a
+        second (docs/gpu.md), a little more than one GPU embeds.
         """
         import torch
 
+        _check_photos(images)
+        photos = images if images.shape[1] == images.shape[2] else self.resize_photos(images)
+        locked = torch.empty(photos.shape, dtype=torch.uint8, pin_memory=True).numpy()
+        locked[:] = photos
+        return locked
+
+    def to_network(self, photos: "torch.Tensor") -> "torch.Tensor":
+        """Turn photos into the network's input, on the device they are on.
+
+        Takes them from `resize_photos` or `for_gpu`. Returns (N, 3, ``*network_size``) float32.
+        """
+        import torch
+
+        from nsd_pipeline.embeddings.resizing import resize_square
+
+        if photos.shape[1] != self.photo_size:
+            photos = resize_square(photos, self.photo_size)
         pixels = photos.permute(0, 3, 1, 2).to(torch.float32) / 255
         if self.resize is not None:
             pixels = torch.nn.functional.interpolate(
@@ -97,6 +113,12 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
         return (pixels - mean) / std
+
+
+def _check_photos(images: NDArray[np.uint8]) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[0] == 0 or shape[-1] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images must be (N > 0, H, W, 3) uint8, not {shape} {images.dtype}.")
 
 
 Processor = Literal["model", "normalize"]

@@ -181,9 +181,24 @@ class BatchMetrics:
         """Metrics over all batches so far."""
         ranks = np.concatenate(self._ranks)
         sizes = np.concatenate([np.full(len(batch), len(batch)) for batch in self._ranks])
-        metrics = {f"batch_{name}": v for name, v in _statistics(ranks, sizes, "rank")}
         assert self._correlation is not None  # noqa: S101  # there were ranks to concatenate
-        return metrics | {"batch_pearson_corr": self._correlation.mean()}
+        return batch_metrics(ranks, sizes, self._correlation.mean())
+
+
+def batch_metrics(ranks: Doubles, sizes: Integers, correlation: float) -> dict[str, float]:
+    """Compute the ``batch_...`` metrics of trials that were ranked already.
+
+    Parameters
+    ----------
+    ranks
+        Rank (M,) of each trial's own target among those of its batch.
+    sizes
+        Trials (M,) of that batch.
+    correlation
+        Pearson correlation, the mean over outputs.
+    """
+    metrics = {f"batch_{name}": value for name, value in _statistics(ranks, sizes, "rank")}
+    return metrics | {"batch_pearson_corr": correlation}
 
 
 class _ColumnCorrelation:
@@ -205,9 +220,20 @@ class _ColumnCorrelation:
 
     def mean(self) -> float:
         """Mean over outputs, leaving out those that never vary."""
-        sx, sy, sxx, syy, sxy = self._sums / self._n
-        variances = (sxx - sx * sx) * (syy - sy * sy)
-        varies = variances > 0
-        if not varies.any():
-            return float("nan")
-        return float(np.mean((sxy - sx * sy)[varies] / np.sqrt(variances[varies])))
+        return mean_correlation(self._sums / self._n)
+
+
+def mean_correlation(moments: Doubles) -> float:
+    """Mean Pearson correlation of two variables over D outputs, leaving out those that never vary.
+
+    Parameters
+    ----------
+    moments
+        Means (5, D) over trials of x, y, x * x, y * y and x * y.
+    """
+    sx, sy, sxx, syy, sxy = moments
+    variances = (sxx - sx * sx) * (syy - sy * sy)
+    varies = variances > 0
+    if not varies.any():
+        return float("nan")
+    return float(np.mean((sxy - sx * sy)[varies] / np.sqrt(variances[varies])))

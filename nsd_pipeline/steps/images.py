@@ -230,7 +230,8 @@ class Embeddings(Step):
         new = np.setdiff1d(wanted, ids)
         if len(new):
             encoder = self._on_gpu()
-            fresh = embed_images(encoder, images, new, batch_size=self.config.batch_size)
+            batch_size = self.config.batch_size or encoder.batch_size
+            fresh = embed_images(encoder, images, new, batch_size=batch_size)
             settings = encoder.settings
             ids = np.concatenate([ids, new])
             values = np.concatenate([values.reshape(-1, fresh.shape[1]), fresh])

@@ -118,8 +118,8 @@ class Snapshot(Store):
     def _zarr_files(self, manifest: Manifest) -> "ZarrStore":
         return self._inner._zarr_files(manifest)
 
-    def _load(self, key: str) -> Manifest | None:
-        return self._inner._load(key)
+    def _manifest_bytes(self, key: str) -> bytes | None:
+        return self._inner._manifest_bytes(key)
 
     def _mark(self, manifest: Manifest, damage: str) -> None:
         self._inner._mark(manifest, damage)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from nsd_pipeline.embeddings.preprocessing import Preprocessing
@@ -19,3 +20,18 @@ def test_photos_are_resized_as_pil_does_it() -> None:
     steps = Preprocessing(7, None, "bicubic", None, (0.0,) * 3, (1.0,) * 3)
     expected = Image.fromarray(photos[1]).resize((7, 7), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(steps.resize_photos(photos)[1], np.asarray(expected))
+
+
+@pytest.mark.parametrize(("before", "after"), [(425, 518), (425, 256), (425, 37), (1, 7), (7, 2)])
+def test_a_gpu_resizes_square_photos_to_the_same_bits(before: int, after: int) -> None:
+    """PIL's integers, computed on whatever device: here the CPU."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (2, before, before, 3), dtype=np.uint8)
+    photos[1] = np.where(photos[1] > 127, 255, 0)
+    steps = Preprocessing(after, None, "bicubic", None, (0.0,) * 3, (1.0,) * 3)
+    on_device, by_pil = (
+        steps.to_network(torch.from_numpy(each)) for each in (photos, steps.resize_photos(photos))
+    )
+    assert torch.equal(on_device, by_pil)
