@@ -17,6 +17,8 @@ and metrics of its own, ``<experiment>_model`` and ``<experiment>_metrics``, and
 learns from betas or from windows of time series (``bold``), and the default's embeddings or
 another encoder's.
 
+``noise_ceiling`` says of each vertex how much of its response could be of use.
+
 ``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
 models by cohort; see ``partitions``. Betas from another space than fsaverage also need a subject's
 ``fsaverage5_operator``.
@@ -37,6 +39,7 @@ from nsd_pipeline.nsd.layout import OPERATOR_SPACES, SUBJECTS
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedule
 from nsd_pipeline.steps import (
+    ceiling,
     events,
     images,
     operators,
@@ -51,7 +54,7 @@ from nsd_pipeline.steps.raw import betas_asset
 from nsd_pipeline.steps.report import report_asset
 from nsd_pipeline.steps.surface import surface_asset
 
-STAGES = [raw, events, operators, series_files, series_surface, images]
+STAGES = [raw, events, operators, series_files, series_surface, images, ceiling]
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
 LINKS = {

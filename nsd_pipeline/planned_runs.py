@@ -104,7 +104,8 @@ def execute(
                 for asset, settings in (config or {}).items()
                 if asset in planned.assets
             },
-            "loggers": {"console": {"config": {"log_level": "ERROR"}}},
+            # Whatever goes wrong is raised, and told by whoever called.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         instance=instance,
         asset_selection=keys,

@@ -133,7 +133,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def test_definitions_are_valid() -> None:
     dg.Definitions.validate_loadable(defs)
     default = {"default": Experiment(name="default")}
-    assert len(list(build_defs("nsd", "artifacts", default).resolve_all_asset_specs())) == 14
+    assert len(list(build_defs("nsd", "artifacts", default).resolve_all_asset_specs())) == 15
     specs = list(defs.resolve_all_asset_specs())
     assert all(spec.description and spec.kinds and spec.owners for spec in specs)
     tables = {spec.key.to_user_string() for spec in specs if "parquet" in spec.kinds}

@@ -6,9 +6,11 @@ functions that need it: `nsd terms` and completion do not wait for Dagster.
 
 import click
 
+from nsd_pipeline.cli.carry_out import run
 from nsd_pipeline.cli.check import check
 from nsd_pipeline.cli.console import NsdGroup
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
+from nsd_pipeline.cli.plan import plan
 from nsd_pipeline.cli.status import status
 from nsd_pipeline.cli.verify import prune, verify
 
@@ -23,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (status, verify, prune, check, show_terms, prepare, completion):
+for command in (status, plan, run, verify, prune, check, show_terms, prepare, completion):
     main.add_command(command)

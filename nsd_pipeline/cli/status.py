@@ -59,7 +59,8 @@ def status(
 
     Ends with 1 if something that is there is damaged, stale, or could not be made again.
     """
-    from nsd_pipeline.steps.overview import known_stages, look_at_store
+    from nsd_pipeline.steps.overview import look_at_store
+    from nsd_pipeline.steps.stages import known_stages
     from nsd_pipeline.storage.snapshot import Snapshot
 
     snapshot = Snapshot(the_store())
@@ -149,15 +150,18 @@ def _cell(artifacts: Sequence["Artifact"]) -> str:
 
 
 def _reasons(stage: "StageOverview") -> Iterator[tuple[str, str, list[str]]]:
-    """State, reason and partitions of what is not as it should be, the worst first."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """State, reason and partitions of what is not as it should be, the worst first.
+
+    What is stale for one reason, in another file each, is told with the first one's.
+    """
+    reasons: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in stage.artifacts:
-        if artifact.state in _MARKS:
-            reasons.setdefault((artifact.state, artifact.why), []).append(artifact.partition)
+        kind = artifact.why if artifact.state == "damaged" else artifact.why.partition(" (")[0]
+        reasons.setdefault((artifact.state, kind), []).append(artifact)
     for state in _MARKS:
-        for (other, why), members in reasons.items():
+        for (other, _), members in reasons.items():
             if other == state:
-                yield state, why, members
+                yield state, members[0].why, [each.partition for each in members]
 
 
 def _named(members: Sequence[str]) -> str:

@@ -51,7 +51,8 @@ def verify(*, deep: bool, repair: bool, as_json: bool) -> None:
 
     Ends with 1 if an artifact is damaged.
     """
-    from nsd_pipeline.steps.overview import known_stages, other_versions, superseded_images
+    from nsd_pipeline.steps.overview import other_versions, superseded_images
+    from nsd_pipeline.steps.stages import known_stages
     from nsd_pipeline.storage import verification
     from nsd_pipeline.storage.snapshot import Snapshot
 

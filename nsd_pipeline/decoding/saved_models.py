@@ -68,7 +68,7 @@ def save_model(folder: Path, model: Decoder, config: TrainingConfig) -> None:
         save_file({name: value.cpu() for name, value in model.state_dict().items()}, partial)
 
 
-def load_model(folder: Path, *, trusted: TrainingConfig | None = None) -> Decoder:
+def load_model(folder: str | Path, *, trusted: TrainingConfig | None = None) -> Decoder:
     """Read a model, ready to predict on the CPU.
 
     Parameters
@@ -87,6 +87,7 @@ def load_model(folder: Path, *, trusted: TrainingConfig | None = None) -> Decode
     NsdError
         If the trusted class is no decoder.
     """
+    folder = Path(folder)
     path = folder / WEIGHTS_NAME
     again = "make fmri_mlp of this cohort again."
     try:

@@ -26,6 +26,7 @@ from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
 from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
 from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.ceiling import Ceiling
 from nsd_pipeline.steps.decoding import FMRI_STEPS
 from nsd_pipeline.steps.measurement import METRICS_FILE, Metrics, metrics_steps
 from nsd_pipeline.steps.report import PAGE_FILE, Report
@@ -76,10 +77,11 @@ def main(names: tuple[str, ...]) -> None:
         what = " and ".join(FMRI_STEPS[preset][2] for preset in presets)
         raise click.ClickException(f"{source.url} has no session of {what} that could be used.")
     subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    prepared = [_STEPS[preset] for preset in presets]
+    prepared, betas = [_STEPS[preset] for preset in presets], "betas" in presets
     everything: list[PlannedRun | Backfill] = [
         DESIGN,
         *(Backfill(tuple(step.name for step in steps), tuple(sessions)) for steps in prepared),
+        *(PlannedRun((Ceiling.name,), subject, subject) for subject in subjects if betas),
         *embed(subjects, experiments.values()),
         *decode((*subjects, partitions.ALL), experiments.values()),
     ]

@@ -7,16 +7,22 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from nsd_pipeline.errors import NsdError, SourceError
-from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere, Space, transform_keys, valid_prefix
+from nsd_pipeline.nsd.layout import (
+    HEMISPHERES,
+    LABELS_FOLDER,
+    Hemisphere,
+    Space,
+    transform_keys,
+    valid_prefix,
+)
 from nsd_pipeline.nsd.space_betas import volume_shape
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
-_LABELS: Final = "nsddata/freesurfer/fsaverage/label"
 _PLACE: Final = "{hemisphere}"
 _BY_PATH: Final = "name files by a path such as /my/labels/{hemisphere}.mine.mgz"
 
 
-def _local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
+def local_file(source: Source, info: ObjectInfo, folder: Path) -> Path:
     """Path of an object on this machine: a mirror's own file, or a copy in a folder."""
     path = source.local_path(info.key)
     if path is None:
@@ -62,7 +68,7 @@ def find_transforms(source: Source, subject: str, space: Space) -> Transforms:
 
 def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str, Path]:
     """Copy the files into a folder, unless a mirror has them on this machine: paths by key."""
-    return {key: _local_file(source, info, folder) for key, info in found.objects.items()}
+    return {key: local_file(source, info, folder) for key, info in found.objects.items()}
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     if _PLACE in roi or "/" in roi:
         return _by_path(roi)
     source = open_source()
-    found = {side: f"{_LABELS}/{side}.{roi}.mgz" for side in HEMISPHERES}
-    offered = source.list(f"{_LABELS}/")
+    found = {side: f"{LABELS_FOLDER}/{side}.{roi}.mgz" for side in HEMISPHERES}
+    offered = source.list(f"{LABELS_FOLDER}/")
     if not set(found.values()) <= set(offered):
         names = {PurePosixPath(key).name.removesuffix(".mgz")[3:] for key in offered}
         raise SourceError(
@@ -110,7 +116,7 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     objects = {side: source.describe(key) for side, key in found.items()}
 
     def copy(folder: Path) -> dict[Hemisphere, Path]:
-        return {side: _local_file(source, info, folder) for side, info in objects.items()}
+        return {side: local_file(source, info, folder) for side, info in objects.items()}
 
     return LabelFiles({info.key: info.etag for info in objects.values()}, copy)
 

@@ -1,7 +1,6 @@
 """From brain to image: models of a cohort, one for each seed of an experiment."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final
@@ -10,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from nsd_pipeline import partitions, report
+from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.automation import carry_on_after
 from nsd_pipeline.decoding.choice import choose_trials, subjects_involved
 from nsd_pipeline.decoding.cohort import Cohort, read_trials, sessions_with
@@ -175,7 +174,7 @@ class Model(Step):
 class FmriMlp(Model):
     """The default experiment's models."""
 
-    name = "fmri_mlp"
+    name = folders.model_folder(DEFAULT)
     experiment = Experiment(name=DEFAULT)
 
 
@@ -197,7 +196,7 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
         (Model,),
         {
             "name": f"{experiment.identifier}_model",
-            "location": f"experiments/{experiment.name}/model",
+            "location": folders.model_folder(experiment.name),
             "experiment": experiment,
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,
@@ -242,19 +241,16 @@ def collect_cohort(
     fmri, events, _ = FMRI_STEPS[preset]
     seen = [name for name in SUBJECTS if any(each.startswith(name) for each in sessions)]
 
-    # On S3 each is two requests, and all subjects' sessions are 284 of two kinds.
-    with ThreadPoolExecutor(max_workers=16) as threads:
+    def made(step: type[Step], keys: Sequence[str]) -> dict[str, Manifest]:
+        found = store.at_once(lambda partition: step.made(store, partition), keys)
+        return dict(zip(keys, found, strict=True))
 
-        def made(step: type[Step], keys: Sequence[str]) -> dict[str, Manifest]:
-            found = threads.map(lambda partition: step.made(store, partition), keys)
-            return dict(zip(keys, found, strict=True))
-
-        return Cohort.of(
-            name,
-            fmri=made(fmri, sessions),
-            events=made(events, sessions),
-            embeddings=made(targets, [partitions.SHARED, *seen]),
-        )
+    return Cohort.of(
+        name,
+        fmri=made(fmri, sessions),
+        events=made(events, sessions),
+        embeddings=made(targets, [partitions.SHARED, *seen]),
+    )
 
 
 def model_asset(step: type[Model]) -> dg.AssetsDefinition:

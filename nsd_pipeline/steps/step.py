@@ -4,20 +4,25 @@ Everything that asks "is this there, and would it be made again?" asks :meth:`St
 before they make something, schedules and the job ``subject`` before they start a run.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import dagster as dg
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
+from nsd_pipeline.folders import artifact_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
 Metadata = Mapping[str, Any]
 """What is worth knowing of an artifact: JSON values, kept in its manifest and shown in the UI."""
+
+SECONDS: Final = "seconds to make"
+"""Metadata of an artifact: how long its step took, for whoever plans more of them."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Step(ABC):
     @classmethod
     def key(cls, partition: str = "") -> str:
         """Where a partition's artifact lies in the store: ``events/subj01/ses07``."""
-        return "/".join(part for part in (cls.folder(), *partition.split("_")) if part)
+        return artifact_key(cls.folder(), partition)
 
     @abstractmethod
     def plan(self, partition: str) -> Plan:
@@ -178,7 +183,9 @@ class Step(ABC):
             config=plan.config,
             expected_bytes=plan.expected_bytes,
         ) as draft:
+            started = time.perf_counter()
             draft.metadata.update(self.make(partition, plan, draft))
+            draft.metadata[SECONDS] = round(time.perf_counter() - started, 3)
         return self.made(self.store, partition), standing
 
     @classmethod

@@ -13,8 +13,9 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -68,11 +69,16 @@ def _human(n_bytes: int) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file to write, in the same folder, that takes a path's place if nothing goes wrong.
 
-    It is removed if an error leaves the block. One process at a time may write it.
+    It is removed if an error leaves the block. One process at a time may write it. Its mode is the
+    umask's, whatever the library that writes it makes of that.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        partial.chmod(mode)
         # Or the name could be on the disk before the content, and a power cut leave neither.
         sync(partial)
         partial.replace(path)
@@ -95,11 +101,17 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Sync all files and folders below a folder, and the folder itself."""
-    paths = [
-        path
-        for parent, _, names in os.walk(folder)
-        for path in (Path(parent), *map(Path(parent).joinpath, names))
-    ]
+    sync_all(
+        [
+            path
+            for parent, _, names in os.walk(folder)
+            for path in (Path(parent), *map(Path(parent).joinpath, names))
+        ]
+    )
+
+
+def sync_all(paths: Sequence[Path]) -> None:
+    """Sync files and folders, in any order."""
     # All at once: the disk orders waiting writes as suits it, and the journal takes many together.
     with ThreadPoolExecutor(32) as threads:
         list(threads.map(sync, paths))

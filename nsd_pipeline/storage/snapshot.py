@@ -5,10 +5,9 @@ S3, and again for every step that reads the artifact.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, TypeVar
 
 from nsd_pipeline.errors import DamagedArtifactError
 from nsd_pipeline.storage.manifest import Manifest
@@ -18,7 +17,7 @@ from nsd_pipeline.storage.store import Store, StoredFile, wrong_size
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
-_THREADS: Final = 16
+_Answer = TypeVar("_Answer")
 
 
 class Snapshot(Store):
@@ -49,8 +48,7 @@ class Snapshot(Store):
         # Keys first: what is published meanwhile has its files before its manifest.
         keys = store.keys()
         self.listing = store.files()
-        with ThreadPoolExecutor(_THREADS) as threads:
-            read = dict(zip(keys, threads.map(self._read, keys), strict=True))
+        read = dict(zip(keys, store.at_once(self._read, keys), strict=True))
         self.found: dict[str, Manifest | DamagedArtifactError] = {
             key: each for key, each in read.items() if each is not None
         }
@@ -92,6 +90,10 @@ class Snapshot(Store):
                 found.problem, next_step=found.next_step, remake=found.remake
             )
         return found
+
+    def at_once(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
+        """Ask for each name, one after the other: there is nothing to wait for."""
+        return [ask(name) for name in names]
 
     def keys(self, prefix: str = "") -> list[str]:
         """Sorted keys of artifacts, damaged ones too; see :meth:`Store.keys`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.storage.disk import Workspace, room_for
@@ -25,7 +25,10 @@ __all__ = ["Draft", "Store", "StoredFile", "fingerprint"]
 ABANDONED: Final = timedelta(days=1)
 """Age at which what no manifest names, on S3, belongs to no living writer or reader."""
 
+_AT_ONCE: Final = 16
+
 _log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -220,9 +223,20 @@ class Store(ABC):
         In a store that may only be read, that is for its owner to do.
         """
 
+    def _keep(self, folder: Path) -> None:  # noqa: B027 - a bucket needs nothing
+        """Let all files of a draft outlast a power cut, where they are published by renaming."""
+
     @abstractmethod
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         """Let an artifact appear, in place of an earlier one; the files may be moved away."""
+
+    def at_once(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
+        """Ask something of this store for each name, many at a time; the answers in order.
+
+        On S3 each is some requests, and all subjects' sessions are 284.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return list(threads.map(ask, names))
 
     def scratch(self, key: str) -> Path:
         """Local folder for partial work on an artifact. Publishing the artifact discards it."""
@@ -262,6 +276,11 @@ class Store(ABC):
             draft = Draft(area / "files")
             draft.folder.mkdir()
             yield draft
+            with ThreadPoolExecutor(1) as beside:
+                # The disk writes while processors compute the checksums.
+                kept = beside.submit(self._keep, draft.folder)
+                files = _records(key, draft.folder)
+                kept.result()
             manifest = Manifest(
                 key=key,
                 asset=asset,
@@ -271,7 +290,7 @@ class Store(ABC):
                 created=datetime.now(UTC),
                 inputs=dict(inputs),
                 config=dict(config),
-                files=_records(key, draft.folder),
+                files=files,
                 metadata=draft.metadata,
             )
             self._publish(manifest, draft.folder)

@@ -103,7 +103,7 @@ def other_inputs(snapshot: Snapshot) -> list[Finding]:
     the name of what it is an artifact of.
     """
     there: dict[str, set[str]] = {}
-    for manifest in snapshot.manifests:
+    for manifest in snapshot.recorded.values():
         for name in (manifest.asset, manifest.key):
             there.setdefault(name, set()).add(manifest.fingerprint)
     return [

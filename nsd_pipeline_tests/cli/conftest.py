@@ -30,16 +30,17 @@ def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def artifacts(made: Path, tmp_path: Path) -> Path:
-    """A copy of that store."""
+def artifacts(small_nsd: SmallNsd, made: Path, tmp_path: Path) -> Path:
+    """A copy of that store, and of its dataset, where `nsd` looks for them."""
+    small_nsd.copy(tmp_path / "nsd")
     shutil.copytree(made, tmp_path / "artifacts")
     return tmp_path / "artifacts"
 
 
 @pytest.fixture
-def nsd(small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nsd:
-    """Run the command on a copy of the small dataset and the store in ``tmp_path/artifacts``."""
-    monkeypatch.setenv("NSD_SOURCE", str(small_nsd.copy(tmp_path / "nsd")))
+def nsd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nsd:
+    """Run the command on the dataset, store and experiments that lie in ``tmp_path``, if any."""
+    monkeypatch.setenv("NSD_SOURCE", str(tmp_path / "nsd"))
     monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

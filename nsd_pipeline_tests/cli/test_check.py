@@ -89,7 +89,9 @@ def test_a_mirror_is_held_against_what_is_known(nsd: Nsd, mirror: Path) -> None:
     assert "--  images in the stimulus file: not on the source" in shown.stdout
 
 
-def test_a_generated_dataset_is_not_the_real_one(nsd: Nsd) -> None:
+def test_a_generated_dataset_is_not_the_real_one(nsd: Nsd, tmp_path: Path) -> None:
+    (tmp_path / "nsd").mkdir()
+    (tmp_path / "nsd" / layout.GENERATED_KEY).write_text("{}")
     refused = nsd("check")
     assert refused.exit_code == 1
     assert "generated" in refused.output

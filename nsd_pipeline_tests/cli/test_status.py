@@ -1,7 +1,6 @@
 """What `nsd status` says of a store, after each thing that can happen to it."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import boto3
 import pytest
 from click.testing import Result
 
+from nsd_pipeline.definitions import defs
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.steps.stages import known_stages
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline_tests.cli.conftest import SESSION, Nsd, parsed
 from nsd_pipeline_tests.cli.many_artifacts import copy_to_bucket, write_full_store
@@ -99,7 +100,6 @@ def test_other_code_is_told(nsd: Nsd, artifacts: Path, monkeypatch: pytest.Monke
 def test_an_empty_store_a_source_that_is_away_and_a_name_that_is_none(
     nsd: Nsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(tmp_path / "nsd")
     shown = nsd("status")
     assert shown.exit_code == 0
     assert "0/40" in shown.stdout
@@ -114,6 +114,11 @@ def test_an_empty_store_a_source_that_is_away_and_a_name_that_is_none(
     traced = nsd("status", "--debug")
     assert traced.exit_code == 1
     assert "Traceback" in traced.output
+
+
+def test_every_asset_is_a_stage() -> None:
+    assets = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
+    assert {stage.step.name for stage in known_stages()} == assets
 
 
 def check_full(nsd: Nsd, n_artifacts: int) -> None:

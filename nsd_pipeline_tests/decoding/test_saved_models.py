@@ -37,6 +37,7 @@ def test_a_saved_model_estimates_the_same(tmp_path, model):
     assert loaded.settings == model.settings
     assert not loaded.training
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "the umask's, of both"
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == type(model).__name__
     assert TrainingConfig(**config["training"]).n_epochs == 3
@@ -52,7 +53,7 @@ def test_reference_weights_load_as_they_are(tmp_path, prefix):
     }
     save_file(state, tmp_path / "model.safetensors")
     with torch.no_grad():
-        y = load_model(tmp_path)(torch.from_numpy(golden["x"]))
+        y = load_model(str(tmp_path))(torch.from_numpy(golden["x"]))
     np.testing.assert_allclose(y.numpy(), golden["y"], rtol=1e-5, atol=1e-6)
 
 

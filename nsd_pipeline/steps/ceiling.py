@@ -1,0 +1,150 @@
+"""How much of a vertex's response comes back when an image is shown again."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nsd_pipeline import partitions, report
+from nsd_pipeline.decoding.cohort import sessions_with
+from nsd_pipeline.errors import NotEnoughDataError, Remake
+from nsd_pipeline.evaluation.ceiling import noise_ceiling as compute
+from nsd_pipeline.nsd import mgh
+from nsd_pipeline.nsd.layout import (
+    FSAVERAGE5_VERTICES,
+    HEMISPHERES,
+    betas_folder,
+    session_key,
+)
+from nsd_pipeline.nsd.small_files import local_file
+from nsd_pipeline.resources import SourceResource, StoreResource
+from nsd_pipeline.steps.events import FsaverageEvents
+from nsd_pipeline.steps.running import materialize, step_asset, write_figure
+from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.surface import SurfaceBetas
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.store import Draft, Store
+
+CEILING_FILE: Final = "ceiling.parquet"
+
+
+class Ceiling(Step):
+    """A subject's noise ceiling on fsaverage5."""
+
+    name = "noise_ceiling"
+    partitions = partitions.subjects
+
+    def __init__(self, store: Store, open_source: Callable[[], Source]) -> None:
+        super().__init__(store)
+        self.open_source = open_source
+        self._sessions: dict[str, dict[str, Manifest]] = {}
+
+    def plan(self, partition: str) -> Plan:
+        sessions = sessions_with(self.store, SurfaceBetas.folder(), [partition])
+        if not sessions:
+            raise NotEnoughDataError(
+                f"No session of {partition} has betas on fsaverage5 in {self.store.url}.",
+                next_step="make fsaverage5_betas of its sessions first.",
+                remake=Remake(SurfaceBetas.name, session_key(partition, 1)),
+            )
+        with ThreadPoolExecutor(max_workers=16) as threads:
+
+            def made(step: type[Step]) -> list[Manifest]:
+                return list(threads.map(lambda session: step.made(self.store, session), sessions))
+
+            betas, events = made(SurfaceBetas), made(FsaverageEvents)
+        self._sessions[partition] = dict(zip(sessions, betas, strict=True))
+        own = {manifest.key: manifest.fingerprint for manifest in (*betas, *events)}
+        return Plan(inputs=own | {file.key: file.etag for file in self._of_nsd(partition)})
+
+    def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        sessions = self._sessions[partition]
+        events = {session: FsaverageEvents.read(self.store, session) for session in sessions}
+        images = {
+            session: table.loc[table["type"] == "Image"].sort_values("trial")["image_id"].to_numpy()
+            for session, table in events.items()
+        }
+        groups = {session: self.store.zarr(made.key) for session, made in sessions.items()}
+
+        def read(session: str, vertices: slice) -> NDArray[Any]:
+            values: NDArray[Any] = groups[session]["betas"][:, vertices]
+            return values
+
+        found = compute(images, read, 2 * FSAVERAGE5_VERTICES)
+        hemisphere = np.repeat(HEMISPHERES, FSAVERAGE5_VERTICES)
+        table = pd.DataFrame(
+            {
+                "hemisphere": hemisphere,
+                "ncsnr": found.ncsnr,
+                "percent_of_one": found.percent(1),
+                "percent_of_three": found.percent(3),
+            }
+        )
+        metadata: dict[str, Any] = {
+            "sessions": len(sessions),
+            "images shown three times": found.n_images,
+            "median ncsnr": float(np.nanmedian(found.ncsnr)),
+        }
+        if (published := self._read_published(partition)) is not None:
+            table["published_ncsnr"] = published
+            both = np.isfinite(found.ncsnr) & np.isfinite(table["published_ncsnr"])
+            metadata["correlation with NSD's ncsnr"] = float(
+                np.corrcoef(found.ncsnr[both], table.loc[both, "published_ncsnr"])[0, 1]
+            )
+        table.to_parquet(draft.folder / CEILING_FILE, index=False)
+        title = "Noise ceiling: signal-to-noise ratio of a single trial"
+        write_figure(
+            draft, "noise_ceiling", report.surface_map(found.ncsnr, title, "ncsnr", cmap="viridis")
+        )
+        return metadata
+
+    def _of_nsd(self, subject: str) -> list[ObjectInfo]:
+        """NSD's own noise ceiling of a subject, if the source has it: a file a hemisphere."""
+        source, folder = self.open_source(), betas_folder(subject, "fsaverage")
+        keys = [f"{folder}/{side}.ncsnr.mgh" for side in HEMISPHERES]
+        there = source.list(f"{folder}/")
+        return [source.describe(key) for key in keys if key in there]
+
+    def _read_published(self, subject: str) -> NDArray[np.float32] | None:
+        files = self._of_nsd(subject)
+        if len(files) < len(HEMISPHERES):
+            return None
+        with TemporaryDirectory() as folder:
+            paths = [local_file(self.open_source(), file, Path(folder)) for file in files]
+            halves = [mgh.read_vertices(path, FSAVERAGE5_VERTICES)[0] for path in paths]
+        return np.concatenate(halves)
+
+
+@step_asset(
+    Ceiling,
+    ranged=False,
+    group_name="surface",
+    kinds={"parquet"},
+    deps=[
+        dg.AssetDep(step.name, partition_mapping=partitions.sessions_to_subjects)
+        for step in (SurfaceBetas, FsaverageEvents)
+    ],
+    columns=[
+        dg.TableColumn("hemisphere", "string", "lh or rh; a row a vertex, lh first"),
+        dg.TableColumn("ncsnr", "float64", "signal / noise of a single trial, by NSD's rule"),
+        dg.TableColumn("percent_of_one", "float64", "of variance that is signal, in one trial"),
+        dg.TableColumn("percent_of_three", "float64", "and in the mean of three"),
+    ],
+)
+def noise_ceiling(
+    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
+) -> None:
+    """How much of a vertex's response comes back when an image is shown again.
+
+    From the betas at hand, z-scored by session: images that were shown three times. It bounds what
+    can be predicted of a vertex from an image; it does not bound how well images are retrieved.
+    Beside NSD's own numbers, where the source has them.
+    """
+    materialize(context, Ceiling(store.open(), source.open))

@@ -1,0 +1,115 @@
+"""`nsd plan` says what `nsd run` then does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsd_pipeline.nsd import layout
+from nsd_pipeline.storage.opening import open_source
+from nsd_pipeline_tests.cli.conftest import Nsd, parsed
+from nsd_pipeline_tests.pipeline import SmallNsd
+
+TRIALS = 30  # of a session of the small dataset
+SECOND = layout.betas_keys("subj01", 2, "fsaverage")[0]
+
+
+def planned(nsd: Nsd, *arguments: str) -> dict[str, dict[str, Any]]:
+    return {each["step"]: each for each in parsed(nsd("plan", "--json", *arguments))["steps"]}
+
+
+def test_a_plan_counts_what_is_left(nsd: Nsd, artifacts: Path) -> None:
+    steps = planned(nsd, "subj01", "--sessions", "1-3")  # of which the dataset has two
+    assert steps["fsaverage5_betas"]["artifacts"] == 1
+    assert steps["fsaverage5_betas"]["basis"] == "1 made here"
+    assert steps["fsaverage5_betas"]["seconds"] > 0
+    assert steps["betas"]["fetched_bytes"] == 0, "a mirror is read in place"
+    assert (steps["fmri_mlp"]["artifacts"], steps["retrieval_metrics"]["basis"]) == (1, "defaults")
+    assert "betas" not in planned(nsd, "subj01", "--sessions", "1"), "it is there"
+    shown = nsd("plan", "subj01")
+    assert shown.exit_code == 0
+    assert "sessions 1 up to date, 1 missing, 38 not on the source" in shown.stdout
+    assert "Defaults: two CPU cores" in shown.stdout
+
+
+def test_what_comes_from_a_bucket_is_counted_in_bytes_and_requests(
+    nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Far:
+        """The mirror, as if it were a bucket."""
+
+        def __init__(self) -> None:
+            self._mirror = open_source(artifacts.parent / "nsd")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._mirror, name)
+
+        def local_path(self, key: str) -> None:
+            return None
+
+    # The package's attribute of that name is the command.
+    monkeypatch.setattr(sys.modules["nsd_pipeline.cli.plan"], "the_source", Far)
+    steps = planned(nsd, "subj01", "--sessions", "2")
+    assert steps["betas"]["requests"] == 2 * TRIALS
+    assert steps["betas"]["fetched_bytes"] == 2 * TRIALS * 10_242 * 4
+    new = steps["stimuli"]["requests"]
+    assert 0 < new < TRIALS
+    assert steps["stimuli"]["fetched_bytes"] == new * 425 * 425 * 3
+
+
+def test_too_little_disk_and_names_that_are_none(
+    nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1000))
+    short = nsd("plan", "subj01")
+    assert short.exit_code == 1
+    assert "too little room" in short.stdout
+    for arguments in (("subj09",), ("subj01", "--sessions", "x"), ("subj01", "--experiment", "x")):
+        assert nsd("plan", *arguments).exit_code == 2
+
+
+def test_a_run_does_what_can_be_done_and_names_the_rest(
+    small_nsd: SmallNsd, tmp_path: Path
+) -> None:
+    source = small_nsd.copy(tmp_path / "nsd")
+    content = (source / SECOND).read_bytes()
+    (source / SECOND).unlink()  # it is a link to a file that other tests read
+    (source / SECOND).write_bytes(content[:1000])
+    environment = {
+        **os.environ,
+        "NSD_SOURCE": str(source),
+        "NSD_STORAGE": str(tmp_path / "artifacts"),
+        "NSD_ENCODER": str(small_nsd.encoder),
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def nsd(*arguments: str) -> tuple[int, Any]:
+        command = [sys.executable, "-c", "from nsd_pipeline.cli import main; main()", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done.returncode, json.loads(done.stdout)
+
+    status, outcome = nsd("run", "subj01", "--sessions", "1-2", "--json")
+    assert status == 1
+    (problem,) = [text for name, text in outcome["problems"].items() if "ses02" in name]
+    assert "is truncated" in problem
+    assert "Next step" in problem
+    said = {each["run"]: each["said"] for each in outcome["runs"]}
+    assert said.pop(next(name for name in said if "ses02" in name)) == "failed"
+    assert set(said.values()) <= {"made", "made, but at chance"}
+    assert any("fmri_mlp, retrieval_metrics" in name for name in said)
+    _, after = nsd("status", "--json")
+    states = {
+        artifact["key"]: artifact["state"]
+        for stage in after["stages"]
+        for artifact in stage["artifacts"]
+    }
+    assert states["fmri_mlp/subj01"] == states["retrieval_metrics/subj01"] == "up to date"
+    assert states["events/subj01/ses01"] == "up to date"
