@@ -21,10 +21,17 @@ from nsd_pipeline.evaluation.protocols import (
     seen_by_all,
     seen_by_all_ranks,
 )
-from nsd_pipeline.evaluation.ranks import name_trials, query_ranks, top_images, trial_ranks
+from nsd_pipeline.evaluation.ranks import (
+    ENSEMBLE,
+    name_trials,
+    query_ranks,
+    top_images,
+    trial_ranks,
+)
 from nsd_pipeline.evaluation.seeds import ensemble, seeds_table
 
 __all__ = [
+    "ENSEMBLE",
     "AgainstChance",
     "BatchMetrics",
     "NoiseCeiling",

@@ -1,42 +1,73 @@
 """Figures, tables and the page of the decoding report.
 
-Figures come as PNG bytes, for a file, a page or a user interface. matplotlib, nilearn and jinja2
+Figures come as PNG and SVG, for a file, a page or a user interface. matplotlib, nilearn and jinja2
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.cortex_map import surface_map
-from nsd_pipeline.report.gallery import Example, Retrieval, gallery_examples, retrieval_gallery
-from nsd_pipeline.report.metric_figures import metric_bars, rank_distribution, training_curves
-from nsd_pipeline.report.page import CohortReport, PageFigure, render_page
+from nsd_pipeline.report.cortex_map import surface_map, turnable_surface
+from nsd_pipeline.report.drawing import Picture
+from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
+from nsd_pipeline.report.gallery import (
+    Example,
+    Rated,
+    Retrieval,
+    difficulty_gallery,
+    gallery_examples,
+    retrieval_gallery,
+)
+from nsd_pipeline.report.metric_figures import (
+    interval_curves,
+    interval_rows,
+    rank_distribution,
+    training_curves,
+)
+from nsd_pipeline.report.page import MAIN_METRICS, Overview, PageFigure, Result, render_page
 from nsd_pipeline.report.tables import (
     NOT_RECORDED,
     as_read,
     differing_settings,
+    headline,
+    interval_text,
     metric_label,
-    metrics_table,
+    metric_text,
     place_of,
     readable_metrics,
+    to_latex,
     to_markdown,
 )
 
 __all__ = [
+    "MAIN_METRICS",
     "NOT_RECORDED",
-    "CohortReport",
     "Example",
+    "Overview",
     "PageFigure",
+    "Picture",
+    "Rated",
+    "Result",
     "Retrieval",
     "as_read",
     "differing_settings",
+    "difficulty_gallery",
     "gallery_examples",
-    "metric_bars",
+    "headline",
+    "interval_curves",
+    "interval_rows",
+    "interval_text",
+    "learning_curve",
     "metric_label",
-    "metrics_table",
+    "metric_text",
+    "new_subject_curve",
     "place_of",
     "rank_distribution",
     "readable_metrics",
+    "regions",
     "render_page",
+    "repeats_curve",
     "retrieval_gallery",
     "surface_map",
+    "to_latex",
     "to_markdown",
     "training_curves",
+    "turnable_surface",
 ]

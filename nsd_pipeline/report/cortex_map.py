@@ -8,19 +8,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
-from nsd_pipeline.report.metric_figures import (
+from nsd_pipeline.report.drawing import (
+    COLUMN,
     INK,
     MUTED,
     TEXT_SIZE,
     TITLE_SIZE,
+    Picture,
+    draw,
+    in_few_colors,
     new_figure,
-    to_png,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from PIL.Image import Image
 
 Floats = NDArray[np.floating[Any]]
 
@@ -33,10 +35,10 @@ _VIEWS: Final[dict[Hemisphere, dict[str, tuple[_Direction, _Direction]]]] = {
     "rh": {"lateral": (_LEFT, _UP), "medial": (_RIGHT, _UP), "ventral": (_UP, _LEFT)},
 }
 
-# Inches.
-_WIDTH, _HEIGHT = 7.4, 3.3
-_CELL_WIDTH, _CELL_HEIGHT = 2.15, 1.45
-_HEADER: Final = 0.38
+# Inches. A hemisphere is a column, and a direction of gaze a row.
+_CELL_WIDTH, _CELL_HEIGHT = COLUMN / 2, 1.18
+_HEADER, _FOOTER = 0.3, 0.62
+_HEIGHT: Final = _HEADER + 3 * _CELL_HEIGHT + _FOOTER
 
 _CORTEX: Final = 0.62
 """Grey of the cortex between gyrus and sulcus, of 1."""
@@ -57,8 +59,8 @@ def surface_map(
     *,
     cmap: str = "plasma",
     symmetric: bool = False,
-) -> bytes:
-    """Draw a value per vertex of fsaverage5 on its inflated hemispheres, as PNG.
+) -> Picture:
+    """Draw a value per vertex of fsaverage5 on its inflated hemispheres.
 
     Each hemisphere is seen from the side, from the middle and from below, where much of the visual
     cortex lies. Colours end at the 1st and 99th percentile of the values: else a few extreme
@@ -83,53 +85,110 @@ def surface_map(
     NsdError
         If the values are not those of fsaverage5's vertices.
     """
+    from matplotlib.ticker import MaxNLocator
+
+    array = np.asarray(values, dtype=np.float64)
+    mappable = _mappable(array, cmap, symmetric=symmetric)
+    finite = array[np.isfinite(array)]
+    figure = new_figure(COLUMN, _HEIGHT)
+    figure.set_layout_engine("none")
+    bold = {"va": "center", "color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold"}
+    figure.text(0.06 / COLUMN, 1 - 0.14 / _HEIGHT, title, bold)
+    for column, (hemisphere, half) in enumerate(zip(HEMISPHERES, np.split(array, 2), strict=True)):
+        mesh = _load_mesh(hemisphere)
+        colors = _vertex_colors(half, mesh, mappable)
+        for row, (view, (gaze, up)) in enumerate(_VIEWS[hemisphere].items()):
+            bottom = 1 - (_HEADER + (row + 1) * _CELL_HEIGHT) / _HEIGHT
+            axes = figure.add_axes((column / 2, bottom, 0.5, _CELL_HEIGHT / _HEIGHT))
+            _draw(axes, mesh, colors, gaze, up)
+            small = {"va": "top", "fontsize": TEXT_SIZE - 1, "color": MUTED}
+            axes.text(0.03, 0.98, f"{hemisphere} {view}", small, transform=axes.transAxes)
+    if finite.size:
+        bar_axes = figure.add_axes((0.08, 0.32 / _HEIGHT, 0.55, 0.09 / _HEIGHT))
+        bar = figure.colorbar(mappable, cax=bar_axes, extend="both", orientation="horizontal")
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(4)
+        bar.update_ticks()
+        bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=2.5)
+        bar.ax.set_title(colorbar_label, fontsize=TEXT_SIZE, color=INK, loc="left", pad=4)
+    if finite.size < array.size:
+        for x, text, color, size in (
+            (0.72, "■", str(_CORTEX), TEXT_SIZE + 2),
+            (0.77, "no value", INK, TEXT_SIZE),
+        ):
+            figure.text(x, 0.365 / _HEIGHT, text, va="center", color=color, fontsize=size)
+
+    # With 256 colours the PNG is half as large, and looks the same.
+    return draw(figure, oversample=2, simplify=in_few_colors)
+
+
+def turnable_surface(
+    values: ArrayLike, title: str, *, cmap: str = "plasma", symmetric: bool = False
+) -> str:
+    """Write a page with a value per vertex of fsaverage5 on a cortex that can be turned.
+
+    Parameters
+    ----------
+    values, title, cmap, symmetric
+        As `surface_map` takes them.
+
+    Returns
+    -------
+    str
+        HTML with plotly's program inside: 6 MB, and complete without a network.
+    """
+    import plotly.graph_objects as go
+    from matplotlib.colors import to_hex
+
+    array = np.asarray(values, dtype=np.float64)
+    mappable = _mappable(array, cmap, symmetric=symmetric)
+    figure = go.Figure()
+    for hemisphere, half in zip(HEMISPHERES, np.split(array, 2), strict=True):
+        mesh = _load_mesh(hemisphere)
+        x, y, z = mesh.points.T
+        # Each hemisphere is inflated around an origin of its own: put them side by side.
+        x = x - x.max() - 2 if hemisphere == "lh" else x - x.min() + 2
+        colors = (255 * _vertex_colors(half, mesh, mappable)).round().astype(np.uint8)
+        i, j, k = mesh.faces.T
+        figure.add_mesh3d(
+            x=x,
+            y=y,
+            z=z,
+            i=i,
+            j=j,
+            k=k,
+            vertexcolor=colors,
+            lighting={"ambient": 0.6, "diffuse": 0.5, "specular": 0.05},
+            hoverinfo="skip",
+        )
+    scale = [[share, to_hex(mappable.cmap(share))] for share in np.linspace(0, 1, 33).tolist()]
+    low, high = mappable.get_clim()
+    marker = {"color": [low, high], "colorscale": scale, "showscale": True, "opacity": 0}
+    nothing = [None, None]  # a mesh of coloured vertices has no colour bar: that of no points
+    figure.add_scatter3d(x=nothing, y=nothing, z=nothing, mode="markers", marker=marker)
+    hidden = {axis: {"visible": False} for axis in ("xaxis", "yaxis", "zaxis")}
+    figure.update_layout(
+        title=title,
+        scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
+        showlegend=False,
+    )
+    page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
+    return page
+
+
+def _mappable(array: Floats, cmap: str, *, symmetric: bool) -> "ScalarMappable":
+    """Colours of values, from one end of their limits to the other."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    array = np.asarray(values, dtype=np.float64)
     if array.shape != (2 * FSAVERAGE5_VERTICES,):
         raise NsdError(
             f"A surface map of shape {array.shape} does not fit fsaverage5.",
             next_step=f"pass {2 * FSAVERAGE5_VERTICES:,} values, left hemisphere first.",
         )
-    finite = array[np.isfinite(array)]
-    mappable = ScalarMappable(Normalize(*_limits(finite, symmetric=symmetric)), colormaps[cmap])
-
-    figure = new_figure(_WIDTH, _HEIGHT)
-    figure.set_layout_engine("none")
-    bold = {"va": "center", "color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold"}
-    figure.text(0.1 / _WIDTH, 1 - 0.16 / _HEIGHT, title, bold)
-    for row, (hemisphere, half) in enumerate(zip(HEMISPHERES, np.split(array, 2), strict=True)):
-        mesh = _load_mesh(hemisphere)
-        colors = _vertex_colors(half, mesh, mappable)
-        for column, (view, (gaze, up)) in enumerate(_VIEWS[hemisphere].items()):
-            left = (0.1 + column * _CELL_WIDTH) / _WIDTH
-            bottom = 1 - (_HEADER + (row + 1) * _CELL_HEIGHT) / _HEIGHT
-            axes = figure.add_axes((left, bottom, _CELL_WIDTH / _WIDTH, _CELL_HEIGHT / _HEIGHT))
-            _draw(axes, mesh, colors, gaze, up)
-            small = {"va": "top", "fontsize": TEXT_SIZE - 1, "color": MUTED}
-            axes.text(0.02, 0.98, f"{hemisphere} {view}", small, transform=axes.transAxes)
-    bar_left = (0.25 + 3 * _CELL_WIDTH) / _WIDTH
-    if finite.size:
-        bar_axes = figure.add_axes((bar_left, 0.25, 0.014, 0.48))
-        bar = figure.colorbar(mappable, cax=bar_axes, extend="both")
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=2.5)
-        # Above the bar: beside the numbers, a long label would leave the figure.
-        bar.ax.set_title(colorbar_label, fontsize=TEXT_SIZE, color=INK, loc="left", pad=12)
-    if finite.size < array.size:
-        for x, text, color, size in (
-            (bar_left, "■", str(_CORTEX), TEXT_SIZE + 2),
-            (bar_left + 0.02, "no value", INK, TEXT_SIZE - 1),
-        ):
-            figure.text(x, 0.12, text, va="center", color=color, fontsize=size)
-
-    def without_low_bits(image: "Image") -> "Image":
-        # Nobody sees the lowest two bits of a colour; without them the PNG is half as large.
-        return image.point(lambda value: value | 3)
-
-    return to_png(figure, dpi=120, oversample=2, simplify=without_low_bits)
+    limits = _limits(array[np.isfinite(array)], symmetric=symmetric)
+    return ScalarMappable(Normalize(*limits), colormaps[cmap])
 
 
 def _limits(finite: Floats, *, symmetric: bool) -> tuple[float, float]:
@@ -179,6 +238,8 @@ def _draw(axes: "Axes", mesh: _Mesh, colors: Floats, gaze: _Direction, up: _Dire
     faces = mesh.faces[(mesh.normals[mesh.faces].sum(axis=1) @ gaze) < 0]
     faces = faces[np.argsort(-(mesh.points[faces].sum(axis=1) @ gaze), kind="stable")]
     patches = TriMesh(Triangulation(mesh.points @ right, mesh.points @ up, faces))
+    # As a picture within the SVG: 20,000 triangles as shapes are 8 MB.
+    patches.set_rasterized(True)
     patches.set_facecolor(np.clip(colors * shade[:, None], 0, 1))
     axes.add_collection(patches, autolim=False)
     half_width = _MILLIMETRES_PER_INCH * _CELL_WIDTH / 2

@@ -8,21 +8,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.report.metric_figures import (
+from nsd_pipeline.report.drawing import (
     DPI,
     GREEN,
     INK,
     MUTED,
     TEXT_SIZE,
+    Picture,
+    draw,
+    in_few_colors,
     new_figure,
-    to_png,
 )
 from nsd_pipeline.report.tables import place_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROWS: Final = 8
+_AT_EACH_END: Final = 3
 _RETRIEVED: Final = 5
 
 # Inches.
@@ -45,16 +47,19 @@ class Example(NamedTuple):
         The images ranked first, best first.
     correct
         Index of the image seen within ``retrieved``; None if it is not there.
+    among
+        What it is an example of: "best", "median" or "worst".
     """
 
     image_id: int
     rank: float
     retrieved: NDArray[np.int64]
     correct: int | None
+    among: str
 
 
 def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
-    """Choose trials evenly from the best to the worst, so that the gallery shows failures too.
+    """Choose the best, the median and the worst of each image's first trials.
 
     Parameters
     ----------
@@ -63,16 +68,21 @@ def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
     top
         ``row``, ``place`` and ``retrieved_image_id`` of the images that came first for it.
     """
-    ordered = ranks.sort_values("rank", kind="stable")
-    places = np.linspace(0, len(ordered) - 1, min(_ROWS, len(ordered))).round().astype(int)
-    chosen = ordered.iloc[places]
+    ordered = ranks.drop_duplicates("image_id").sort_values("rank", kind="stable")
+    middle = (len(ordered) - _AT_EACH_END) // 2
+    among: dict[int, str] = {}
+    for name, start in (("best", 0), ("worst", len(ordered) - _AT_EACH_END), ("median", middle)):
+        for place in range(max(0, start), min(start + _AT_EACH_END, len(ordered))):
+            among.setdefault(place, name)
+    chosen = ordered.iloc[sorted(among)]
     first = top[top["place"] <= _RETRIEVED].sort_values("place")
     examples = []
-    for row, image_id, rank in zip(chosen["row"], chosen["image_id"], chosen["rank"], strict=True):
+    rows = zip(chosen["row"], chosen["image_id"], chosen["rank"], sorted(among), strict=True)
+    for row, image_id, rank, place in rows:
         retrieved = first.loc[first["row"] == row, "retrieved_image_id"].to_numpy(np.int64)
         hit = np.flatnonzero(retrieved == image_id)
         correct = int(hit[0]) if len(hit) else None
-        examples.append(Example(int(image_id), float(rank), retrieved, correct))
+        examples.append(Example(int(image_id), float(rank), retrieved, correct, among[place]))
     return examples
 
 
@@ -89,15 +99,18 @@ class Retrieval(NamedTuple):
         The images ranked first, best first, uint8 (H, W, 3) each.
     correct
         Which of ``retrieved`` is the image seen; None if it is not among them.
+    among
+        What the trial is an example of.
     """
 
     seen: NDArray[np.uint8]
     rank: float
     retrieved: Sequence[NDArray[np.uint8]]
     correct: int | None
+    among: str = ""
 
 
-def retrieval_gallery(rows: Sequence[Retrieval]) -> bytes:
+def retrieval_gallery(rows: Sequence[Retrieval]) -> Picture:
     """Draw one row per trial: what was seen, its place, what was retrieved, the right one framed.
 
     The photographs are part of NSD, whose terms forbid passing them on.
@@ -109,16 +122,14 @@ def retrieval_gallery(rows: Sequence[Retrieval]) -> bytes:
 
     Returns
     -------
-    bytes
-        PNG, small: all photographs share a palette of 256 colours.
+    Picture
+        Small: all photographs of the PNG share a palette of 256 colours.
 
     Raises
     ------
     NsdError
         If there is no trial.
     """
-    from PIL import Image
-
     if not rows:
         raise NsdError("The gallery has no trial.", next_step="pass at least one.")
     n_retrieved = max(len(row.retrieved) for row in rows)
@@ -142,9 +153,36 @@ def retrieval_gallery(rows: Sequence[Retrieval]) -> bytes:
         y = _HEADER + index * pitch
         _draw(figure, row.seen, _GAP, y, framed=False)
         write(middle_of_place, y + _CELL / 2, f"{place_of(row.rank):g}")
+        write(middle_of_place, y + _CELL - 0.08, row.among, MUTED)
         for column, image in enumerate(row.retrieved):
             _draw(figure, image, columns[column], y, framed=column == row.correct)
-    return to_png(figure, simplify=lambda image: image.quantize(256, dither=Image.Dither.NONE))
+    return draw(figure, simplify=in_few_colors)
+
+
+class Rated(NamedTuple):
+    """An image, uint8 (H, W, 3), and the mean place at which it was found."""
+
+    image: NDArray[np.uint8]
+    mean_place: float
+
+
+def difficulty_gallery(easiest: Sequence[Rated], hardest: Sequence[Rated]) -> Picture:
+    """Draw the images that are found best and worst, in a row each, with their mean places."""
+    pitch, line = _CELL + _GAP, _HEADER + _CELL + 0.24
+    n_columns = max(len(easiest), len(hardest), 4)  # 4: room for the headings
+    width, height = _GAP + n_columns * pitch, 2 * line
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
+    for number, (heading, rated) in enumerate((("easiest", easiest), ("hardest", hardest))):
+        top = number * line
+        figure.text(_GAP / width, 1 - (top + _HEADER / 2) / height, f"{heading}: mean place", look)
+        for column, (image, place) in enumerate(rated):
+            x = _GAP + column * pitch
+            _draw(figure, image, x, top + _HEADER, framed=False)
+            at = (x + _CELL / 2) / width, 1 - (top + _HEADER + _CELL + 0.1) / height
+            figure.text(*at, f"{place:.3g}", {**look, "ha": "center", "color": MUTED})
+    return draw(figure, simplify=in_few_colors)
 
 
 def _draw(figure: "Figure", image: NDArray[np.uint8], x: float, y: float, *, framed: bool) -> None:

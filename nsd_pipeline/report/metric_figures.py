@@ -1,11 +1,5 @@
-"""Figures of numbers: a training's curves, how places are distributed, cohorts compared.
+"""Figures of numbers: a training's curves, how places are distributed, results with intervals."""
 
-Figures are drawn on matplotlib's Agg canvas through objects. pyplot has windows and global state
-and is not used, so that any thread of any process can draw.
-"""
-
-import io
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,91 +7,26 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.report.tables import metric_label
+from nsd_pipeline.report.drawing import (
+    BLUE,
+    COLUMN,
+    DASHED,
+    DOTTED,
+    FAINT,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    TEXT_SIZE,
+    VERMILION,
+    Picture,
+    draw,
+    new_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
-
-
-# Of Okabe and Ito's palette, whose colours people with any colour vision tell apart.
-BLUE: Final = "#0072B2"
-ORANGE: Final = "#E69F00"
-VERMILION: Final = "#D55E00"
-GREEN: Final = "#009E73"
-INK: Final = "#222222"
-MUTED: Final = "#6E6E6E"
-FAINT: Final = "#E6E6E6"
-
-TITLE_SIZE: Final = 9.5
-TEXT_SIZE: Final = 8.0
-DPI: Final = 144
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """Start a figure of a width and height in inches; it places its axes itself."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Give axes the report's look: two thin spines, a title, and below it the legend."""
-    axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK, pad=22)
-    axes.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
-    axes.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
-    axes.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set(linewidth=0.6, color=INK)
-    axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[0]:
-        # On a line of its own above the axes, where it covers no data.
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=4,
-            frameon=False,
-            fontsize=TEXT_SIZE,
-            labelcolor=INK,
-            handlelength=1.3,
-            columnspacing=1.1,
-            borderpad=0,
-            borderaxespad=0.5,
-        )
-
-
-def to_png(
-    figure: "Figure",
-    *,
-    dpi: int = DPI,
-    oversample: int = 1,
-    simplify: "Callable[[Image], Image]" = lambda image: image,
-) -> bytes:
-    """Draw a figure and write it as PNG.
-
-    Parameters
-    ----------
-    figure
-        Figure to draw.
-    dpi
-        Pixels per inch.
-    oversample
-        How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
-    simplify
-        What is done to the picture (RGB) so that the PNG is small.
-    """
-    from PIL import Image
-
-    canvas, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(canvas, format="png", dpi=dpi * oversample)
-    image = Image.open(canvas).convert("RGB").reduce(oversample)
-    simplify(image).save(png, format="png", optimize=True)
-    return png.getvalue()
 
 
 def _number(
@@ -119,8 +48,6 @@ _COLUMNS: Final = (
     *("epoch", "train/loss", "val/loss", "learning_rate"),
     *(f"val/batch_top{k}_acc" for k in _TOP_K),
 )
-_DOTTED: Final = (0, (1, 2))
-_DASHED: Final = (0, (4, 2))
 
 
 def training_curves(
@@ -128,8 +55,8 @@ def training_curves(
     *,
     batch_size: int | None = None,
     monitor: str = "val/batch_top5_acc",
-) -> bytes:
-    """Draw loss, retrieval within validation batches and learning rate over the epochs, as PNG.
+) -> Picture:
+    """Draw loss, retrieval within validation batches and learning rate over the epochs.
 
     The epoch whose ``monitor`` is highest (the first, if several) is marked: its model is the one
     that is kept.
@@ -157,14 +84,15 @@ def training_curves(
             next_step="pass the history that training returns.",
         )
     seeds = [each for _, each in history.groupby("seed")] if "seed" in history else [history]
-    figure = new_figure(8.4, 2.8)
-    loss, top, rate = figure.subplots(1, 3, width_ratios=(1.1, 1.25, 0.85))
+    figure = new_figure(COLUMN, 5.4)
+    loss, top, rate = figure.subplots(3, 1, height_ratios=(1.1, 1.25, 0.85))
+    # Without validation trials the monitor is NaN in every epoch; argmax needs a number.
+    best = [each["epoch"].iloc[each[monitor].fillna(-np.inf).to_numpy().argmax()] for each in seeds]
+    kept = f"kept: epoch{'s' * (len(best) > 1)} {', '.join(map(str, best[:6]))}"
     for axes in (loss, top, rate):
-        for each in seeds:
-            # Without validation trials the monitor is NaN in every epoch; argmax needs a number.
-            best = each["epoch"].iloc[each[monitor].fillna(-np.inf).to_numpy().argmax()]
-            label = f"kept: epoch {best}" if axes is rate else None
-            axes.axvline(best, color=VERMILION, lw=1.0, ls=_DASHED, zorder=1, label=label)
+        for number, epoch in enumerate(best):
+            label = kept if axes is rate and number == 0 else None
+            axes.axvline(epoch, color=VERMILION, lw=1.0, ls=DASHED, zorder=1, label=label)
         axes.grid(axis="y", color=FAINT, lw=0.6)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -181,10 +109,10 @@ def training_curves(
     for k, color in _TOP_K.items():
         plot(top, f"val/batch_top{k}_acc", 100, color, f"top-{k}")
         if batch_size is not None:
-            top.axhline(100 * min(1.0, k / batch_size), color=color, lw=0.9, ls=_DOTTED)
+            top.axhline(100 * min(1.0, k / batch_size), color=color, lw=0.9, ls=DOTTED)
     if batch_size is not None:
         # One entry of the legend for the lines of all three k.
-        top.plot([], [], color=MUTED, lw=0.9, ls=_DOTTED, label="chance")
+        top.plot([], [], color=MUTED, lw=0.9, ls=DOTTED, label="chance")
     top.set_ylim(0, None)
     style(top, title="Retrieval in validation batches", xlabel="epoch", ylabel="trials correct (%)")
 
@@ -192,12 +120,14 @@ def training_curves(
     exponent = int(np.floor(np.log10(peak))) if peak > 0 else 0
     plot(rate, "learning_rate", 10.0**-exponent, INK, None)
     rate.set_ylim(0, None)
-    style(rate, title="Learning rate", xlabel="epoch", ylabel=rf"$\times\,10^{{{exponent}}}$")
-    return to_png(figure)
+    style(
+        rate, title="Learning rate", xlabel="epoch", ylabel=f"\N{MULTIPLICATION SIGN} 1e{exponent}"
+    )
+    return draw(figure)
 
 
-def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
-    """Draw at which place trials have their image and how many have it in the first k, as PNG.
+def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
+    """Draw at which place trials have their image and how many have it in the first k.
 
     Places count from 1. By chance every place is as likely: a flat histogram, k / ``set_size``
     among the first k, and a median of (``set_size`` + 1) / 2.
@@ -221,19 +151,14 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
             next_step="pass 0-based ranks and the size of the set they were computed in.",
         )
     places = values + 1
-    figure = new_figure(7.2, 2.9)
-    histogram, curve = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    figure = new_figure(COLUMN, 4.6)
+    histogram, curve = figure.subplots(2, 1)
 
     n_bins = min(set_size, 50)
-    histogram.hist(
-        places,
-        bins=np.linspace(0.5, set_size + 0.5, n_bins + 1).tolist(),
-        weights=np.full(values.size, 100 / values.size),
-        color=BLUE,
-        edgecolor="white",
-        lw=0.3,
-    )
-    histogram.axhline(100 / n_bins, color=INK, lw=1.0, ls=_DASHED, label="chance")
+    edges = np.linspace(0.5, set_size + 0.5, n_bins + 1)
+    counts, _ = np.histogram(places, edges)
+    histogram.stairs(100 * counts / values.size, edges, fill=True, color=BLUE)
+    histogram.axhline(100 / n_bins, color=INK, lw=1.0, ls=DASHED, label="chance")
     median = float(np.median(places))
     label = f"median {median:g} (chance {(set_size + 1) / 2:g})"
     histogram.axvline(median, color=VERMILION, lw=1.2, label=label)
@@ -246,7 +171,7 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
     )
 
     # Points evenly spaced on the logarithmic axis; the curve is a step function in between.
-    k = np.unique(np.geomspace(1, set_size, 400).round())
+    k = np.unique(np.geomspace(1, set_size, 150).round())
     within = np.searchsorted(np.sort(values), k, side="left")
     for first in (first for first in (1, 5, 10) if first < set_size):
         percent = 100 * float(np.mean(values < first))
@@ -255,7 +180,7 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
         offset, side = ((5, -9), "left") if first == 1 else ((-1, 5), "right")
         _number(curve, percent, (first, percent), offset, ha=side, color=INK)
     curve.plot(k, 100 * within / values.size, color=BLUE, lw=1.8, label="model")
-    curve.plot(k, 100 * k / set_size, color=INK, lw=1.0, ls=_DASHED, label="chance")
+    curve.plot(k, 100 * k / set_size, color=INK, lw=1.0, ls=DASHED, label="chance")
     curve.set_xscale("log")
     ticks = [tick for tick in (1, 5, 10, 50, 100, 1000) if tick <= set_size]
     curve.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
@@ -263,41 +188,98 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> bytes:
     curve.set(xlim=(1, max(set_size, 2)), ylim=(0, 104))
     curve.grid(color=FAINT, lw=0.6)
     style(curve, title="Found among the first k", xlabel="k", ylabel="trials (%)")
-    return to_png(figure)
+    return draw(figure)
 
 
-def metric_bars(
-    metrics: Mapping[str, Mapping[str, float]],
-    chance: Mapping[str, Mapping[str, float]],
-    names: Sequence[str] = ("top1_acc", "top5_acc", "top10_acc"),
-) -> bytes:
-    """Draw accuracies of cohorts side by side, each with its own chance level, as PNG.
+def interval_rows(
+    rows: pd.DataFrame, xlabel: str, *, title: str = "", reference: float | None = None
+) -> Picture:
+    """Draw values with their intervals one below the other (a forest plot).
 
     Parameters
     ----------
-    metrics
-        By cohort, then by metric: fractions.
-    chance
-        Chance level, likewise. Cohorts differ in it because their test sets differ in size.
-    names
-        Metrics to draw, one panel each.
+    rows
+        ``group`` and ``label`` of each row, ``value``, ``low``, ``high`` (NaN: not known) and
+        ``chance``, if there is one. Rows of a group stand together.
+    xlabel
+        What the values are.
+    title
+        Title of the figure.
+    reference
+        Value that is drawn as a line. Rows whose interval holds it are grey.
     """
-    cohorts = list(metrics)
-    figure = new_figure(2.9 * len(names), 0.95 + 0.27 * len(cohorts))
-    panels = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
-    rows = np.arange(len(cohorts))
-    for axes, name in zip(panels, names, strict=True):
-        percent = 100 * np.array([metrics[cohort][name] for cohort in cohorts])
-        level = 100 * np.array([chance[cohort][name] for cohort in cohorts])
-        axes.barh(rows, percent, height=0.62, color=BLUE)
-        axes.vlines(level, rows - 0.42, rows + 0.42, color=INK, lw=1.4, label="chance")
-        for row, value in zip(rows, percent, strict=True):
-            _number(axes, value, (value, row), (3, 0), va="center", color=MUTED)
-        axes.set_yticks(rows, labels=cohorts)
-        # The first cohort on top.
-        axes.set_ylim(len(cohorts) - 0.4, -0.6)
-        axes.set_xlim(0, max(5.0, 1.18 * max(percent.max(), level.max())))
-        axes.grid(axis="x", color=FAINT, lw=0.6)
-        style(axes, title=metric_label(name), xlabel="%")
-        axes.tick_params(axis="y", length=0)
-    return to_png(figure)
+    headed = rows["group"].nunique() < len(rows)  # else a group's name is its only row's
+    y, ticks, heads = [], [], []
+    place = 0.0
+    for group, part in rows.groupby("group", sort=False):
+        if headed:
+            heads.append((place, str(group)))
+            place += 1
+        y += [place + number for number in range(len(part))]
+        ticks += [str(group)] if not headed else [str(label) for label in part["label"]]
+        place += len(part) + 0.4 * headed
+    figure = new_figure(COLUMN, 0.75 + 0.17 * place)
+    axes = figure.subplots()
+    if reference is not None:
+        axes.axvline(reference, color=INK, lw=0.8, ls=DASHED)
+    for at, row in zip(y, rows.to_dict("records"), strict=True):
+        unclear = reference is not None and not (row["low"] > reference or row["high"] < reference)
+        color = MUTED if unclear else BLUE
+        axes.plot([row["low"], row["high"]], [at, at], color=color, lw=1.3)
+        axes.plot(row["value"], at, "o", ms=3.6, color=color, mfc="white" if unclear else color)
+        if pd.notna(row.get("chance")):
+            axes.vlines(row["chance"], at - 0.4, at + 0.4, color=VERMILION, lw=1.2)
+    if "chance" in rows:
+        axes.plot([], [], color=VERMILION, lw=1.2, label="chance")
+    axes.set_yticks(y, labels=ticks)
+    for at, name in heads:
+        axes.annotate(
+            name,
+            (0, at),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=TEXT_SIZE,
+            color=INK,
+        )
+    axes.set_ylim(place - 0.4, -0.8)
+    axes.margins(x=0.06)
+    axes.grid(axis="x", color=FAINT, lw=0.6)
+    style(axes, title=title, xlabel=xlabel)
+    axes.tick_params(axis="y", length=0)
+    return draw(figure)
+
+
+_LINES: Final = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, "#B8A300", MUTED)
+
+
+def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: str = "") -> Picture:
+    """Draw values with their intervals against a number, a line for each series.
+
+    Parameters
+    ----------
+    points
+        ``panel`` and ``line`` that a point belongs to, ``x``, ``value``, ``low``, ``high`` and
+        ``chance``.
+    xlabel, ylabel
+        What ``x`` and ``value`` are.
+    title
+        Title of the figure; panels have their own names beside it.
+    """
+    colors = dict(zip(points["line"].unique(), _LINES * len(points), strict=False))
+    panels = list(points.groupby("panel", sort=False))
+    figure = new_figure(COLUMN, 0.3 + 2.3 * len(panels))
+    for axes, (name, panel) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
+    ):
+        for line, part in panel.sort_values("x").groupby("line", sort=False):
+            axes.plot(part["x"], part["value"], "o-", ms=3.5, lw=1.4, c=colors[line], label=line)
+            axes.vlines(part["x"], part["low"], part["high"], color=colors[line], lw=1.2)
+        level = panel.groupby("x")["chance"].mean()
+        axes.plot(level.index, level, color=INK, lw=0.9, ls=DOTTED, label="chance")
+        axes.set_ylim(0, None)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        style(axes, title=": ".join(filter(None, (title, str(name)))), xlabel=xlabel, ylabel=ylabel)
+    return draw(figure)

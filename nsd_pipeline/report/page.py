@@ -1,18 +1,23 @@
-"""The decoding report: one HTML page across cohorts that needs no file beside it."""
+"""The decoding report: one HTML page across experiments that needs no file beside it."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
+from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.tables import (
     as_read,
     differing_settings,
+    interval_text,
     metric_label,
-    metrics_table,
+    metric_text,
     readable_metrics,
     shared_settings,
 )
@@ -20,8 +25,17 @@ from nsd_pipeline.report.tables import (
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seed")
-"""Settings that are named above the table if all cohorts share them."""
+MAIN_METRICS: Final = ("top5_acc", "top1_acc", "top10_acc", "median_retrieval_rank")
+"""Metrics that have a table of experiments x cohorts; the first is seen at once, and compared."""
+
+_IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seeds")
+"""Settings that are named above the table if all results share them."""
+_SAFE: Final = " !$()*,-./:;=@[]_{|}~"
+"""What may stand in an address within quotes as it is."""
+_EMBEDDED_WIDTH: Final = 640
+"""Pixels of a photograph's or a brain's picture within the page."""
+_OPEN_AT_FIRST: Final = 2
+"""Up to so many results are seen without a click."""
 
 
 @dataclass(frozen=True)
@@ -32,72 +46,111 @@ class PageFigure:
     ----------
     title
         Heading; also what a screen reader says in place of the picture.
-    png
+    picture
         The picture.
     caption
         What is to be seen.
     photographs
         Whether it shows images of NSD, which must not be passed on.
+    wide
+        Whether it is wider than a column.
     """
 
     title: str
-    png: bytes
+    picture: Picture
     caption: str = ""
     photographs: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
-class CohortReport:
-    """What the page says about one cohort.
+class Result:
+    """What the page says about one cohort's models of an experiment.
 
     Attributes
     ----------
-    cohort
-        "subj01" to "subj08", or "all".
+    experiment, cohort
+        Names; the cohort is "subj01" to "subj08", or "all".
     metrics
-        Value by name.
-    chance
-        Chance level by name.
+        ``metric``, ``value`` (mean over seeds), ``chance``, and as far as they are known ``low``,
+        ``high``, ``sd_of_seeds`` and ``ensemble``.
     figures
         Figures, in order.
     provenance
         How the numbers came about, by heading ("Sessions", "Encoder", ...): a sentence, or settings
         by name.
     settings
-        What must be the same if cohorts are to be compared: decoder, image encoder, and so on.
+        What must be the same if results are to be compared: decoder, image encoder, and so on.
     warnings
         What a reader must know before the numbers: that a model is no better than guessing, ...
     """
 
+    experiment: str
     cohort: str
-    metrics: Mapping[str, float]
-    chance: Mapping[str, float]
+    metrics: pd.DataFrame
     figures: Sequence[PageFigure] = ()
     provenance: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
+    @property
+    def title(self) -> str:
+        """Both names."""
+        return f"{self.experiment}, {self.cohort}"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the page says across results.
+
+    Attributes
+    ----------
+    figures
+        Figures of several results.
+    differences
+        ``experiment``, ``cohort``, ``difference`` of the first main metric to the experiment
+        `baseline`, ``low``, ``high``, ``p_value``, ``p_holm`` and ``n_images``.
+    notes
+        What could not be compared, and why.
+    baseline
+        What is compared to.
+    """
+
+    figures: Sequence[PageFigure] = ()
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: Sequence[str] = ()
+    baseline: str = "default"
+
 
 def render_page(
-    cohorts: Sequence[CohortReport],
+    results: Sequence[Result],
     *,
     created: datetime,
-    main_metrics: Sequence[str] = ("top1_acc", "top5_acc", "top10_acc", "median_retrieval_rank"),
-    figures: Sequence[PageFigure] = (),
+    main_metrics: Sequence[str] = MAIN_METRICS,
+    overview: Overview = Overview(),  # it is frozen
+    descriptions: Mapping[str, str] = {},  # and this is not written to
+    downloads: Mapping[str, str] = {},
+    surface: str = "",
     generated: bool = False,
 ) -> str:
     """Write the decoding report.
 
     Parameters
     ----------
-    cohorts
-        One per model, in the order of the page.
+    results
+        One for each model, in the order of the page.
     created
         When the report was made.
     main_metrics
-        Metrics of the table at the top, which has a row per cohort.
-    figures
-        Figures across cohorts.
+        Metrics that have a table of experiments x cohorts.
+    overview
+        What there is across results.
+    descriptions
+        What an experiment is for, by its name.
+    downloads
+        Tables by the name of the file: they lie beside the page, and within it.
+    surface
+        Name of a page beside this one with a surface that can be turned, if there is one.
     generated
         Whether the data were generated in NSD's layout, and are not NSD's.
 
@@ -106,22 +159,59 @@ def render_page(
     str
         HTML with style and pictures inside; whatever was passed in is shown as text.
     """
-    all_figures = [*figures, *(figure for cohort in cohorts for figure in cohort.figures)]
-    shared = shared_settings([cohort.settings for cohort in cohorts])
+    figures = [*overview.figures, *(figure for result in results for figure in result.figures)]
+    experiments: dict[str, list[Result]] = {}
+    for result in results:
+        experiments.setdefault(result.experiment, []).append(result)
+    shared = shared_settings([result.settings for result in results])
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            cohorts=cohorts,
+            results=results,
+            experiments=experiments,
+            cohorts=sorted(
+                {result.cohort for result in results}, key=lambda name: (name == "all", name)
+            ),
+            tables={name: _cells(results, name) for name in main_metrics},
             created=created,
-            main_metrics=main_metrics,
-            figures=figures,
-            photographs=any(figure.photographs for figure in all_figures),
+            overview=overview,
+            descriptions=descriptions,
+            downloads=downloads,
+            surface=surface,
+            open=len(results) <= _OPEN_AT_FIRST,
+            photographs=any(figure.photographs for figure in figures),
             generated=generated,
             alike={name: value for name, value in shared.items() if name in _IN_A_SENTENCE},
-            different=differing_settings({cohort.cohort: cohort.settings for cohort in cohorts}),
+            different=differing_settings(
+                {name: members[0].settings for name, members in experiments.items()}
+            ),
+            unlike={
+                name: found
+                for name, members in experiments.items()
+                if (found := differing_settings({each.cohort: each.settings for each in members}))
+            },
         )
     )
+
+
+def _cells(results: Sequence[Result], metric: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Value, interval and chance of a metric, in words, by experiment and cohort."""
+    cells = {}
+    for result in results:
+        rows = result.metrics[result.metrics["metric"] == metric].to_dict("records")
+        row = {
+            name: as_read(metric, value)
+            for name, value in (rows[0] if rows else {}).items()
+            if name != "metric"
+        }
+        known = {"value": np.nan, "low": np.nan, "high": np.nan, "chance": np.nan} | row
+        cells[result.experiment, result.cohort] = {
+            "value": metric_text(metric, known["value"]),
+            "interval": interval_text(metric, known["low"], known["high"]),
+            "chance": metric_text(metric, known["chance"]),
+        }
+    return cells
 
 
 def _environment() -> "Environment":
@@ -135,34 +225,35 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update(
-        data_uri=_data_uri,
+        embedded=_embedded,
+        data_uri=lambda text: f"data:text/plain;base64,{_base64(text.encode())}",
         metric_label=metric_label,
-        metric_value=_metric_value,
-        ratio=_ratio,
-        metrics_table=lambda cohort: readable_metrics(
-            metrics_table(cohort.metrics, cohort.chance)
-        ).to_dict("records"),
-        metric_in_table=_metric_in_table,
+        metrics_table=lambda result: readable_metrics(result.metrics).to_dict("records"),
+        metric_text=lambda value, name: metric_text(name, value),
+        interval=lambda row: interval_text(row["name"], row["low"], row["high"]),
+        points=lambda value: f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}"),
+        ratio=lambda value: "" if pd.isna(value) else f"{value:.3g}×",  # noqa: RUF001
+        p_value=lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
     )
     environment.tests["mapping"] = lambda value: isinstance(value, Mapping)
     return environment
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
-def _metric_value(value: float | None, name: str) -> str:
-    """Write a metric as it is read: places from 1, accuracies as percentages."""
-    return _metric_in_table(None if value is None else as_read(name, value), name)
+def _embedded(picture: Picture) -> str:
+    """Address of a picture within the page: lines as SVG, photographs and brains as WebP.
 
+    With 20 experiments of 9 cohorts there are 900 pictures. As WebP a brain has 50 KB; as PNG,
+    and as SVG with a JPEG inside, it has 250.
+    """
+    if picture.svg and b"<image" not in picture.svg:
+        return f"data:image/svg+xml,{quote(picture.svg, safe=_SAFE)}"
+    from PIL import Image
 
-def _metric_in_table(value: float | None, name: str) -> str:
-    """Write a value of a readable table: an accuracy as a percentage, others with four digits."""
-    if value is None or pd.isna(value):
-        return "–"  # noqa: RUF001
-    return f"{100 * value:.1f} %" if name.endswith("_acc") or "_acc_" in name else f"{value:.4g}"
-
-
-def _ratio(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.3g}×"  # noqa: RUF001
+    image, webp = Image.open(io.BytesIO(picture.png)).convert("RGB"), io.BytesIO()
+    image.thumbnail((_EMBEDDED_WIDTH, 10 * _EMBEDDED_WIDTH))
+    image.save(webp, format="webp", quality=75)
+    return f"data:image/webp;base64,{_base64(webp.getvalue())}"

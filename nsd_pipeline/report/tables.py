@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 _NAMES: Final = {
@@ -24,9 +25,13 @@ _QUALIFIERS: Final = {
     "_subject-ind": "mean over subjects",
     "_macro": "mean over images",
 }
+_SETS: Final = {
+    "hard-negatives": "among the 20 most similar",
+    "seen-by-all": "images that all saw three times",
+}
 _NAME = re.compile(
     r"(?P<batch>batch_)?(?P<base>.+?)(?P<level>_(?:instance|subject)-(?:agg|ind))?"
-    r"(?:_size=(?P<size>\d+))?(?P<macro>_macro)?"
+    r"(?:_repeats=(?P<repeats>\d))?(?:_size=(?P<size>\d+))?(?:_set=(?P<set>[\w-]+?))?(?P<macro>_macro)?"
 )
 _TOP_K = re.compile(r"top(\d+)_acc")
 _RANK = re.compile(r"(?:batch_)?(?:median|mean)_(?:retrieval_)?rank")
@@ -59,54 +64,116 @@ def metric_label(name: str) -> str:
     notes = [
         "within batches" if match["batch"] else "",
         _QUALIFIERS[match["macro"] or match["level"]] if match["level"] else "",
+        f"mean of {match['repeats']} of 3 repeats" if match["repeats"] else "",
         f"set of {match['size']}" if match["size"] else "",
+        _SETS.get(match["set"], match["set"]) if match["set"] else "",
     ]
     qualified = ", ".join(note for note in notes if note)
     return f"{words} ({qualified})" if qualified else words
 
 
-def metrics_table(metrics: Mapping[str, float], chance: Mapping[str, float]) -> pd.DataFrame:
-    """Put each metric beside its chance level.
+def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn a table of metrics into one for people.
 
     Parameters
     ----------
-    metrics
-        Value by name.
-    chance
-        Chance level by name; metrics without one have none in the table either.
+    table
+        ``metric``, ``value`` and ``chance``, and as far as they are known ``low``, ``high``,
+        ``sd_of_seeds`` and ``ensemble``.
 
     Returns
     -------
     DataFrame
-        ``metric`` (name), ``value``, ``chance``, and ``ratio`` = value / chance: above 1 is better
-        than chance for accuracies, below 1 for ranks.
-    """
-    table = pd.DataFrame({"metric": list(metrics), "value": list(metrics.values())})
-    table["chance"] = table["metric"].map(chance).astype(float)
-    return _with_ratio(table)
-
-
-def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn a table of :func:`metrics_table` into one for people.
-
-    Returns
-    -------
-    DataFrame
-        ``metric`` in words, ``value`` and ``chance`` with places instead of ranks, their ``ratio``,
-        and ``name``, the reference's.
+        ``metric`` in words, the same columns with places instead of ranks, ``ratio`` (value /
+        chance: above 1 is better for accuracies, below 1 for places) and ``name``, the reference's.
     """
     names = [str(name) for name in table["metric"]]
-    read = {
-        column: [as_read(name, value) for name, value in zip(names, table[column], strict=True)]
-        for column in ("value", "chance")
-    }
-    readable = pd.DataFrame({"metric": [metric_label(name) for name in names], **read})
-    return _with_ratio(readable).assign(name=names)
-
-
-def _with_ratio(table: pd.DataFrame) -> pd.DataFrame:
+    readable = pd.DataFrame({"metric": [metric_label(name) for name in names]})
+    for column in ("value", "low", "high", "chance", "ensemble"):
+        values = table[column] if column in table else [np.nan] * len(names)
+        readable[column] = [
+            as_read(name, float(value)) for name, value in zip(names, values, strict=True)
+        ]
+    readable["sd_of_seeds"] = table["sd_of_seeds"].to_numpy() if "sd_of_seeds" in table else np.nan
     # No ratio to a chance level of 0.
-    return table.assign(ratio=table["value"] / table["chance"].where(table["chance"] != 0))
+    ratio = readable["value"] / readable["chance"].where(readable["chance"] != 0)
+    return readable.assign(ratio=ratio, name=names)
+
+
+def headline(readable: pd.DataFrame, names: Sequence[str]) -> list[dict[str, str]]:
+    """A few rows of a table of `readable_metrics`, in words."""
+    rows = readable.set_index("name").loc[list(names)]
+    return [
+        {
+            "metric": str(row["metric"]),
+            "value": metric_text(str(name), row["value"]),
+            "95 % interval": interval_text(str(name), row["low"], row["high"]),
+            "chance": metric_text(str(name), row["chance"]),
+        }
+        for name, row in rows.iterrows()
+    ]
+
+
+def metric_text(name: str, value: float) -> str:
+    """Write a value as a person reads it: an accuracy as a percentage, others with four digits."""
+    if np.isnan(value):
+        return "–"  # noqa: RUF001
+    return f"{100 * value:.1f} %" if is_accuracy(name) else f"{value:.4g}"
+
+
+def interval_text(name: str, low: float, high: float) -> str:
+    """Write an interval, in the unit of its metric's values; nothing if it is not known."""
+    if np.isnan(low) or np.isnan(high):
+        return ""
+    scale, digits = (100, ".1f") if is_accuracy(name) else (1, ".4g")
+    return f"{scale * low:{digits}} to {scale * high:{digits}}"
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a metric is a share of the trials or images."""
+    return name.endswith("_acc") or "_acc_" in name
+
+
+def to_latex(results: pd.DataFrame, metric: str, place: str) -> str:
+    """Write one metric of all results as a LaTeX table, experiments x cohorts.
+
+    Parameters
+    ----------
+    results
+        ``experiment``, ``cohort``, ``metric``, ``value``, ``low``, ``high`` and ``chance``.
+    metric
+        The metric.
+    place
+        Label of the table.
+    """
+    rows = results[results["metric"] == metric]
+    read = {
+        name: [as_read(metric, value) for value in rows[name]]
+        for name in ("value", "low", "high", "chance")
+    }
+    cells = [
+        f"{metric_text(metric, value)} [{between}]" if between else metric_text(metric, value)
+        for value, between in zip(
+            read["value"],
+            map(interval_text, [metric] * len(rows), read["low"], read["high"]),
+            strict=True,
+        )
+    ]
+    chance = sorted({metric_text(metric, value) for value in read["chance"]})
+    return (
+        rows.assign(cell=cells)
+        .pivot_table(
+            index="experiment", columns="cohort", values="cell", aggfunc="first", sort=False
+        )
+        .fillna("")
+        .rename_axis(index=None, columns=None)
+        .to_latex(
+            escape=True,
+            caption=f"{metric_label(metric)}, mean over seeds, with 95 % bootstrap intervals over"
+            f" test images. Chance: {', '.join(chance)}.".replace(" %", r"\,\%"),
+            label=place,
+        )
+    )
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """How well an experiment's models retrieve the images that were seen."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
 import dagster as dg
@@ -32,10 +32,15 @@ from nsd_pipeline.storage.store import Draft, Store
 
 METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
+DRAWN_FILE: Final = "drawn_images.parquet"
+QUERIES_FILE: Final = "query_ranks.parquet"
 RANKS_FILE: Final = "ranks.parquet"
 TOP_FILE: Final = "top10.parquet"
+VERTICES_FILE: Final = "vertices.parquet"
 
 _HEADLINES: Final = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
+_RATED: Final = 6
+"""How many of the easiest and of the hardest images are shown."""
 _MEDIAN: Final = "median_retrieval_rank"
 _OF_IMAGES: Final = "top5_acc_instance-agg"
 """What the verdict is about: images are independent of each other, trials of one are not."""
@@ -52,6 +57,11 @@ class _Estimates(NamedTuple):
     by_seed: NDArray[np.float32]
     contributions: NDArray[np.float32]
 
+    def tested(self, seeds: Sequence[int]) -> tuple[Any, ...]:
+        """Arguments of `evaluation`: estimates, targets, images and subjects (M,), and seeds."""
+        images, subjects = (self.data.table[each].tolist() for each in ("image_id", "subject"))
+        return self.by_seed, self.data.y_true(), images, subjects, seeds
+
 
 class Metrics(Step):
     """Retrieval metrics of one experiment's models, one for each cohort.
@@ -62,7 +72,7 @@ class Metrics(Step):
         Step of the models.
     """
 
-    code_version = "3"
+    code_version = "4"
     model: ClassVar[type[Model]]
 
     def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
@@ -77,12 +87,15 @@ class Metrics(Step):
         options = TrainingConfig.of_model(trained.config)
         trials = pd.read_parquet(self.store.folder(trained.key) / TRIALS_FILE)
         found = self._estimate(trained, options, trials[trials["split"] == "test"])
-        images = found.data.table["image_id"].tolist()
-        subjects = found.data.table["subject"].tolist()
-        y_true = found.data.y_true()
-        table = evaluation.seeds_table(found.by_seed, y_true, images, subjects, options.seeds)
+        by_seed, y_true, images, subjects, seeds = found.tested(options.seeds)
+        table, queries = _measure(found, options.seeds)
         table.to_parquet(draft.folder / METRICS_FILE, index=False)
-        together = evaluation.ensemble(found.by_seed)
+        queries.to_parquet(draft.folder / QUERIES_FILE, index=False)
+        drawn = evaluation.drawn_retrieval(by_seed, y_true, images, subjects, seeds)
+        drawn.to_parquet(draft.folder / DRAWN_FILE, index=False)
+        of_vertices = pd.DataFrame({"contribution": found.contributions})
+        of_vertices.to_parquet(draft.folder / VERTICES_FILE, index=False)
+        together = evaluation.ensemble(by_seed)
         ranks, top = (
             evaluation.name_trials(look(together, y_true, images, subjects), found.data.table)
             for look in (evaluation.trial_ranks, evaluation.top_images)
@@ -90,10 +103,13 @@ class Metrics(Step):
         for content, file in ((ranks, RANKS_FILE), (top, TOP_FILE)):
             content.to_parquet(draft.folder / file, index=False)
         among_all = ranks[ranks["set"] == "all"]
-        self._draw(draft, among_all, top, found.contributions)
+        self._draw_photographs(draft, among_all, top, evaluation.image_difficulty(queries))
+        _draw_numbers(draft, among_all, table, found.contributions)
         by_name = table.set_index("metric")
         value, chance = by_name["value"].to_dict(), by_name["chance"].to_dict()
+        readable = report.readable_metrics(table)
         return {
+            "results": report.headline(readable, _HEADLINES),
             **{name: value[name] for name in _HEADLINES},
             "median place": report.place_of(value[_MEDIAN]),
             **{f"chance {name}": chance[name] for name in _HEADLINES},
@@ -106,7 +122,7 @@ class Metrics(Step):
             "test images": int(among_all["n_candidates"].iloc[0]),
             "pictures": Stimuli.pictures(self.store, partitions.SHARED),
             **self._held_out(draft, trained, options, trials),
-            "metrics": json.loads(report.readable_metrics(table).to_json(orient="records")),
+            "metrics": json.loads(readable.to_json(orient="records")),
         }
 
     def _estimate(
@@ -146,22 +162,15 @@ class Metrics(Step):
         if second.empty:
             return {}
         found = self._estimate(trained, options, second)
-        images, subjects = (found.data.table[each].tolist() for each in ("image_id", "subject"))
-        table = evaluation.seeds_table(
-            found.by_seed, found.data.y_true(), images, subjects, options.seeds
-        )
+        table, _ = _measure(found, options.seeds)
         table.to_parquet(draft.folder / HELD_OUT_FILE, index=False)
         value = table.set_index("metric")["value"].to_dict()
         return {f"held-out sessions {name}": value[name] for name in _HEADLINES}
 
-    def _draw(
-        self,
-        draft: Draft,
-        ranks: pd.DataFrame,
-        top: pd.DataFrame,
-        contributions: NDArray[np.float32],
+    def _draw_photographs(
+        self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame
     ) -> None:
-        """Draw the figures; ``contributions`` (V,) is what each vertex adds to the score."""
+        """Draw what was retrieved, and which images are easy and hard."""
         read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
         gallery = [
             report.Retrieval(
@@ -169,23 +178,61 @@ class Metrics(Step):
                 rank=example.rank,
                 retrieved=list(read(example.retrieved)),
                 correct=example.correct,
+                among=example.among,
             )
             for example in report.gallery_examples(ranks, top)
         ]
-        set_size = int(ranks["n_candidates"].iloc[0])
-        write_figure(draft, "ranks", report.rank_distribution(ranks["rank"], set_size))
         write_figure(draft, "retrieval_gallery", report.retrieval_gallery(gallery))
-        write_figure(
-            draft,
-            "where_the_model_finds_it",
-            report.surface_map(
-                contributions,
-                "Where the model finds it",
-                "contribution",
-                cmap="RdBu_r",
-                symmetric=True,
-            ),
-        )
+
+        def rated(images: pd.DataFrame) -> list[report.Rated]:
+            photos = read(images["image_id"].to_numpy())
+            return [report.Rated(*each) for each in zip(photos, images["mean_place"], strict=True)]
+
+        n = min(_RATED, len(difficulty))
+        hardest, easiest = rated(difficulty.head(n)), rated(difficulty.tail(n)[::-1])
+        write_figure(draft, "difficulty_of_images", report.difficulty_gallery(easiest, hardest))
+
+
+def _draw_numbers(
+    draft: Draft, ranks: pd.DataFrame, table: pd.DataFrame, contributions: NDArray[np.float32]
+) -> None:
+    """Draw places, repeats, and what each vertex adds to the score (V,)."""
+    set_size = int(ranks["n_candidates"].iloc[0])
+    write_figure(draft, "ranks", report.rank_distribution(ranks["rank"], set_size))
+    if len(points := report.repeats_curve(table)):
+        picture = report.interval_curves(points, "repeats averaged", "found (%)")
+        write_figure(draft, "repeats", picture)
+    title = "Where the model finds it"
+    picture = report.surface_map(
+        contributions, title, "contribution", cmap="RdBu_r", symmetric=True
+    )
+    write_figure(draft, "where_the_model_finds_it", picture)
+
+
+def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every metric with its interval, and the rank of every query that they follow from.
+
+    First the reference's metrics, then those of other candidates and of numbers of repeats.
+    """
+    known = found.tested(seeds)
+    ways = (
+        evaluation.query_ranks,
+        evaluation.hard_negative_ranks,
+        evaluation.seen_by_all_ranks,
+        evaluation.repeat_ranks,
+    )
+    queries = pd.concat([way(*known) for way in ways], ignore_index=True)
+    intervals = evaluation.metric_intervals(queries).rename(columns={"seed_sd": "sd_of_seeds"})
+    table = evaluation.seeds_table(*known)
+    ends = ["low", "high", "ensemble_low", "ensemble_high"]
+    others = intervals[~intervals["metric"].isin(table["metric"])].drop(columns="n_seeds")
+    others["chance"] = others["metric"].map(evaluation.table_chance(queries))
+    others["ratio"] = others["value"] / others["chance"].where(others["chance"] != 0)
+    table = table.merge(intervals[["metric", *ends]], on="metric", how="left")
+    few = ["seed", "set", "candidates", "aggregation", "subject"]  # a tenth of the file
+    return pd.concat([table, others], ignore_index=True), queries.astype(
+        dict.fromkeys(few, "category")
+    )
 
 
 class RetrievalMetrics(Metrics):
@@ -254,6 +301,8 @@ def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:
             dg.TableColumn("value", "float64", "mean over seeds"),
             dg.TableColumn("chance", "float64", "of estimates that know nothing"),
             dg.TableColumn("ratio", "float64", "value / chance"),
+            dg.TableColumn("low", "float64", "95 % interval over test images: its lower end"),
+            dg.TableColumn("high", "float64", "and its upper end"),
             dg.TableColumn("sd_of_seeds", "float64", "standard deviation over seeds"),
             dg.TableColumn("ensemble", "float64", "of the mean of the seeds' estimates"),
         ],

@@ -11,6 +11,7 @@ import json
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import dagster as dg
@@ -19,6 +20,7 @@ import pandas as pd
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
+from nsd_pipeline.report import Picture
 from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
@@ -27,7 +29,7 @@ P = ParamSpec("P")
 Asset = Callable[Concatenate[dg.AssetExecutionContext, P], None]
 
 FIGURES: Final = "figures"
-"""Folder of an artifact whose PNGs are shown in the UI."""
+"""Folder of an artifact's figures, of which the UI shows the PNGs."""
 
 
 def step_asset(
@@ -241,7 +243,9 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
                 shown[name] = kind(words)
             case _:
                 nested[name] = dg.MetadataValue.json(value)
-    figures = sorted(name for name in manifest.files if name.startswith(f"{FIGURES}/"))
+    figures = sorted(
+        name for name in manifest.files if name.startswith(f"{FIGURES}/") and name.endswith(".png")
+    )
     if figures:
         folder = store.folder(manifest.key)
         for name in figures:
@@ -253,8 +257,18 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     return shown | {"fingerprint": manifest.fingerprint, "bytes": manifest.n_bytes}
 
 
-def write_figure(draft: Draft, name: str, png: bytes) -> None:
-    """Put a figure into an artifact; the UI shows it under its name."""
+def write_figure(draft: Draft, name: str, picture: Picture) -> None:
+    """Put a figure into an artifact, as PNG and as SVG; the UI shows it under its name."""
     folder = draft.folder / FIGURES
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.png").write_bytes(png)
+    for ending, content in picture._asdict().items():
+        (folder / f"{name}.{ending}").write_bytes(content)
+
+
+def read_figure(folder: Path, name: str) -> Picture | None:
+    """A figure of an artifact, by the artifact's folder and its name; None if it has none such."""
+    png, svg = (folder / FIGURES / f"{name}.{ending}" for ending in Picture._fields)
+    if not png.exists():
+        return None
+    # Earlier versions wrote no SVG.
+    return Picture(png.read_bytes(), svg.read_bytes() if svg.exists() else b"")

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -7,23 +8,34 @@ from PIL import Image
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.report import (
+    Picture,
+    Rated,
     Retrieval,
-    metric_bars,
+    difficulty_gallery,
+    gallery_examples,
+    interval_curves,
+    interval_rows,
     rank_distribution,
     retrieval_gallery,
     surface_map,
     training_curves,
+    turnable_surface,
 )
 
 N_VERTICES = 20_484
 
 
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+def pixels(picture: Picture) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB"))
 
 
-def n_like(image: np.ndarray, color, tolerance=12) -> int:
-    return int((np.abs(image.astype(int) - color).max(axis=-1) <= tolerance).sum())
+def texts(picture: Picture) -> list[str]:
+    """What an SVG says, in its order."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg.decode())
+
+
+def is_like(image: np.ndarray, *color: int) -> np.ndarray:
+    return np.abs(image.astype(int) - color).max(axis=-1) <= 12
 
 
 @pytest.fixture
@@ -48,20 +60,30 @@ def vermilion_columns(png: bytes) -> np.ndarray:
 
 
 def test_curves_mark_the_epoch_of_the_best_top5(history):
-    png = training_curves(history, batch_size=64)
-    assert pixels(png).shape == (403, 1209, 3)
-    assert len(png) < 150_000
-    at_2 = vermilion_columns(png)
+    assert "kept: epoch 2" in texts(training_curves(history, batch_size=64))
     history["val/batch_top5_acc"] = [0.1, 0.6, 0.5, 0.4]
-    at_1 = vermilion_columns(training_curves(history, batch_size=64))
-    assert at_1.size
-    assert at_2.size
-    assert at_1[0] < at_2[0] - 50
+    again = history.assign(seed=1, **{"val/batch_top5_acc": [0.1, 0.2, 0.3, 0.4]})
+    both = pd.concat([history.assign(seed=0), again])
+    assert "kept: epochs 1, 3" in texts(training_curves(both, batch_size=64))
 
 
 def test_curves_of_one_epoch_without_validation(history):
     one = history.iloc[:1].assign(**{"val/batch_top5_acc": np.nan, "val/loss": np.nan})
-    assert pixels(training_curves(one)).shape == (403, 1209, 3)
+    assert "kept: epoch 0" in texts(training_curves(one))
+
+
+def test_every_figure_is_as_wide_as_a_column_and_has_text_in_its_svg(history):
+    """So that no text gets smaller than it was drawn, on a telephone or in a journal."""
+    for picture in (
+        training_curves(history),
+        rank_distribution([0.0, 1.5], 100),
+        surface_map(np.zeros(N_VERTICES), "t", "u"),
+    ):
+        assert pixels(picture).shape[1] == 700
+        assert b'width="252pt"' in picture.svg
+        assert len(picture.svg) < 200_000
+        sizes = re.findall(r"font(?:-size)?: (?:700 )?([\d.]+)px", picture.svg.decode())
+        assert min(map(float, sizes)) >= 7
 
 
 def test_curves_need_their_columns(history):
@@ -87,10 +109,10 @@ def test_gallery_puts_each_image_in_its_cell_and_frames_the_right_one():
     centres = np.empty((2, 6, 2))
     for row, column in np.ndindex(2, 6):
         match = np.abs(image.astype(int) - palette[order[row, column]]).max(axis=-1) <= 6
-        assert match.sum() > 80 * 80
+        assert match.sum() > 110 * 110
         centres[row, column] = np.argwhere(match).mean(axis=0)
-    assert (np.diff(centres[..., 1], axis=1) > 85).all()
-    assert (np.diff(centres[..., 0], axis=0) > 85).all()
+    assert (np.diff(centres[..., 1], axis=1) > 118).all()
+    assert (np.diff(centres[..., 0], axis=0) > 118).all()
     assert np.ptp(centres[..., 0], axis=1).max() < 2
 
     frame = np.argwhere(np.abs(image.astype(int) - (0, 0x9E, 0x73)).max(axis=-1) <= 12)
@@ -98,12 +120,30 @@ def test_gallery_puts_each_image_in_its_cell_and_frames_the_right_one():
     np.testing.assert_allclose(frame.mean(axis=0), centres[0, 4], atol=2)
 
 
-def test_gallery_of_six_rows_stays_small():
+def test_gallery_shows_the_best_the_median_and_the_worst():
+    ranks = pd.DataFrame({"row": range(40), "image_id": range(40), "rank": np.arange(40.0)[::-1]})
+    ranks = pd.concat([ranks, ranks.assign(row=ranks["row"] + 40, rank=-1.0)])  # second trials
+    top = pd.DataFrame({"row": [39, 39], "place": [1, 2], "retrieved_image_id": [39, 7]})
+    chosen = gallery_examples(ranks, top)
+    assert [each.rank for each in chosen] == [0, 1, 2, 18, 19, 20, 37, 38, 39]
+    assert [each.among for each in chosen] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
+    assert chosen[0].retrieved.tolist() == [39, 7]
+    assert chosen[0].correct == 0
+    assert [each.rank for each in gallery_examples(ranks.iloc[:4], top)] == [36, 37, 38, 39]
+
+
+def test_galleries_stay_small_and_their_svgs_have_the_photographs():
     rng = np.random.default_rng(0)
     smooth = rng.normal(128, 45, (36, 12, 12, 3)).clip(0, 255).astype(np.uint8)
     photos = [np.asarray(Image.fromarray(image).resize((425, 425))) for image in smooth]
     rows = [Retrieval(photos[6 * i], 0, photos[6 * i + 1 : 6 * i + 6], 0) for i in range(6)]
-    assert len(retrieval_gallery(rows)) < 200_000
+    gallery = retrieval_gallery(rows)
+    assert len(gallery.png) < 300_000
+    assert gallery.svg.count(b"data:image/jpeg;base64,") == 36
+    assert len(gallery.svg) < 300_000
+    rated = [Rated(photo, 1 + i) for i, photo in enumerate(photos[:8])]
+    said = texts(difficulty_gallery(rated[:3], rated[3:]))
+    assert said == ["easiest: mean place", *"123", "hardest: mean place", *"45678"]
     with pytest.raises(NsdError, match="no trial"):
         retrieval_gallery([])
 
@@ -111,7 +151,6 @@ def test_gallery_of_six_rows_stays_small():
 def test_ranks_differ_from_chance_to_the_eye():
     good = rank_distribution(np.repeat([0.0, 1.5, 40.0], 30), 100)
     chance = rank_distribution(np.arange(100), 100)
-    assert pixels(good).shape == pixels(chance).shape == (417, 1036, 3)
     assert good != chance
     with pytest.raises(NsdError, match="0 to 99"):
         rank_distribution([100.0], 100)
@@ -121,65 +160,90 @@ def test_ranks_differ_from_chance_to_the_eye():
         rank_distribution([np.nan], 100)
 
 
-def test_bars_are_as_long_as_their_values():
-    chance = {"subj01": {"top1_acc": 0.01}, "all": {"top1_acc": 0.02}}
-    metrics = {"subj01": {"top1_acc": 0.3}, "all": {"top1_acc": 0.6}}
-    image = pixels(metric_bars(metrics, chance, names=["top1_acc"]))
-    blue = np.abs(image.astype(int) - (0, 0x72, 0xB2)).max(axis=-1) <= 12
-    lengths = blue.sum(axis=1)
-    first, second = np.unique(lengths[lengths > 20])[[0, -1]]
-    assert second / first == pytest.approx(2, rel=0.06)
+def test_rows_stand_in_their_groups_and_are_grey_where_the_interval_holds_the_reference():
+    rows = pd.DataFrame(
+        [("a", "subj01", 5, 4, 6), ("a", "subj02", 5, -1, 11), ("b", "subj01", -5, -6, -4)],
+        columns=["group", "label", "value", "low", "high"],
+    )
+    picture = interval_rows(rows, "points", reference=0)
+    assert {"a", "b", "points"} < set(texts(picture))
+    blue = is_like(pixels(picture), 0, 0x72, 0xB2)
+    grey = is_like(pixels(picture), 0x6E, 0x6E, 0x6E)
+    assert blue.sum(axis=1).max() < 0.3 * grey.sum(axis=1).max()
+    one_each = interval_rows(rows.iloc[1:], "points")
+    assert {"a", "b"} < set(texts(one_each))
+    assert "subj01" not in texts(one_each)
 
 
-def saturated(png: bytes) -> np.ndarray:
-    """Mask of coloured pixels among the brains, colour bar left out."""
-    image = pixels(png)[40:, :780].astype(int)
-    return np.ptp(image, axis=-1) > 40
+def test_curves_have_a_panel_for_each_and_a_line_for_each():
+    points = pd.DataFrame(
+        [(p, line, x, x, x - 1, x + 1, 0.5) for p in "pq" for line in "kl" for x in (1, 2)],
+        columns=["panel", "line", "x", "value", "low", "high", "chance"],
+    )
+    said = texts(interval_curves(points, "sessions", "accuracy", title="curve"))
+    assert {"curve: p", "curve: q"} < set(said)
+    assert said.count("k") == said.count("l") == said.count("chance") == 2
+
+
+def saturated(picture: Picture, hemisphere: int | None = None) -> np.ndarray:
+    """Mask of coloured pixels among the brains, of one hemisphere or both; no colour bar."""
+    image = pixels(picture)[60:768].astype(int)
+    half = slice(None) if hemisphere is None else slice(350 * hemisphere, 350 * (hemisphere + 1))
+    return np.ptp(image[:, half], axis=-1) > 40
 
 
 def test_surface_map_shows_values_where_they_are_and_cortex_elsewhere():
     values = np.full(N_VERTICES, np.nan)
-    png = surface_map(values, "none", "unit")
-    assert pixels(png).shape == (396, 888, 3)
-    assert not saturated(png).any()
-    grey = pixels(png)[40:, :780, 0]
+    picture = surface_map(values, "none", "unit")
+    assert not saturated(picture).any()
+    grey = pixels(picture)[60:768, :, 0]
     assert ((grey > 80) & (grey < 220)).mean() > 0.4
     assert np.ptp(grey[(grey > 80) & (grey < 220)]) > 60  # gyri and sulci
 
     values[: N_VERTICES // 2] = np.linspace(1, 2, N_VERTICES // 2)
-    left = saturated(surface_map(values, "left", "unit"))
-    assert left[:170].mean() > 0.3
-    assert not left[185:].any()
+    left = surface_map(values, "left", "unit")
+    assert saturated(left, 0).mean() > 0.3
+    assert not saturated(left, 1).any()
+    right = surface_map(values[::-1], "right", "unit")
+    assert saturated(right, 1).mean() > 0.3
+    assert not saturated(right, 0).any()
 
-    right = saturated(surface_map(values[::-1], "right", "unit"))
-    assert right[185:].mean() > 0.3
-    assert not right[:165].any()
 
-
-def test_surface_map_sees_the_back_of_the_brain_on_the_outer_side():
+def back() -> np.ndarray:
+    """1 at the back of the brain, NaN elsewhere."""
     import nibabel
     from nilearn.datasets import fetch_surf_fsaverage
 
     files = fetch_surf_fsaverage("fsaverage5")
-    y = np.concatenate(
-        [
-            nibabel.load(files[f"infl_{side}"]).agg_data("pointset")[:, 1]
-            for side in ("left", "right")
-        ]
+    y = [
+        nibabel.load(files[f"infl_{side}"]).agg_data("pointset")[:, 1] for side in ("left", "right")
+    ]
+    return np.where(np.concatenate(y) < -60, 1.0, np.nan)
+
+
+def test_surface_map_sees_the_back_of_the_brain_on_the_outer_side():
+    picture = surface_map(back(), "back", "unit")
+    of_the_side = slice(0, 236)
+    left, right = (
+        np.flatnonzero(saturated(picture, half)[of_the_side].any(axis=0)) for half in (0, 1)
     )
-    values = np.where(y < -60, 1.0, np.nan)
-    image = saturated(surface_map(values, "back", "unit"))
-    across = [np.flatnonzero(rows.any(axis=0)) for rows in (image[:170, :260], image[185:, :260])]
-    assert across[0].min() > 150  # left hemisphere, seen from its side: front to the left
-    assert across[1].max() < 110  # right one: front to the right
+    assert left.min() > 200  # left hemisphere, seen from its side: front to the left
+    assert right.max() < 150  # right one: front to the right
+
+
+def test_surface_that_can_be_turned_needs_no_network_and_has_both_hemispheres():
+    page = turnable_surface(back(), "the back")
+    assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", page) == []
+    assert page.count('"hoverinfo":"skip"') == 2
+    assert "the back" in page
 
 
 def test_surface_map_colours_are_centred_when_symmetric():
     values = np.full(N_VERTICES, 0.0)
     values[:200] = -5
     values[200:5000] = 1
-    zero = surface_map(np.where(values == 0, 0, values), "t", "u", cmap="RdBu_r", symmetric=True)
-    assert not saturated(zero)[185:].any()  # zero is white, shaded
+    zero = surface_map(values, "t", "u", cmap="RdBu_r", symmetric=True)
+    assert not saturated(zero, 1).any()  # zero is white, shaded
 
 
 def test_surface_map_does_not_let_one_vertex_bleach_the_rest():
@@ -188,7 +252,7 @@ def test_surface_map_does_not_let_one_vertex_bleach_the_rest():
     values[0] = 1e6
     values[1] = np.inf
     outlier = pixels(surface_map(values, "t", "u"))
-    assert (plain != outlier).any(axis=-1).mean() < 0.05
+    assert (np.abs(plain.astype(int) - outlier).max(axis=-1) > 24).mean() < 0.05
 
 
 def test_surface_map_needs_fsaverage5():

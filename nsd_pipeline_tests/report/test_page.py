@@ -1,85 +1,154 @@
 import base64
+import html
+import io
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
-import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from nsd_pipeline.report import (
     NOT_RECORDED,
-    CohortReport,
+    Overview,
     PageFigure,
+    Picture,
+    Result,
     differing_settings,
+    headline,
+    learning_curve,
     metric_label,
-    metrics_table,
+    new_subject_curve,
     readable_metrics,
+    regions,
     render_page,
+    repeats_curve,
+    to_latex,
     to_markdown,
 )
 
 CREATED = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
 
 
-def cohort(name="subj01", **changes):
+LINES = Picture(b"", b"<svg><path d='M0 0'/></svg>")
+
+
+def photograph() -> Picture:
+    png = io.BytesIO()
+    Image.new("RGB", (900, 300), "red").save(png, format="png")
+    return Picture(png.getvalue(), b"<svg><image/></svg>")
+
+
+def metrics(**values: float) -> pd.DataFrame:
+    values = {"top5_acc": 0.123, "median_retrieval_rank": 12.5, "std_retrieval_rank": 3.0} | values
+    table = pd.DataFrame({"metric": list(values), "value": list(values.values())})
+    ends = {"low": table["value"] * 0.8, "high": table["value"] * 1.2, "sd_of_seeds": 0.01}
+    chance = table["metric"].map({"top5_acc": 0.001, "median_retrieval_rank": 499.5})
+    return table.assign(**ends, chance=chance, ensemble=table["value"])
+
+
+def result(experiment="default", cohort="subj01", **changes) -> Result:
     settings = {
-        "metrics": {"top1_acc": 0.123, "median_retrieval_rank": 12.5, "std_retrieval_rank": 3.0},
-        "chance": {"top1_acc": 0.001, "median_retrieval_rank": 499.5},
-        "figures": [PageFigure("Ranks", b"\x89PNG ranks", "among 1000")],
+        "metrics": metrics(),
+        "figures": [PageFigure("Ranks", LINES, "among 1000")],
         "provenance": {"Sessions": "3 of 40", "Encoder": {"model": "dinov2", "ids": [1, 2]}},
     }
-    return CohortReport(name, **{**settings, **changes})
+    return Result(experiment, cohort, **{**settings, **changes})
+
+
+def text_of(page: str) -> str:
+    return " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
 
 
 def test_page_is_self_contained():
-    page = render_page([cohort(), cohort("all")], created=CREATED)
-    assert re.findall(r'(?:src|href)="(?!#|data:|https://doi\.org/10\.1038)', page) == []
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert [base64.b64decode(picture) for picture in pictures] == [b"\x89PNG ranks"] * 2
+    figures = [PageFigure("Ranks", LINES), PageFigure("Photos", photograph())]
+    downloads = {"results.csv": "a,b\n"}
+    page = render_page(
+        [result(figures=figures), result(cohort="all")],
+        created=CREATED,
+        downloads=downloads,
+        surface="surface.html",
+    )
+    beside = r'(?:src|href)="((?!#|data:|https://doi\.org/10\.1038)[^"]*)"'
+    assert set(re.findall(beside, page)) == {"surface.html", "results.csv"}
+    assert 'download="results.csv" href="data:text/plain;base64,YSxiCg=="' in page
+    lines = re.findall(r'src="data:image/svg\+xml,([^"]+)"', page)
+    assert [html.unescape(unquote(each)).encode() for each in lines] == [LINES.svg] * 2
+    (webp,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(webp))).size == (640, 213)
 
 
-def test_page_shows_values_beside_chance_and_where_they_come_from():
-    page = render_page([cohort()], created=CREATED, main_metrics=["top1_acc", "top5_acc"])
-    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
-    assert "12.3 % 0.1 %" in text
+def test_page_has_experiments_by_cohorts_with_intervals_and_where_they_come_from():
+    better = result("linear", "subj02", metrics=metrics(top5_acc=0.5))
+    page = text_of(render_page([result(), better], created=CREATED))
+    assert "Experiment subj01 subj02" in page
+    assert "default 12.3 % 9.8 to 14.8 chance 0.1 % linear 50.0 % 40.0 to 60.0" in page
     # Rank 12.5 is place 13.5.
-    assert "Median place 13.5 500.5 0.027× median_retrieval_rank" in text  # noqa: RUF001
+    row = "Median place 13.5 11 to 16 0.01 500.5 0.027× 13.5 median_retrieval_rank"  # noqa: RUF001
+    assert row in page
     for expected in ("3 of 40", "dinov2", "1, 2", "2026-03-04 05:06 UTC"):
-        assert expected in text
+        assert expected in page
     for expected in ("10.1038/s41593-021-00962-x", "IIS-1822683", "IIS-1822929"):
-        assert expected in text
+        assert expected in page
+
+
+def test_artifacts_of_before_have_no_intervals():
+    old = metrics().drop(columns=["low", "high", "sd_of_seeds", "ensemble"])
+    page = text_of(render_page([result(metrics=old)], created=CREATED))
+    assert "default 12.3 % chance 0.1 %" in page
+
+
+def test_page_shows_differences_and_how_many_they_are_corrected_for():
+    rows = {"experiment": ["linear"], "cohort": ["all"], "difference": [-0.042], "low": [-0.06]}
+    rest = {"high": [0.001], "p_value": [0.0004], "p_holm": [0.0123], "n_images": [9]}
+    page = text_of(
+        render_page(
+            [result()],
+            created=CREATED,
+            overview=Overview(
+                differences=pd.DataFrame(rows | rest), notes=["windows: other images"]
+            ),
+        )
+    )
+    assert "linear all −4.2 −6.0 to +0.1 9 < 0.001 0.012" in html.unescape(page)  # noqa: RUF001
+    assert "corrected for 1 comparisons" in page
+    assert "windows: other images" in page
 
 
 def test_page_warns_of_photographs_only_when_it_has_some():
     warning = "Do not share this page"
-    assert warning not in render_page([cohort()], created=CREATED)
-    photos = [PageFigure("Gallery", b"png", photographs=True)]
-    assert warning in render_page([cohort(figures=photos)], created=CREATED)
-    assert warning in render_page([cohort()], created=CREATED, figures=photos)
+    assert warning not in render_page([result()], created=CREATED)
+    photos = [PageFigure("Gallery", LINES, photographs=True)]
+    assert warning in render_page([result(figures=photos)], created=CREATED)
+    assert warning in render_page([result()], created=CREATED, overview=Overview(photos))
 
 
 def test_page_says_whose_pictures_it_shows():
-    assert "from the Natural Scenes Dataset" in render_page([cohort()], created=CREATED)
-    page = render_page([cohort()], created=CREATED, generated=True)
+    assert "from the Natural Scenes Dataset" in render_page([result()], created=CREATED)
+    page = render_page([result()], created=CREATED, generated=True)
     assert "none is NSD" in page
     assert "from the Natural Scenes Dataset" not in page
 
 
-def test_page_says_in_which_settings_cohorts_differ_and_which_are_at_chance():
-    one = cohort("subj01", settings={"decoder": "FmriMlp", "seed": "0", "patience": "5"})
-    other = cohort("all", settings={"decoder": "FmriMlp", "seed": "1", "patience": "5"})
-    alike = render_page([one, one], created=CREATED)
+def test_page_says_in_which_settings_results_differ_and_which_are_at_chance():
+    settings = {"decoder": "FmriMlp", "seeds": "0", "patience": "5"}
+    one = result(settings=settings)
+    alike = render_page([one, result(cohort="all", settings=settings)], created=CREATED)
     assert "different settings" not in alike
-    assert "decoder FmriMlp, seed 0." in alike
-    page = render_page([one, other], created=CREATED)
-    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
-    assert "made with different settings" in text
-    assert "Setting subj01 all seed 0 1 Per trial" in text
-    assert "decoder FmriMlp." in text
-    assert "no better" not in page
-    warned = render_page([one, cohort("all", warnings=["It is no better."])], created=CREATED)
-    assert "<strong>all:</strong> It is no better." in warned
+    assert "differ in" not in alike
+    assert "decoder FmriMlp, seeds 0." in alike
+    other = result("linear", settings={**settings, "decoder": "FmriLinear"})
+    page = text_of(render_page([one, other], created=CREATED))
+    assert "What the experiments differ in Experiment decoder default FmriMlp linear Fmri" in page
+    assert "different settings" not in page
+    # Within an experiment it is a mistake.
+    again = result(cohort="all", settings={**settings, "seeds": "1"}, warnings=["It is no better."])
+    page = text_of(render_page([one, again], created=CREATED))
+    assert "The cohorts of default were made with different settings" in page
+    assert "Cohort seeds subj01 0 all 1" in page
+    assert "default, all: It is no better." in page
 
 
 def test_a_setting_that_a_result_does_not_have_is_a_difference():
@@ -94,17 +163,24 @@ def test_page_escapes_everything_it_is_given():
     evil = '<script>alert("x")</script>'
     page = render_page(
         [
-            cohort(
+            result(
                 evil,
-                metrics={evil: 1.0},
-                figures=[PageFigure(evil, b"png", evil)],
+                evil,
+                metrics=metrics().replace("top5_acc", evil),
+                figures=[PageFigure(evil, Picture(b"", evil.encode()), evil)],
                 provenance={evil: {evil: evil}, "b": evil, "c": {"list": [evil]}},
-            )
+                settings={evil: evil},
+                warnings=[evil],
+            ),
+            result(),
         ],
         created=CREATED,
         main_metrics=[evil],
+        descriptions={evil: evil},
+        downloads={evil: evil},
+        surface=evil,
+        overview=Overview(notes=[evil]),
     )
-
     found = []
 
     class Tags(HTMLParser):
@@ -114,40 +190,101 @@ def test_page_escapes_everything_it_is_given():
 
     Tags().feed(page)
     assert "script" not in found
-    assert page.count("&lt;script&gt;") > 8
-
-
-def test_table_puts_metrics_beside_chance():
-    table = metrics_table(
-        {"top1_acc": 0.2, "mean_retrieval_rank": 5.0, "x": 1.0}, {"top1_acc": 0.1}
-    )
-    pd.testing.assert_frame_equal(
-        table,
-        pd.DataFrame(
-            {
-                "metric": ["top1_acc", "mean_retrieval_rank", "x"],
-                "value": [0.2, 5.0, 1.0],
-                "chance": [0.1, np.nan, np.nan],
-                "ratio": [2.0, np.nan, np.nan],
-            }
-        ),
-    )
-    assert metrics_table({"rank": 1.0}, {"rank": 0.0})["ratio"].isna().all()
-    assert to_markdown(table).splitlines()[2:4] == [
-        "| top1_acc            |     0.2 |      0.1 |       2 |",
-        "| mean_retrieval_rank |     5   |      -   |       - |",
-    ]
+    assert page.count("&lt;script&gt;") > 12
 
 
 def test_people_read_places_and_files_have_ranks():
-    metrics = {"median_retrieval_rank": 0.0, "batch_mean_rank": 3.0, "std_retrieval_rank": 2.0}
-    table = metrics_table(metrics, {"median_retrieval_rank": 4.0})
-    assert table["value"].tolist() == [0.0, 3.0, 2.0]
+    table = metrics(batch_mean_rank=3.0)
     read = readable_metrics(table)
-    assert read["value"].tolist() == [1.0, 4.0, 2.0]
-    assert read["ratio"].tolist()[0] == pytest.approx(0.2)
-    assert read["metric"].tolist()[0] == "Median place"
-    assert read["name"].tolist() == list(metrics)
+    assert read["value"].tolist() == [0.123, 13.5, 3.0, 4.0]
+    assert read["high"].tolist()[1] == 16.0
+    assert read["ratio"].tolist()[1] == pytest.approx(13.5 / 500.5)
+    assert read["name"].tolist() == table["metric"].tolist()
+    assert readable_metrics(table.assign(chance=0.0))["ratio"].isna().sum() == 2  # not of places
+    assert headline(read, ["top5_acc", "batch_mean_rank"]) == [
+        {
+            "metric": "Top-5 accuracy",
+            "value": "12.3 %",
+            "95 % interval": "9.8 to 14.8",
+            "chance": "0.1 %",
+        },
+        {
+            "metric": "Mean place (within batches)",
+            "value": "4",
+            "95 % interval": "3.4 to 4.6",
+            "chance": "–",  # noqa: RUF001
+        },
+    ]
+
+
+def test_tables_for_papers_and_for_terminals():
+    rows = metrics().assign(experiment="a_b", cohort="subj01")
+    table = to_latex(pd.concat([rows, rows.assign(cohort="all")]), "top5_acc", "tab:x")
+    assert r"a\_b & 12.3 \% [9.8 to 14.8] & 12.3 \% [9.8 to 14.8] \\" in table
+    assert r"\caption{Top-5 accuracy, mean over seeds, with 95\,\% boot" in table
+    assert to_markdown(pd.DataFrame({"x": [0.123456, float("nan")]})).splitlines()[2:] == [
+        "| 0.1235 |",
+        "| -      |",
+    ]
+
+
+def test_repeats_are_points_in_percent():
+    names = [
+        "top1_acc",
+        "top1_acc_repeats=1",
+        "top1_acc_repeats=2",
+        "mean_retrieval_rank_repeats=1",
+    ]
+    table = pd.DataFrame({"metric": names, "value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1})
+    found = repeats_curve(table)[["line", "x", "value", "chance"]]
+    assert found.to_numpy().tolist() == [["top1", 1, 50, 10], ["top1", 2, 50, 10]]
+    assert repeats_curve(table[:1]).empty
+
+
+def points(*experiments: str, sessions: tuple[int, ...]) -> pd.DataFrame:
+    rows = zip(experiments, sessions, strict=True)
+    found = pd.DataFrame(rows, columns=["experiment", "sessions"])
+    return found.assign(cohort="subj01", value=1.0, low=0.0, high=2.0, chance=0.5)
+
+
+def test_experiments_that_differ_in_their_sessions_only_are_a_learning_curve():
+    settings = {
+        "default": {"model": "mlp", "sessions": "all"},
+        "one": {"model": "mlp", "sessions": "first 1"},
+        "line": {"model": "linear", "sessions": "all"},
+    }
+    found = learning_curve(points(*settings, sessions=(40, 1, 40)), settings)
+    assert found["x"].tolist() == [1, 40]
+    assert found["experiment"].tolist() == ["one", "default"]
+    # Another subject has one of them: a single point is no curve, and neither is the same twice.
+    assert learning_curve(points("default", "line", sessions=(40, 40)), settings).empty
+    assert learning_curve(points("default", "one", sessions=(1, 1)), settings).empty
+
+
+def test_a_new_subject_is_known_from_others_or_from_its_own_sessions():
+    own = {"train_on": "own", "start_from": None}
+    settings = {
+        "default": {**own, "sessions": "all"},
+        "one": {**own, "sessions": "first 1"},
+        "new": {**own, "sessions": "all", "train_on": "others"},
+        "tuned": {**own, "sessions": "first 1", "start_from": "new"},
+    }
+    results = points(*settings, sessions=(40, 1, 280, 1))
+    found = new_subject_curve(results, settings)
+    assert found[["line", "x"]].to_numpy().tolist() == [
+        ["others, then own", 0],
+        ["others, then own", 1],
+        ["own alone", 1],
+        ["own alone", 40],
+    ]
+    assert new_subject_curve(results[results["experiment"] != "new"], settings).empty
+
+
+def test_regions_stand_beside_the_whole_cortex():
+    settings = {"default": {"region": None}, "early": {"region": "V1"}, "x": {"model": "x"}}
+    results = points(*settings, sessions=(1, 1, 1))
+    assert regions(results, settings)["group"].tolist() == ["default (all vertices)", "early"]
+    assert regions(results[:1], settings).empty
 
 
 @pytest.mark.parametrize(
@@ -164,6 +301,12 @@ def test_people_read_places_and_files_have_ranks():
             "Median place (mean over images, set of 250)",
         ),
         ("median_retrieval_rank_subject-ind", "Median place (mean over subjects)"),
+        ("top1_acc_set=hard-negatives", "Top-1 accuracy (among the 20 most similar)"),
+        (
+            "median_retrieval_rank_subject-ind_set=seen-by-all_macro",
+            "Median place (mean over images, images that all saw three times)",
+        ),
+        ("top5_acc_repeats=2", "Top-5 accuracy (mean of 2 of 3 repeats)"),
         ("inv_norm_rank_mean", "Mean inverse normalised rank"),
         ("something else", "something else"),
     ],

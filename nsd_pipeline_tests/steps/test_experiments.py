@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -64,8 +65,17 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     after = fingerprints(graph)
     assert before.items() < after.items()
     graph.run("decoding_report")
-    page = (graph.artifacts / "decoding_report/report.html").read_text()
-    assert all(f"subj01, {name}" in page for name in ("small", "line", "tuned"))
+    folder = graph.artifacts / "decoding_report"
+    page = (folder / "report.html").read_text()
+    assert all(f"{name}, subj01" in page for name in ("small", "line", "tuned"))
+    assert "What the experiments differ in" in page
+    assert 'href="surface.html"' in page
+    assert "mesh3d" in (folder / "surface.html").read_text()
+    results = pd.read_csv(folder / "results.csv").set_index(["experiment", "cohort", "metric"])
+    for metric in ("top5_acc", "top1_acc_set=hard-negatives"):
+        row = results.loc["small", "subj01", metric]
+        assert row["low"] <= row["value"] <= row["high"]
+        assert 0 < row["chance"] < 1
 
     # One of them changes, one is taken out of the file: nothing of the others is made again.
     changed = graph.experiments["line"]
@@ -81,9 +91,17 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
         "experiments/line/model/subj01",
         "experiments/line/metrics/subj01",
     }
+    # Beside the default, each has a difference.
+    quick = {"fmri_mlp": {"hidden": 8, "n_epochs": 1}}
+    with suppress(AtChance):
+        graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config=quick)
     graph.run("decoding_report")
-    page = (graph.artifacts / "decoding_report/report.html").read_text()
-    assert "subj01, tuned" not in page
+    page = (folder / "report.html").read_text()
+    assert "tuned, subj01" not in page
+    differences = pd.read_csv(folder / "differences.csv")
+    assert differences["experiment"].tolist() == ["small", "line"]
+    assert (differences["low"] <= differences["difference"]).all()
+    assert (differences["p_holm"] >= differences["p_value"]).all()
 
 
 def test_a_seed_s_weights_are_those_of_its_own_run_and_can_be_begun_with(graph: Pipeline) -> None:

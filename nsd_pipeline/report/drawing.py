@@ -1,0 +1,143 @@
+"""What all figures have in common: their width, their look, and how they are written.
+
+Figures are drawn on matplotlib's Agg canvas through objects. pyplot has windows and global state
+and is not used, so that any thread of any process can draw.
+"""
+
+import base64
+import io
+import re
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+# Of Okabe and Ito's palette, whose colours people with any colour vision tell apart.
+BLUE: Final = "#0072B2"
+ORANGE: Final = "#E69F00"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+INK: Final = "#222222"
+MUTED: Final = "#6E6E6E"
+FAINT: Final = "#E6E6E6"
+
+COLUMN: Final = 3.5
+"""Width of a figure in inches: a journal's column, and a telephone's screen. It is shown as it is
+on both, so that no text gets smaller than it was drawn."""
+TITLE_SIZE: Final = 9.0
+TEXT_SIZE: Final = 8.0
+DPI: Final = 200
+
+DASHED: Final = (0, (4, 2))
+DOTTED: Final = (0, (1, 2))
+
+_PHOTO: Final = re.compile(rb"data:image/png;base64,\s*([^\"]+)")
+_DIGITS: Final = re.compile(rb"(\d\.\d\d)\d+")
+_SVG_SETTINGS: Final = threading.Lock()
+
+
+class Picture(NamedTuple):
+    """A figure as a file for the screen and one for print."""
+
+    png: bytes
+    svg: bytes
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Start a figure of a width and height in inches; it places its axes itself."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Give axes the report's look: two thin spines, a title, and below it the legend."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 4 if max(map(len, labels), default=0) <= 6 else 3
+    lines = -(-len(handles) // columns)
+    pad = 6 + 13 * lines
+    axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK, pad=pad)
+    axes.set_xlabel(xlabel, fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel(ylabel, fontsize=TEXT_SIZE, color=INK)
+    axes.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(linewidth=0.6, color=INK)
+    axes.set_axisbelow(True)
+    if handles:
+        # On lines of its own above the axes, where it covers no data.
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=columns,
+            frameon=False,
+            fontsize=TEXT_SIZE,
+            labelcolor=INK,
+            handlelength=1.3,
+            columnspacing=1.1,
+            borderpad=0,
+            borderaxespad=0.5,
+        )
+
+
+def draw(
+    figure: "Figure",
+    *,
+    oversample: int = 1,
+    simplify: "Callable[[Image], Image]" = lambda image: image,
+) -> Picture:
+    """Draw a figure and write it as PNG and as SVG.
+
+    Parameters
+    ----------
+    figure
+        Figure to draw.
+    oversample
+        How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
+    simplify
+        What is done to the picture (RGB) so that the PNG is small.
+    """
+    from matplotlib import rc_context
+    from PIL import Image
+
+    canvas, png, svg = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    figure.savefig(canvas, format="png", dpi=DPI * oversample)
+    image = Image.open(canvas).convert("RGB").reduce(oversample)
+    simplify(image).save(png, format="png", optimize=True)
+    # Text stays text: smaller, and an editor of figures can change it. These settings are global.
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "nsd_pipeline",
+        "font.sans-serif": ["DejaVu Sans"],  # each text would name all fonts that could do
+    }
+    with _SVG_SETTINGS, rc_context(settings):
+        figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
+    # The hundredth of a point is fine enough, and makes the file a third smaller.
+    rounded = _DIGITS.sub(rb"\1", svg.getvalue())
+    return Picture(png.getvalue(), _PHOTO.sub(_as_jpeg, rounded))
+
+
+def in_few_colors(image: "Image") -> "Image":
+    """Give a picture a palette of 256 colours."""
+    from PIL import Image
+
+    return image.quantize(256, dither=Image.Dither.NONE)
+
+
+def _as_jpeg(found: re.Match[bytes]) -> bytes:
+    """A photograph within an SVG, as JPEG instead of PNG: a sixth of the size."""
+    from PIL import Image
+
+    photo = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
+    opaque, jpeg = Image.new("RGB", photo.size, "white"), io.BytesIO()
+    opaque.paste(photo, mask=photo)
+    opaque.save(jpeg, format="jpeg", quality=85)
+    return b"data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue())
