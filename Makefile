@@ -1,9 +1,11 @@
 # make demo   the whole pipeline on a small generated dataset
 # make ui     the web UI on what the demo made
 # make test   the whole test suite
+# make docs   the site, into build/site; a warning is an error
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
 # make soak   random kills, power cuts, orders of use and damaged files, for MINUTES (15)
 # make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
+# make gpu-check   what this machine's GPU computes, against the CPU, and how fast: 4 minutes, no network
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +16,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
-.PHONY: demo ui test soak bench audit lint lock clean
+.PHONY: demo ui test docs soak bench audit lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
@@ -31,6 +33,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
+
 soak: $(VENV)/.installed-dev
 	NSD_SOAK_MINUTES=$(or $(MINUTES),15) NSD_SOAK_SEED=$(or $(SEED),33) \
 		$(BIN)/python -m pytest -m soak nsd_pipeline_tests/soak
@@ -38,6 +43,9 @@ soak: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 	cp build/bench/benchmarks.md docs/benchmarks.md
+
+gpu-check: # with the environment that is there: torch, transformers and what training imports
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --page docs/gpu.md
 
 audit: $(VENV)/.installed build/audit/.installed
 	build/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON \

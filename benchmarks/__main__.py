@@ -16,6 +16,7 @@ from benchmarks.harness import Row, RowResult, run_row
 
 _FAMILIES: Final = (
     "surface",
+    "artifacts",
     "spaces",
     "transfer",
     "embeddings",

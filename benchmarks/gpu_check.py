@@ -91,7 +91,7 @@ def _page(found: Sequence[Line], device: torch.device, *, small: bool) -> str:
         about["sizes"] = "small: times say nothing"
     return "\n".join(
         [
-            "# On a GPU\n",
+            "# The check of a GPU\n",
             "Written by `make gpu-check` from random numbers in the shapes of NSD.\n",
             *(f"- {name}: {text}" for name, text in about.items()),
             "\n| | found | to reach | |\n|---|---|---|---|",

@@ -1,5 +1,6 @@
 """What a GPU computes is what the CPU computes, on every way that batches and photos take."""
 
+import contextlib
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,16 @@ import torch
 
 from benchmarks.embeddings import LAYERS, photos
 from benchmarks.gpu_inputs import Line, Lines, Sizes, limit, random_rows, stored, trials
-from nsd_pipeline.decoding import Checkpoint, Trials, loader, model, predict, training
+from nsd_pipeline.decoding import (
+    Checkpoint,
+    Trials,
+    epochs,
+    loader,
+    model,
+    predict,
+    train_seeds,
+    training,
+)
 from nsd_pipeline.decoding.config import DataDtype, TrainingConfig
 from nsd_pipeline.decoding.loader import HostLoader, Loader, ResidentLoader
 from nsd_pipeline.decoding.rows import NUMPY_DTYPES, as_tensor
@@ -95,10 +105,15 @@ def trainings(sizes: Sizes, device: torch.device) -> Lines:
     for seed, precision in product(_SEEDS, ("float32", "bfloat16")):
         settings = config(precision=precision)
         graphed = train(settings, seed=seed)
-        with patch.object(training, "_graphs_pay", lambda *_: False):
+        with patch.object(epochs, "graphs_pay", lambda *_: False):
             plain = train(settings, seed=seed)
         most = 1e-5 if precision == "float32" else 1e-3
         yield _same(f"CUDA graph and plain steps, seed {seed}, {precision}", graphed, plain, most)
+
+    parts = data.split("train"), data.split("val")
+    together = train_seeds(config(), *parts, seeds=_SEEDS, device=device)
+    for seed, result in together.items():
+        yield _same(f"seed {seed} beside others, and alone", result, train(config(), seed=seed), 0)
 
     whole = train(config(n_epochs=3))
     with tempfile.TemporaryDirectory() as folder:
@@ -108,10 +123,12 @@ def trainings(sizes: Sizes, device: torch.device) -> Lines:
             if row["epoch"] == 1:
                 raise KeyboardInterrupt
 
-        try:
+        with (
+            patch.object(training, "CHECKPOINT_SECONDS", 0.0),
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             train(config(n_epochs=3), checkpoint=checkpoint, on_epoch=stop)
-        except KeyboardInterrupt:
-            resumed = train(config(n_epochs=3), checkpoint=checkpoint)
+        resumed = train(config(n_epochs=3), checkpoint=checkpoint)
         yield _same("interrupted after two epochs, and gone on", resumed, whole, 1e-6)
     with patch.object(loader, "_fits", lambda *_: False):
         page_locked = train(config(n_epochs=3))
@@ -126,7 +143,7 @@ def processes(sizes: Sizes, device: torch.device) -> Lines:
         yield Line("two processes by NCCL", "not run: there is one card")
         return
     rows = random_rows((sizes.few_trials, sizes.vertices), "float32", _CPU)
-    alone = _train_linear(rows, sizes, device)
+    alone = _train_two_epochs(rows, sizes, device)
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
             _member, (folder, rows, sizes, device.type), nprocs=2
@@ -146,18 +163,17 @@ def _member(rank: int, folder: str, rows: Any, sizes: Sizes, device: str) -> Non
     torch.distributed.init_process_group(
         _backend(device), init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    result = _train_linear(rows, sizes, place)
+    result = _train_two_epochs(rows, sizes, place)
     weights = [value.cpu().flatten() for value in result.model.state_dict().values()]
     torch.save(torch.cat(weights), Path(folder) / str(rank))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def _train_linear(rows: Any, sizes: Sizes, device: torch.device) -> training.TrainingResult:
-    """The model without dropout, whose masks are other ones in several processes on GPUs."""
+def _train_two_epochs(rows: Any, sizes: Sizes, device: torch.device) -> training.TrainingResult:
     splits = (sizes.few_trials - sizes.batch, sizes.batch, 0)
     data = trials(rows, splits, width=sizes.width)
-    return _train(data, device, sizes.config(model="FmriLinear", n_epochs=2))
+    return _train(data, device, sizes.config(n_epochs=2))
 
 
 def _train(

@@ -7,17 +7,29 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from benchmarks.embeddings import LAYERS, photos
 from benchmarks.gpu_inputs import Line, Lines, Sizes, bar, random_rows, trials
-from nsd_pipeline.decoding import Trials, predict, retrieval_metrics, train
+from nsd_pipeline.decoding import (
+    Checkpoint,
+    Trials,
+    loader,
+    predict,
+    retrieval_metrics,
+    train,
+    train_seeds,
+)
+from nsd_pipeline.decoding import epochs as epochs_module
 from nsd_pipeline.decoding.config import DataDtype
 from nsd_pipeline.embeddings import ImageEncoder, embed_images
 from nsd_pipeline.embeddings.encoder import Dtype
+from nsd_pipeline.embeddings.preprocessing import read_preprocessing
 
 _IMAGES: Final = 73_000
 _PEAKS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
@@ -50,8 +62,15 @@ def encoder(sizes: Sizes, device: torch.device, folder: Path) -> Lines:
             what = f"photos in memory to embeddings, {dtype}, {size} at a time"
             yield Line(what, f"{rate:,.0f} images/s")
             yield bar(sizes, f"all {_IMAGES:,} images at that rate", _IMAGES / rate, 180, " s")
-            rate = size / _seconds(partial(encoder.prepare, images[:size]), 3)
-            yield Line("resizing them alone", f"{rate:,.0f} images/s on {os.cpu_count()} cores")
+            work = {
+                "into page-locked memory, where the card resizes": encoder.prepare,
+                "resizing by PIL, where it does not": read_preprocessing(
+                    folder, image_size=518, processor="model"
+                ).resize_photos,
+            }
+            for what, prepare in work.items():
+                rate = 64 / _seconds(partial(prepare, images[:64]), 3)
+                yield Line(what, f"{rate:,.0f} images/s on {os.cpu_count()} cores")
 
 
 def _read(images: Any, ids: Any) -> Any:
@@ -95,8 +114,21 @@ def epochs(sizes: Sizes, device: torch.device) -> Lines:
             else:
                 yield Line(f"{what}: an epoch", f"{epoch:.3g} s")
             yield Line(f"{what}: onto the card, {rows.nbytes / 1e9:.1f} GB", f"{around:.3g} s")
+            if precision == "float32" and who == "one subject":
+                yield from _other_ways(data, device, config)
             del rows, data
             _forget(device)
+
+
+def _other_ways(data: Trials, device: torch.device, config: Any) -> Lines:
+    ways = {
+        "page-locked batches": patch.object(loader, "_fits", lambda *_: False),
+        "without CUDA graphs": patch.object(epochs_module, "graphs_pay", lambda *_: False),
+    }
+    for way, patched in ways.items():
+        with patched:
+            seconds = _train(data, device, config).history["seconds"]
+        yield Line(f"the same, {way}: an epoch", f"{statistics.median(seconds[1:]):.3g} s")
 
 
 def seeds(sizes: Sizes, device: torch.device) -> Lines:
@@ -104,22 +136,26 @@ def seeds(sizes: Sizes, device: torch.device) -> Lines:
     splits = (*sizes.subject[:2], 0)
     rows = random_rows((sum(splits), sizes.vertices), "float32", device)
     data = trials(rows, splits, width=sizes.width)
-    start = time.perf_counter()
-    for seed in range(8):
-        _train(data, device, sizes.config(), seed=seed)
+    parts = data.split("train"), data.split("val")
+    for n_seeds in (1, 3, 8):
+        start = time.perf_counter()
+        train_seeds(sizes.config(), *parts, seeds=range(n_seeds), device=device)
         seconds = time.perf_counter() - start
-        what = f"{seed + 1} seeds of one subject, {sizes.epochs} epochs each"
-        if seed in (0, 2):
+        what = f"{n_seeds} seeds of one subject, {sizes.epochs} epochs each"
+        if n_seeds < 8:
             yield Line(what, f"{seconds:.3g} s")
-    yield bar(sizes, what, seconds, 30, " s")
+        else:
+            yield bar(sizes, what, seconds, 30, " s")
 
 
 def subject(sizes: Sizes, device: torch.device) -> Lines:
-    """One subject from betas in memory to metrics."""
+    """One subject from betas in memory to metrics, with a checkpoint after each epoch."""
     rows = random_rows((sum(sizes.subject), sizes.vertices), "float32", device)
     data = trials(rows, sizes.subject, width=sizes.width)
     start = time.perf_counter()
-    model = _train(data, device, sizes.config()).model
+    with TemporaryDirectory() as folder:
+        checkpoint = Checkpoint(Path(folder) / "training", "the check of a GPU")
+        model = _train(data, device, sizes.config(), checkpoint=checkpoint).model
     trained = time.perf_counter()
     test = data.split("test")
     estimates = predict(model, test)

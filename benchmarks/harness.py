@@ -4,7 +4,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -61,10 +61,10 @@ class Measured:
         return statistics.median(sample.seconds for sample in self.samples)
 
     @property
-    def spread(self) -> float:
-        """Longest less shortest wall-clock time."""
+    def range(self) -> tuple[float, float]:
+        """Shortest and longest wall-clock time."""
         times = [sample.seconds for sample in self.samples]
-        return max(times) - min(times)
+        return min(times), max(times)
 
     @property
     def cpu_seconds(self) -> float:
@@ -127,11 +127,15 @@ class Inputs:
         Files that are taken out of the page cache before every repetition.
     work
         How much there is to do, for instance "75 volumes".
+    n_touched
+        Bytes of memory that every side touches, and gives back, before each repetition: as many as
+        the side that takes most of it, where that is much.
     """
 
     settings: Settings
     cold: Sequence[str] = ()
     work: str = ""
+    n_touched: int = 0
 
 
 MakeInputs = Callable[[Path, bool], AbstractContextManager[Inputs]]
@@ -207,6 +211,20 @@ class RowResult:
             value = bar.value(self.sides)
             yield bar, value, bar.met(value)
 
+    def range_of(self, bar: Bar) -> tuple[float, float]:
+        """Lowest and highest value of a bar, each side's repetitions taken by their turns."""
+        turns = zip(*(measured.samples for measured in self.sides.values()), strict=True)
+        values = [
+            bar.value(
+                {
+                    name: replace(measured, samples=[sample])
+                    for (name, measured), sample in zip(self.sides.items(), turn, strict=True)
+                }
+            )
+            for turn in turns
+        ]
+        return min(values), max(values)
+
 
 def run_row(row: Row, folder: Path, *, quick: bool) -> RowResult:
     """Measure a row. Errors become part of the result: the other rows have a right to be run."""
@@ -227,10 +245,7 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
     """
     with ExitStack() as stack:
         asks = {
-            side.name: stack.enter_context(
-                _side(side, {**inputs.settings, **side.settings}, row.patience)
-            )
-            for side in row.sides
+            side.name: stack.enter_context(_side(side, inputs, row.patience)) for side in row.sides
         }
         first = {}
         for name, ask in asks.items():
@@ -257,11 +272,13 @@ def measure(row: Row, inputs: Inputs, *, repetitions: int) -> RowResult:
 
 
 @contextmanager
-def _side(side: Side, settings: Settings, patience: float) -> Iterator[Callable[[bool], Any]]:
+def _side(side: Side, inputs: Inputs, patience: float) -> Iterator[Callable[[bool], Any]]:
     """Start a side's process; yield a function that asks it for one repetition."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, side.prepare, settings), daemon=False)
+    settings = {**inputs.settings, **side.settings}
+    arguments = (there, side.prepare, settings, inputs.n_touched)
+    process = context.Process(target=serve, args=arguments, daemon=False)
     process.start()
     there.close()
 

@@ -68,7 +68,8 @@ def to_json(results: Sequence[RowResult], described: dict[str, str], *, quick: b
                 "bars": [
                     {
                         "what": bar.what,
-                        "value": value if math.isfinite(value) else None,
+                        "value": _finite(value),
+                        "range": [_finite(end) for end in result.range_of(bar)],
                         "target": bar.target,
                         "at_most": bar.at_most,
                         "met": met,
@@ -83,14 +84,19 @@ def to_json(results: Sequence[RowResult], described: dict[str, str], *, quick: b
     }
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def to_markdown(results: Sequence[RowResult], described: dict[str, str], *, quick: bool) -> str:
     """The whole report as a page."""
     command = "python -m benchmarks" + (" --quick" if quick else "")
     parts = [
         "# Benchmarks\n",
         f"Written by `{command}`. Every row runs all its sides on the same inputs, in turns, each "
-        "side in a process of its own; results are compared before a time counts. Times are "
-        "medians, with the difference of the longest and the shortest behind them; memory is the "
+        "side in a process of its own; results are compared before a time counts. A bar shows its "
+        "lowest and highest turn, then what the medians give, by which it is judged. Times are "
+        "medians, with the shortest and the longest behind them; memory is the "
         "largest resident size of the process, libraries and inputs included. All of it runs on "
         "the processor: **nothing here was run on a GPU**.\n",
     ]
@@ -122,7 +128,8 @@ def bar_cells(result: RowResult) -> Iterator[tuple[str, ...]]:
         return
     for bar, value, met in result.bars():
         verdict = "yes" if met else "unknown" if math.isnan(value) else "no"
-        yield result.row.title, bar.what, number(value), _target(bar), verdict
+        measured = _with_range(value, result.range_of(bar))
+        yield result.row.title, bar.what, measured, _target(bar), verdict
     if result.difference is not None:
         tolerance = f"<= {number(result.row.tolerance)}"
         yield result.row.title, _DIFFERENCE, number(result.difference), tolerance, "yes"
@@ -145,7 +152,13 @@ def side_cells(result: RowResult) -> Iterator[tuple[str, ...]]:
 
 
 def _time(measured: Measured) -> str:
-    return f"{number(measured.seconds)} s (± {number(measured.spread / 2)})"
+    low, high = map(number, measured.range)
+    return f"{number(measured.seconds)} s ({low} to {high})"
+
+
+def _with_range(value: float, ends: tuple[float, float]) -> str:
+    low, high = map(number, ends)
+    return number(value) if low == high else f"{low} to {high}; {number(value)}"
 
 
 def _target(bar: Bar) -> str:

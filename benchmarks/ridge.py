@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import data
-from benchmarks.harness import Inputs, Row, Side, Values, faster, less_memory
+from benchmarks.harness import Inputs, Row, Side, Values, faster
 from benchmarks.worker import Outcome, Repeat, Settings
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ ROWS: Final = (
         (
             faster(_OURS, _SKLEARN, 1, "times faster than Ridge"),
             faster(_OURS, _SKLEARN_CV, 1, "times faster than RidgeCV"),
-            less_memory(_OURS, _SKLEARN, 1),
         ),
         repetitions=2,
         tolerance=1e-4,

@@ -1,7 +1,6 @@
 """Rows of the cortical surface: betas out of fsaverage files, volumes to the surface, and Zarr."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,13 @@ _FIRST, _FURTHER = "ours, all built anew", "ours, further volumes"
 def _session(folder: Path, quick: bool) -> Iterator[Inputs]:
     paths = [str(path) for path in data.session_files(folder, quick=quick)]
     n_trials = data.n_trials(quick)
-    yield Inputs({"paths": paths}, cold=paths, work=f"{n_trials} trials, both hemispheres, cold")
+    yield Inputs(
+        {"paths": paths},
+        cold=paths,
+        work=f"{n_trials} trials, both hemispheres, cold",
+        # nibabel's float64, and its copy where both hemispheres are joined.
+        n_touched=4 * sum(Path(path).stat().st_size for path in paths),
+    )
 
 
 def read_with_ours(settings: Settings) -> Repeat:
@@ -200,97 +205,6 @@ def _nilearn_projection() -> Any:
     return project
 
 
-# --- Zarr --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _subject(folder: Path, quick: bool) -> Iterator[Inputs]:
-    n_sessions = 2 if quick else 40
-    root, array = data.subject_store(folder, n_sessions, n_trials=data.n_trials(quick))
-    yield Inputs(
-        {"root": str(root), "array": str(array), "n_sessions": n_sessions},
-        work=f"{n_sessions} sessions of {data.n_trials(quick)} trials, warm",
-    )
-
-
-def load_zarr(settings: Settings) -> Repeat:
-    """Fill one array session by session, z-scored, as a training does."""
-    import zarr
-
-    from nsd_pipeline.surface import read_session
-
-    def load() -> NDArray[np.float32]:
-        keys = data.session_keys(settings["n_sessions"])
-        groups = [zarr.open_group(Path(settings["root"], key), mode="r") for key in keys]
-        return _fill(groups, read_session)
-
-    return partial(_load, load, Path(settings["array"]).stat().st_size)
-
-
-def load_store(settings: Settings) -> Repeat:
-    """The same through the store, which compares every file with its checksum meanwhile."""
-    from nsd_pipeline.storage.opening import open_store
-    from nsd_pipeline.surface import read_session
-
-    def load() -> NDArray[np.float32]:
-        store = open_store(settings["root"])
-        groups = [store.zarr(key) for key in data.session_keys(settings["n_sessions"])]
-        return _fill(groups, read_session)
-
-    return partial(_load, load, Path(settings["array"]).stat().st_size)
-
-
-def _fill(groups: list[Any], read_session: Any) -> NDArray[np.float32]:
-    shapes = [group["betas"].shape for group in groups]
-    betas = np.empty((sum(n for n, _ in shapes), shapes[0][1]), np.float32)
-    start = 0
-    for group, (n_trials, _) in zip(groups, shapes, strict=True):
-        read_session(group, out=betas[start : start + n_trials])
-        start += n_trials
-    return betas
-
-
-def load_npy(settings: Settings) -> Repeat:
-    """`numpy.load` of the same numbers, z-scored already."""
-
-    def load() -> NDArray[np.float32]:
-        betas: NDArray[np.float32] = np.load(settings["array"])
-        return betas
-
-    return partial(_load, load, Path(settings["array"]).stat().st_size)
-
-
-def load_npy_and_score(settings: Settings) -> Repeat:
-    """`numpy.load`, then the arithmetic of z-scores, in pieces that fit into a cache.
-
-    The array has z-scores already, so means are 0 and deviations 1.
-    """
-
-    def load() -> NDArray[np.float32]:
-        betas: NDArray[np.float32] = np.load(settings["array"])
-        mean, scale = np.zeros(betas.shape[1], np.float32), np.ones(betas.shape[1], np.float32)
-        for start in range(0, len(betas), 8):
-            block = betas[start : start + 8]
-            block -= mean
-            block *= scale
-        return betas
-
-    return partial(_load, load, Path(settings["array"]).stat().st_size)
-
-
-def _load(load: Callable[[], NDArray[np.float32]], n_bytes: int) -> Outcome:
-    # A virtual machine hands memory that nobody uses back to its host, and who touches it next
-    # waits for it. That is to be neither side, so all of it is touched first.
-    np.full(n_bytes, 1, np.uint8)
-    start = time.perf_counter()
-    betas = load()
-    seconds = time.perf_counter() - start
-    return Outcome({"betas": betas[::97].copy()}, seconds=seconds)
-
-
-_ZARR, _STORE = "ours: Zarr, z-scored", "ours, through the store: checked"
-_NPY, _NPY_SCORED = "numpy.load of z-scores", "numpy.load, then z-scoring"
-
 ROWS: Final = (
     Row(
         "surface-betas",
@@ -345,33 +259,5 @@ ROWS: Final = (
         (Side(_OURS, project_file), Side(_NILEARN, project_file_with_nilearn)),
         (faster(_OURS, _NILEARN, 4),),
         tolerance=1e-4,
-    ),
-    Row(
-        "subject-loading",
-        "A subject's betas into memory",
-        _subject,
-        (
-            Side(_ZARR, load_zarr),
-            Side(_STORE, load_store),
-            Side(_NPY, load_npy),
-            Side(_NPY_SCORED, load_npy_and_score),
-        ),
-        (
-            Bar(
-                "times the time of numpy.load",
-                partial(_per_unit, _NPY, _ZARR, 1),
-                1.5,
-                at_most=True,
-            ),
-            Bar(
-                "times the time of numpy.load and z-scoring",
-                partial(_per_unit, _NPY_SCORED, _ZARR, 1),
-                1.3,
-                at_most=True,
-            ),
-        ),
-        repetitions=5,
-        limit="Ours z-scores while it reads, which numpy.load alone does not. What varies is how "
-        "soon the system has pages for 2.5 GB.",
     ),
 )

@@ -20,6 +20,8 @@ import dagster as dg
 
 # A run launcher of one's own: the base class, what it is given and what it answers. Dagster's docs
 # offer the base class, but `dagster` does not export it. Would be replaced by: dg.RunLauncher.
+from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.launcher.base import (
     CheckRunHealthResult,
     LaunchRunContext,
@@ -53,6 +55,49 @@ _log = logging.getLogger(__name__)
 
 
 # --- partitions of a run -------------------------------------------------------------------------
+
+
+def record_some_partitions(
+    context: dg.AssetExecutionContext,
+    done: Mapping[str, Mapping[str, Any]],
+    version: dg.DataVersion,
+    *,
+    goes_on: bool,
+) -> None:
+    """Record those partitions of a run's range that are done, and none of the others.
+
+    Dagster records all of a range once its step ends well, and none if it fails. The metadata that
+    it knows its own observed sources by keeps it from recording anything. Would be replaced by: an
+    output that says which of its partitions it has.
+
+    Parameters
+    ----------
+    context
+        Of the step.
+    done
+        Metadata of each partition that is done; ``""`` for an asset without partitions.
+    version
+        Data version of all of them.
+    goes_on
+        Whether the step is about to end well, so that the steps after it are run.
+    """
+    code = context.assets_def.code_versions_by_key[context.asset_key]
+    tags = {DATA_VERSION_TAG: version.value, **({CODE_VERSION_TAG: code} if code else {})}
+    for partition, metadata in done.items():
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, partition=partition or None, metadata=metadata, tags=tags
+            )
+        )
+    if goes_on:
+        context.add_output_metadata({SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def is_last_of_its_run(context: dg.AssetExecutionContext) -> bool:
+    """Whether no asset of the same run is made from this one."""
+    layer = context.job_def.asset_layer
+    in_run = set(layer.executable_asset_keys)
+    return in_run.isdisjoint(layer.get(context.asset_key).child_keys)
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import cast
 
 import dagster as dg
 
+from nsd_pipeline.folders import SHARED as SHARED
 from nsd_pipeline.nsd.layout import (
     N_SESSIONS,
     OPERATOR_SPACES,
@@ -24,8 +25,6 @@ from nsd_pipeline.nsd.layout import (
     session_key,
 )
 
-SHARED = "shared"
-"""The stimulus set that every subject saw, and every model is tested on."""
 ALL = "all"
 """The cohort of all subjects: what the reference trains."""
 
@@ -108,6 +107,14 @@ def ranges(sessions: Sequence[str], at_most: int) -> Iterator[tuple[str, str]]:
         for start in range(0, len(keys), at_most):
             part = keys[start : start + at_most]
             yield part[0], part[-1]
+
+
+def in_words(keys: Sequence[str]) -> str:
+    """Partitions in order, sessions that follow each other as first and last."""
+    if not set(keys) <= set(SESSIONS):
+        return ", ".join(keys)
+    spans = ranges(keys, len(keys))
+    return ", ".join(first if first == last else f"{first} to {last}" for first, last in spans)
 
 
 def subjects_of_cohort(cohort: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import dagster as dg
 import hypothesis
 import pytest
 
-from nsd_pipeline_tests.pipeline import SmallNsd
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
 # How long an example takes depends on the machine and says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
@@ -49,3 +49,17 @@ def small_nsd(tmp_path_factory: pytest.TempPathFactory) -> SmallNsd:
         if path.is_file():
             os.utime(path, ns=(MODIFIED, MODIFIED))
     return SmallNsd(dataset.folder, Path(write_tiny_encoder(folder / "encoder")))
+
+
+@pytest.fixture(scope="session")
+def trained(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `artifacts` of the small dataset, models included. Not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = Pipeline(str(small_nsd.folder), folder / "artifacts", small_nsd.encoder, instance)
+        graph.run_sessions("subj01_ses01", "subj01_ses02")
+        graph.run_images("shared", "subj01")
+        settings = {"hidden": 16, "n_epochs": 8, "learning_rate": 1e-2, "seeds": [0, 1]}
+        graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": settings})
+        graph.run("retrieval_metrics", first="subj01")
+    return folder

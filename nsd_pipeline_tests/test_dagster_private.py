@@ -20,6 +20,9 @@ from nsd_pipeline.dagster_private import (
     LaunchRunContext,
     ResumeRunContext,
     WorkerStatus,
+    is_last_of_its_run,
+    range_tags,
+    record_some_partitions,
 )
 
 LETTERS = dg.StaticPartitionsDefinition(["a", "b", "c", "d"])
@@ -187,3 +190,35 @@ def test_a_backfill_is_evaluated_here_and_its_runs_are_executed_here(tmp_path: P
             pass
         assert started.outcome == "COMPLETED_SUCCESS"
         assert instance.get_materialized_partitions(letters.key) == {"a", "c", "d"}
+
+
+def test_some_partitions_of_a_range_are_recorded_and_the_run_goes_on(
+    instance: dg.DagsterInstance,
+) -> None:
+    partitions = dg.StaticPartitionsDefinition(["a", "b", "c"])
+    last: dict[str, bool] = {}
+
+    @dg.asset(partitions_def=partitions, code_version="7")
+    def first(context: dg.AssetExecutionContext) -> None:
+        last["first"] = is_last_of_its_run(context)
+        done = {"a": {"n": 1}, "c": {"n": 2}}
+        record_some_partitions(context, done, dg.DataVersion("v"), goes_on=True)
+
+    @dg.asset(partitions_def=partitions, deps=[first])
+    def second(context: dg.AssetExecutionContext) -> None:
+        last["second"] = is_last_of_its_run(context)
+
+    defs = dg.Definitions(assets=[first, second], executor=dg.in_process_executor)
+    keys = [dg.AssetKey("first"), dg.AssetKey("second")]
+    job = defs.get_repository_def().get_implicit_job_def_for_assets(keys)
+    assert job is not None
+    result = job.execute_in_process(instance=instance, tags=range_tags("a", "c"))
+    assert result.success
+    assert last == {"first": False, "second": True}
+    assert instance.get_materialized_partitions(keys[0]) == {"a", "c"}
+    record = instance.get_latest_data_version_record(keys[0], partition_key="c")
+    assert record is not None
+    assert record.asset_materialization is not None
+    assert record.asset_materialization.metadata["n"].value == 2
+    tags = record.asset_materialization.tags or {}
+    assert {tags["dagster/data_version"], tags["dagster/code_version"]} == {"v", "7"}

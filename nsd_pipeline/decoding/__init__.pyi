@@ -20,6 +20,7 @@ from .saved_models import load_model as load_model
 from .saved_models import save_model as save_model
 from .training import TrainingResult as TrainingResult
 from .training import train as train
+from .training import train_seeds as train_seeds
 from .trials import Trials as Trials
 from .trials import assemble_trials as assemble_trials
 from .trials import place_windows as place_windows

@@ -2,7 +2,7 @@
 
 At batch 64 a kernel of a step runs for a few microseconds, about as long as Python takes to launch
 the next one. A graph is recorded once and launched as a whole. What it works on stays where it was
-when it was recorded, so shapes are fixed: it is for full batches, of trials that lie on the GPU.
+when it was recorded, so shapes are fixed: it is for full batches.
 
 AdamW's update is no part of it. OneCycleLR moves its first momentum at every step, and the fused
 kernel takes that as a number, which a graph would keep as it was. The update is launched while the
@@ -22,52 +22,56 @@ _WARM_UP: Final = 3
 class GraphedGradients:
     """Computes the gradients of one full batch after the other by replaying a CUDA graph.
 
+    To be made and called while ``stream`` is the current one.
+
     The numbers are those of the same computation without a graph, to rounding: its libraries may
-    choose other kernels. Dropout takes its random numbers from the GPU's generator in both, in
-    the same order, so that the generator's state says where a training stands in both.
+    choose other kernels. Dropout takes its random numbers from the same generator in both, in the
+    same order, so that the generator's state says where a training stands.
 
     Parameters
     ----------
     compute
-        Leaves the gradients of trials (B,), a tensor on the GPU, in the parameters, as new tensors.
-        It must not wait for the GPU nor depend on its numbers.
+        Leaves the gradients of a batch in the parameters, as new tensors. It must not wait for the
+        GPU nor depend on its numbers.
+    batch
+        What ``compute`` is called with for the first batch: tensors on the GPU. Those of other
+        batches have the same shapes.
     parameters
         The parameters.
-    batch_size
-        Trials B of each batch.
-    device
-        The GPU.
+    generator
+        Of dropout, on the GPU.
+    stream
+        What the graph is recorded on. Memory that libraries use meanwhile belongs to a stream, so
+        graphs that are replayed side by side must not be recorded on the same one.
     """
 
     def __init__(
         self,
-        compute: Callable[[Tensor], None],
+        compute: Callable[..., None],
+        batch: Sequence[Tensor],
         parameters: Sequence[nn.Parameter],
-        batch_size: int,
-        device: torch.device,
+        generator: torch.Generator,
+        stream: torch.cuda.Stream,
     ) -> None:
         self._parameters = parameters
-        self._trials = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._batch = [tensor.clone() for tensor in batch]
         self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(generator)
         # Warming up and recording draw dropout, which would not be there without a graph.
-        random_state = torch.cuda.get_rng_state(device)
-        with torch.cuda.device(device):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP):
-                    compute(self._trials)
-            torch.cuda.current_stream().wait_stream(aside)
-            for parameter in parameters:
-                parameter.grad = None  # those of the graph must be in its own memory
-            with torch.cuda.graph(self._graph):
-                compute(self._trials)
-        torch.cuda.set_rng_state(random_state, device)
+        random_state = generator.get_state()
+        for _ in range(_WARM_UP):
+            compute(*self._batch)
+        for parameter in parameters:
+            parameter.grad = None  # those of the graph must be in its own memory
+        with torch.cuda.graph(self._graph, stream=stream):
+            compute(*self._batch)
+        generator.set_state(random_state)
         self._gradients = [parameter.grad for parameter in parameters]
 
-    def __call__(self, trials: Tensor) -> None:
-        """Compute the gradients of trials (B,), and leave them in the parameters."""
-        self._trials.copy_(trials)
+    def __call__(self, *batch: Tensor) -> None:
+        """Compute the gradients of a batch, and leave them in the parameters."""
+        for kept, tensor in zip(self._batch, batch, strict=True):
+            kept.copy_(tensor)
         self._graph.replay()
         # A short batch in between has left others there.
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):

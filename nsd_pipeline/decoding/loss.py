@@ -181,30 +181,35 @@ class SharedDropout(nn.Module):
         Share of units that are dropped.
     group
         The processes.
+    generator
+        Source of the masks; None for torch's own.
     """
 
-    n_rows: int
+    n_rows: int | None = None
+    """Trials of the batch, of which this process has a share; None: it has all of them."""
 
-    def __init__(self, p: float, group: ProcessGroup) -> None:
+    def __init__(self, p: float, group: ProcessGroup, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.p, self.group = p, group
+        self.p, self.group, self.generator = p, group, generator
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop units of (b, ...): this process's share of ``n_rows``."""
+        """Drop units of (b, ...): this process's share of the batch."""
         if not self.training or self.p == 0:
             return x
         keep = 1 - self.p
-        mask = torch.empty((self.n_rows, *x.shape[1:]), dtype=torch.bool, device=x.device)
-        return x * self.group.share(mask.bernoulli_(keep)) / keep
+        mask = torch.empty((self.n_rows or len(x), *x.shape[1:]), dtype=x.dtype, device=x.device)
+        return x * self.group.share(mask.bernoulli_(keep, generator=self.generator).div_(keep))
 
 
-def share_dropout(model: nn.Module, group: ProcessGroup) -> list[SharedDropout]:
-    """Replace every dropout layer of a model; their ``n_rows`` is to be set before each batch."""
+def share_dropout(
+    model: nn.Module, group: ProcessGroup, generator: torch.Generator | None = None
+) -> list[SharedDropout]:
+    """Replace every dropout layer of a model; several processes set ``n_rows`` before a batch."""
     shared = []
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                dropout = SharedDropout(child.p, group).train(child.training)
+                dropout = SharedDropout(child.p, group, generator).train(child.training)
                 setattr(module, name, dropout)
                 shared.append(dropout)
     return shared

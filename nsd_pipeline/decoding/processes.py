@@ -233,19 +233,18 @@ def _fit(
         seconds = time.perf_counter() - begun
         return _Fitted({config.seeds[0]: ridge.model}, ridge.history, [line], seconds)
     # A seed that is done keeps its checkpoint until all are: a run that goes on finds it finished.
-    results = {
-        seed: decoding.train(
-            config,
-            learn,
-            validate,
-            seed=seed,
-            device=device,
-            checkpoint=decoding.Checkpoint(plan.checkpoints / f"seed_{seed}", plan.recipe),
-            on_epoch=partial(_with_seed, on_epoch, seed),
-            start_from=_start_of(plan, seed),
-        )
-        for seed in config.seeds
-    }
+    results = decoding.train_seeds(
+        config,
+        learn,
+        validate,
+        seeds=config.seeds,
+        device=device,
+        on_epoch=lambda seed, row: on_epoch({**row, "seed": seed}),
+        checkpoint_of=lambda seed: decoding.Checkpoint(
+            plan.checkpoints / f"seed_{seed}", plan.recipe
+        ),
+        start_of=partial(_start_of, plan),
+    )
     history = pd.concat(
         [result.history.assign(seed=seed) for seed, result in results.items()], ignore_index=True
     )
@@ -272,10 +271,6 @@ def _start_of(plan: TrainingPlan, seed: int) -> "Mapping[str, torch.Tensor] | No
     folder = plan.start_from / f"seed_{seed}"
     found = folder if folder.exists() else plan.start_from
     return decoding.load_model(found, trusted=plan.config).state_dict()
-
-
-def _with_seed(on_epoch: OnEpoch, seed: int, row: Mapping[str, float]) -> None:
-    on_epoch({**row, "seed": seed})
 
 
 def read_vertices(folder: Path) -> Integers | None:

@@ -12,33 +12,31 @@ Seeds are the reference's: the same seed gives its initial weights, dropout and 
 Several processes can train one model (``loss.ProcessGroup``): in a group of torch.distributed, each
 calls :func:`train` with the same arguments. Results are those of one process, to rounding.
 
-It differs from the reference in speed only: batches are rows of one array, AdamW is fused, and on a
-GPU that holds all trials gradients of full batches are a CUDA graph (`cuda_graph`).
+It differs from the reference in speed only: batches are rows of one array, and AdamW is fused. The
+steps are in `epochs`.
 """
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nsd_pipeline.decoding.config import OnEpoch, TrainingConfig
-from nsd_pipeline.decoding.cuda_graph import GraphedGradients
-from nsd_pipeline.decoding.loader import Loader, ResidentLoader, load_trials
-from nsd_pipeline.decoding.loss import ProcessGroup, clip_loss, share_dropout
-from nsd_pipeline.decoding.model import Decoder, FmriLinear, FmriMlp, build_model
-from nsd_pipeline.decoding.order import TrialOrder
-from nsd_pipeline.decoding.saved_models import Checkpoint, Notes, Tensors, take_weights
+from nsd_pipeline.decoding.epochs import Splits, Training, graphs_pay
+from nsd_pipeline.decoding.loader import ResidentLoader
+from nsd_pipeline.decoding.loss import ProcessGroup
+from nsd_pipeline.decoding.model import Decoder
+from nsd_pipeline.decoding.saved_models import Checkpoint, take_weights
 from nsd_pipeline.decoding.trials import Trials
-from nsd_pipeline.decoding.validation import validate_together
-from nsd_pipeline.errors import NotEnoughDataError, NsdError
-from nsd_pipeline.evaluation.metrics import BatchMetrics
+from nsd_pipeline.errors import NotEnoughDataError
 
-_CLIP_EPSILON = 1e-6
-"""What clip_grads_with_norm_ adds to the norm before it divides by it."""
+CHECKPOINT_SECONDS = 5.0
+"""A GPU writes no checkpoint sooner after another: writing one takes as long as an epoch there."""
+
+_OVER = object()
 
 
 @dataclass(frozen=True)
@@ -92,11 +90,12 @@ def train(
     seed, device
         Of initial weights and dropout; where to train: the first GPU if there is one, or the CPU.
     on_epoch
-        Called after every epoch, when its checkpoint is written; by the first process only.
+        Called after every epoch, when its checkpoint is written if it is; by the first process
+        only.
     checkpoint
-        Says where the training stands after each epoch. If it is there and is of this very
-        training, the training goes on from it and ends with the weights it would have had without
-        the interruption. It is left there: remove it when the result is safe.
+        Says where the training stands after each epoch, on a GPU after some. If it is there and is
+        of this very training, the training goes on from it and ends with the weights it would have
+        had without the interruption. It is left there: remove it when the result is safe.
     start_from
         Weights to begin with, of a model of the same architecture (its ``state_dict()``), instead
         of drawing them. A checkpoint does not know them: its recipe has to.
@@ -108,26 +107,120 @@ def train(
     NsdError
         If the loss is no longer finite, or the weights to start from are of another architecture.
     """
+    return train_seeds(
+        config,
+        train,
+        validation,
+        seeds=[seed],
+        device=device,
+        on_epoch=on_epoch and (lambda _, row: on_epoch(row)),
+        checkpoint_of=lambda _: checkpoint,
+        start_of=lambda _: start_from,
+    )[seed]
+
+
+def train_seeds(
+    config: TrainingConfig,
+    train: Trials,
+    validation: Trials,
+    *,
+    seeds: Sequence[int],
+    device: str | torch.device | None = None,
+    on_epoch: Callable[[int, Mapping[str, float]], object] | None = None,
+    checkpoint_of: Callable[[int], Checkpoint | None] = lambda _: None,
+    start_of: Callable[[int], Mapping[str, Tensor] | None] = lambda _: None,
+) -> dict[int, TrainingResult]:
+    """Train a model with each of several seeds: each is the one that :func:`train` gives.
+
+    Trials are brought to the device once. A GPU that holds them trains all seeds side by side: the
+    kernels of one leave most of it idle. ``seconds`` of a history are then its share of the time.
+
+    Parameters
+    ----------
+    config, train, validation, device
+        As for :func:`train`.
+    seeds
+        The seeds, each once.
+    on_epoch
+        As for :func:`train`; called with the seed first.
+    checkpoint_of, start_of
+        Checkpoint of each seed, and weights to begin with.
+
+    Raises
+    ------
+    NotEnoughDataError, NsdError
+        As :func:`train` does.
+    """
     _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        training = _Training(config, train, validation, device)
-        if start_from is not None:
-            take_weights(training.model, start_from)
-        # Again, as the reference does: dropout then does not depend on what the model drew.
-        torch.manual_seed(seed)
-        if checkpoint is not None:
-            if saved := checkpoint.read(config, seed, device):
-                training.restore(*saved)
-            training.require_same_start()
-        while not training.finished:
-            row = training.epoch()
-            if checkpoint is not None and training.group.rank == 0:
-                checkpoint.write(config, seed, device, *training.state())
-            if on_epoch is not None and training.group.rank == 0:
-                on_epoch(row)
-    return training.result()
+    splits = Splits.of(train, validation, device, config.batch_size)
+    resident = isinstance(splits.load_train, ResidentLoader)
+    side_by_side = resident and graphs_pay(config, ProcessGroup.current(device))
+    results: dict[int, TrainingResult] = {}
+    for some in [seeds] if side_by_side else [[seed] for seed in seeds]:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            trainings = {}
+            for seed in some:
+                torch.manual_seed(seed)
+                training = trainings[seed] = Training(config, splits, seed, device)
+                weights = start_of(seed)
+                if weights is not None:
+                    take_weights(training.model, weights)
+                # Again, as the reference does: dropout then does not depend on what the model drew.
+                torch.manual_seed(seed)
+                checkpoint = checkpoint_of(seed)
+                if checkpoint is not None:
+                    if saved := checkpoint.read(config, seed, device):
+                        training.restore(*saved)
+                    training.require_same_start()
+            _take_turns(
+                [_epochs(trainings, seed, checkpoint_of(seed), on_epoch) for seed in trainings]
+            )
+        results |= {seed: _result(training) for seed, training in trainings.items()}
+    return results
+
+
+def _epochs(
+    trainings: Mapping[int, Training],
+    seed: int,
+    checkpoint: Checkpoint | None,
+    on_epoch: Callable[[int, Mapping[str, float]], object] | None,
+) -> Iterator[None]:
+    """All epochs that are left of one seed's training; stops after each step."""
+    training, written = trainings[seed], time.monotonic()
+    while not training.finished:
+        yield from training.epoch(sum(not each.finished for each in trainings.values()))
+        if training.group.rank == 0:
+            due = training.device.type == "cpu" or training.finished
+            if checkpoint is not None and (due or time.monotonic() - written >= CHECKPOINT_SECONDS):
+                with training.on_stream():
+                    state = training.state()
+                    checkpoint.write(training.config, seed, training.device, *state)
+                written = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(seed, training.history[-1])
+
+
+def _take_turns(trainings: Sequence[Iterator[None]]) -> None:
+    """Let each training make a step, again and again, until all are over."""
+    left = list(trainings)
+    while left:
+        left = [training for training in left if next(training, _OVER) is not _OVER]
+
+
+def _result(training: Training) -> TrainingResult:
+    """The model at its best, and its history."""
+    with training.on_stream():
+        training.model.load_state_dict(training.best)
+    if training.stream is not None:
+        torch.cuda.current_stream(training.device).wait_stream(training.stream)
+    return TrainingResult(
+        model=training.model.eval(),
+        history=pd.DataFrame(training.history),
+        best_epoch=training.best_epoch,
+        best_score=training.best_score,
+        stopped_early=len(training.history) < training.config.n_epochs,
+    )
 
 
 def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -> None:
@@ -139,262 +232,3 @@ def _require_enough(config: TrainingConfig, train: Trials, validation: Trials) -
             f"{counts} are too few: a trial is told from the others of its batch.",
             next_step="prepare more sessions of this cohort.",
         )
-
-
-class _Training:
-    """A training between two epochs."""
-
-    def __init__(
-        self, config: TrainingConfig, train: Trials, validation: Trials, device: torch.device
-    ) -> None:
-        self.config, self.device = config, device
-        self.group = ProcessGroup.current(device)
-        self.n_train, self.n_validation = train.n_trials, validation.n_trials
-        self.load_train = load_trials(train, device, config.batch_size)
-        self.load_validation = load_trials(validation, device, config.batch_size)
-        self.model = build_model(
-            config,
-            n_vertices=train.n_vertices,
-            n_times=train.n_times,
-            n_outputs=train.n_outputs,
-        ).to(device)
-        self.dropouts = share_dropout(self.model, self.group) if self.group.size > 1 else []
-        self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.scheduler = _one_cycle(
-            self.optimizer, config, config.n_epochs * math.ceil(self.n_train / config.batch_size)
-        )
-        self.order = TrialOrder(config.data_seed, self.n_train)
-        self.total_loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.graphed: GraphedGradients | None = None
-        self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_score = -1, -math.inf
-        self.best: Tensors = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are over, or too many of them since the best one."""
-        since_best = len(self.history) - 1 - self.best_epoch
-        return len(self.history) == self.config.n_epochs or since_best >= self.config.patience
-
-    def epoch(self) -> dict[str, float]:
-        """Learn from every trial once, validate, and remember the weights if they are the best."""
-        start = time.perf_counter()
-        learning_rate, train_loss = self._learn()
-        found = {
-            "epoch": len(self.history),
-            "step": self.scheduler.last_epoch,
-            "learning_rate": learning_rate,
-            "train/loss": train_loss,
-            **self._validate(),
-            "seconds": time.perf_counter() - start,
-        }
-        # Machines of different kinds may round differently, but must take the same decisions.
-        row = dict(zip(found, self.group.agree(list(found.values())), strict=True))
-        row |= {name: int(row[name]) for name in ("epoch", "step")}
-        score = row[self.config.monitor]
-        if score > self.best_score:
-            self.best_epoch, self.best_score = len(self.history), score
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.history.append(row)
-        return row
-
-    def _learn(self) -> tuple[float, float]:
-        self.model.train()
-        learning_rate = math.nan
-        for _ in self._gradients(self.order.epoch(self.load_train.shuffle)):
-            self.optimizer.step()
-            learning_rate = self.optimizer.param_groups[0]["lr"]
-            self.scheduler.step()
-        mean_loss = self.total_loss.item() / self.n_train
-        if not math.isfinite(mean_loss):
-            raise NsdError(
-                f"The loss is {mean_loss} in epoch {len(self.history)}.",
-                next_step="check betas and embeddings for NaN, or lower the learning rate.",
-            )
-        return learning_rate, mean_loss
-
-    def _gradients(self, order: Tensor) -> Iterator[None]:
-        """Leave the gradients of one batch after the other in the parameters; add up losses."""
-        batch_size, loader = self.config.batch_size, self.load_train
-        if not isinstance(loader, ResidentLoader) or not _graphs_pay(self.model, self.group):
-            self.total_loss.zero_()
-            for batch in self._batches(loader, order):
-                self._backward(*batch)
-                yield
-            return
-
-        def compute(trials: Tensor) -> None:
-            self._backward(len(trials), *loader.batch(trials))
-
-        if self.graphed is None and len(order) >= batch_size:
-            self.graphed = GraphedGradients(compute, self.parameters, batch_size, self.device)
-        self.total_loss.zero_()
-        for trials in torch.split(order.to(self.device), batch_size):
-            if self.graphed is not None and len(trials) == batch_size:
-                self.graphed(trials)
-            else:
-                compute(trials)
-            yield
-
-    def _backward(self, n_trials: int, x: Tensor, target: Tensor) -> None:
-        loss = self._loss(*self._forward(n_trials, x, target, self.config.precision))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.group.sum_gradients(self.parameters)
-        self._clip_gradients()
-        self.total_loss += loss.detach() * n_trials
-
-    def _validate(self) -> dict[str, float]:
-        self.model.eval()
-        with torch.inference_mode():
-            loader, found = self.load_validation, None
-            if isinstance(loader, ResidentLoader) and self.group.size == 1:
-                found = validate_together(
-                    loader, self.n_validation, self.config.batch_size, self._estimate, self._loss
-                )
-            found = found or self._validate_by_batch()
-        return {f"val/{name}": value for name, value in found.items()}
-
-    def _validate_by_batch(self) -> dict[str, float]:
-        metrics, total = BatchMetrics(), 0.0
-        in_order = torch.arange(self.n_validation)
-        for n_trials, x, target in self._batches(self.load_validation, in_order):
-            estimate, candidate = self._forward(n_trials, x, target)
-            total += self._loss(estimate, candidate).item() * n_trials
-            metrics.update(estimate.cpu().numpy(), candidate.cpu().numpy())
-        return {"loss": total / self.n_validation, **metrics.compute()}
-
-    def _batches(self, loader: Loader, order: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Trials in each batch of all processes; fMRI and candidates of this process's share."""
-        whole = torch.split(order, self.config.batch_size)
-        shares = [self.group.share(trials) for trials in whole]
-        for trials, (x, candidate) in zip(whole, loader.batches(shares), strict=True):
-            yield len(trials), x, candidate
-
-    def _forward(
-        self, n_trials: int, x: Tensor, candidate: Tensor, precision: str = "float32"
-    ) -> tuple[Tensor, Tensor]:
-        """Estimates and candidates of a batch, whichever processes have its trials."""
-        for dropout in self.dropouts:
-            dropout.n_rows = n_trials
-        estimate = self._estimate(x, precision)
-        return self.group.gather(estimate, n_trials), self.group.gather(candidate, n_trials)
-
-    def _estimate(self, x: Tensor, precision: str = "float32") -> Tensor:
-        rounded = precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
-            estimate: Tensor = self.model(x if rounded else x.float()).float()
-        return estimate
-
-    def _loss(self, estimate: Tensor, candidate: Tensor) -> Tensor:
-        kind = self.config.norm_kind
-        norm_kind = None if kind == "none" else kind
-        return clip_loss(estimate, candidate, norm_kind, self.config.symmetric)
-
-    def _clip_gradients(self) -> None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        limit = self.config.gradient_clip_norm
-        # Scaling by 1 changes nothing, but takes a pass over all gradients. On the CPU we leave it
-        # out; on a GPU, finding out that the factor is 1 would mean waiting for the GPU.
-        if self.device.type != "cpu" or norm + _CLIP_EPSILON > limit:
-            nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
-
-    def require_same_start(self) -> None:
-        """Complain about processes that went on from different checkpoints."""
-        start = [float(len(self.history)), self.best_score if self.history else 0.0]
-        if self.group.agree(start) != start:
-            raise NsdError(
-                f"Process {self.group.rank} did not find the checkpoint that the first one goes on"
-                " from.",
-                next_step="put the artifacts on a disk that all machines of the training share.",
-            )
-
-    def state(self) -> tuple[Tensors, Notes]:
-        """All that the rest of the training depends on, and what it has found so far."""
-        optimizer = self.optimizer.state_dict()
-        tensors = {
-            **{f"model/{name}": value for name, value in self.model.state_dict().items()},
-            **{f"best/{name}": value for name, value in self.best.items()},
-            **{
-                f"optimizer/{index}/{name}": value
-                for index, values in optimizer["state"].items()
-                for name, value in values.items()
-            },
-            "random/order": self.order.generator.get_state(),
-            "random/cpu": torch.get_rng_state(),
-        }
-        if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        notes = {
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
-            "optimizer": optimizer["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
-        }
-        return tensors, notes
-
-    def restore(self, tensors: Tensors, notes: Notes) -> None:
-        """Go on from a :meth:`state`."""
-        self.model.load_state_dict(_below("model", tensors))
-        self.best = {k: v.to(self.device) for k, v in _below("best", tensors).items()}
-        moments: dict[int, Tensors] = {}
-        for name, value in _below("optimizer", tensors).items():
-            index, moment = name.split("/")
-            moments.setdefault(int(index), {})[moment] = value
-        # JSON has no tuples.
-        groups = [{**group, "betas": tuple(group["betas"])} for group in notes["optimizer"]]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.scheduler.load_state_dict(notes["scheduler"])
-        self.order.generator.set_state(tensors["random/order"])
-        torch.set_rng_state(tensors["random/cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
-        self.history = notes["history"]
-        self.best_epoch, self.best_score = notes["best_epoch"], notes["best_score"]
-
-    def result(self) -> TrainingResult:
-        """The model at its best, and its history."""
-        self.model.load_state_dict(self.best)
-        return TrainingResult(
-            model=self.model.eval(),
-            history=pd.DataFrame(self.history),
-            best_epoch=self.best_epoch,
-            best_score=self.best_score,
-            stopped_early=len(self.history) < self.config.n_epochs,
-        )
-
-
-def _graphs_pay(model: Decoder, group: ProcessGroup) -> bool:
-    """Whether a GPU computes alone what does the same at every step.
-
-    Messages between GPUs have launches of their own, and a class of a user's may decide by values.
-    """
-    ours = isinstance(model, FmriMlp | FmriLinear)
-    return ours and group.device.type == "cuda" and group.size == 1
-
-
-def _below(folder: str, tensors: Tensors) -> Tensors:
-    prefix = f"{folder}/"
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _one_cycle(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, n_steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR:
-    warmup_fraction = config.warmup_fraction
-    if warmup_fraction * n_steps == 1:
-        # A warm-up of exactly one step starts and ends at step 0, and OneCycleLR divides by its
-        # length.
-        warmup_fraction = math.nextafter(warmup_fraction, 1)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=config.learning_rate,
-        total_steps=n_steps,
-        pct_start=warmup_fraction,
-        anneal_strategy="cos",
-    )

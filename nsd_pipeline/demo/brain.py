@@ -174,16 +174,17 @@ def _places(channel: NDArray[np.float32], n: int) -> NDArray[np.float32]:
 
 
 _PATCHES: Final = (
-    ((12, -92, 0), 15, 3.6),  # occipital pole
-    ((42, -76, 0), 11, 3.0),  # lateral occipital
-    ((36, -58, -16), 11, 3.0),  # fusiform
-    ((24, -84, 24), 11, 2.7),  # dorsal occipital
-    ((26, -48, -10), 9, 2.7),  # parahippocampal
+    ((12, -92, 0), 15, 3.6, 1),  # occipital pole
+    ((42, -76, 0), 11, 3.0, 6),  # lateral occipital
+    ((36, -58, -16), 11, 3.0, 5),  # fusiform
+    ((24, -84, 24), 11, 2.7, 7),  # dorsal occipital
+    ((26, -48, -10), 9, 2.7, 5),  # parahippocampal
 )
 """Patches of cortex that respond to images.
 
 A centre in mm (MNI305) in the right hemisphere, mirrored for the left; the standard deviation of
-the fall-off from it, in mm; and, in percent, that of its response over images at strength 1.
+the fall-off from it, in mm; in percent, that of its response over images at strength 1; and the
+stream it is in, by NSD's numbers (1 early, 5 ventral, 6 lateral, 7 parietal).
 """
 SMOOTH_NOISE: Final = 1.0
 """Standard deviation, in percent, of the noise that neighbouring vertices share."""
@@ -200,14 +201,30 @@ _SESSION_GAIN: Final = 0.15
 
 def response_profile(hemisphere: Hemisphere) -> NDArray[np.float32]:
     """Where the brain responds to images: amplitude of every vertex in percent, (10242,)."""
+    profile: NDArray[np.float32] = _patch_profiles(hemisphere).max(axis=0)
+    return profile
+
+
+def stream_labels(hemisphere: Hemisphere) -> NDArray[np.int32]:
+    """Stream of every vertex of the fine mesh (163842,), by NSD's numbers; 0 is none."""
+    profiles = _patch_profiles(hemisphere)
+    streams = np.array([stream for *_, stream in _PATCHES], np.int32)
+    labels = np.where(profiles.any(axis=0), streams[profiles.argmax(axis=0)], 0)
+    for edges in load_cortex(hemisphere).parents:
+        labels = np.concatenate([labels, labels[edges[:, 0]]])  # a label has no mean
+    return labels.astype(np.int32)
+
+
+def _patch_profiles(hemisphere: Hemisphere) -> NDArray[np.float32]:
+    """Amplitude of every vertex in percent, by patch: (5, 10242)."""
     middle = load_cortex(hemisphere).middle
     mirror = np.array([-1 if hemisphere == "lh" else 1, 1, 1])
-    profile = np.zeros(len(middle))
-    for centre, radius, amplitude in _PATCHES:
+    profiles = []
+    for centre, radius, amplitude, _ in _PATCHES:
         distance = np.linalg.norm(middle - mirror * np.array(centre), axis=1)
         fall = amplitude * np.exp(-0.5 * (distance / radius) ** 2)
-        profile = np.maximum(profile, np.where(fall > 0.05 * amplitude, fall, 0))
-    return np.asarray(profile, dtype=np.float32)
+        profiles.append(np.where(fall > 0.05 * amplitude, fall, 0))
+    return np.asarray(profiles, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

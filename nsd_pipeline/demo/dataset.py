@@ -29,6 +29,7 @@ from nsd_pipeline.demo.experiment import (
 )
 from nsd_pipeline.demo.made_files import (
     write_events,
+    write_labels,
     write_session_in,
     write_surface_betas,
     write_surface_runs,
@@ -41,6 +42,7 @@ from nsd_pipeline.nsd.layout import (
     GENERATED_KEY,
     HEMISPHERES,
     IMAGE_SHAPE,
+    LABELS_FOLDER,
     N_IMAGES,
     STIM_INFO_KEY,
     STIMULI_KEY,
@@ -174,6 +176,8 @@ def generate(folder: str | Path, **options: Any) -> DemoDataset:
         _write_betas(folder, settings, design, features)
         (folder / _UNFINISHED_FILE).write_text(settings.model_dump_json(indent=2) + "\n")
         (folder / _UNFINISHED_FILE).rename(folder / GENERATED_KEY)
+    if not (folder / LABELS_FOLDER).exists():  # earlier versions wrote none
+        write_labels(folder / LABELS_FOLDER)
     return DemoDataset(
         folder=folder,
         settings=settings,

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.demo.anatomy import Grid, NativeSurface, grid, native_surface
-from nsd_pipeline.demo.brain import WHITE_NOISE, Brain, load_cortex
+from nsd_pipeline.demo.brain import WHITE_NOISE, Brain, load_cortex, stream_labels
 from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.bids_names import TASK
 from nsd_pipeline.nsd.layout import (
@@ -76,6 +76,21 @@ def write_surface_betas(path: Path, brain: Brain, shown: NDArray[np.float32], se
             frames[:, invalid] = np.nan
             frames.astype(">f4").tofile(file)
         file.write(_MGH_FOOTER)
+
+
+def write_labels(folder: Path) -> None:
+    """Write the regions of the brain that all subjects share, as NSD has them on fsaverage.
+
+    ``streams``, and ``nsdgeneral``, which is every vertex that responds to images.
+    """
+    import nibabel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in HEMISPHERES:
+        streams = stream_labels(side)
+        for name, values in (("streams", streams), ("nsdgeneral", (streams > 0).astype(np.int32))):
+            image = nibabel.MGHImage(values[:, np.newaxis, np.newaxis], np.eye(4))
+            image.to_filename(folder / f"{side}.{name}.mgz")
 
 
 def nearest_vertices(voxels: Grid) -> NDArray[np.int64]:

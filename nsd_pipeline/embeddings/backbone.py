@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nsd_pipeline.embeddings.model_files import CONFIG, ModelError, first_line, read_json
 from nsd_pipeline.embeddings.model_shapes import (
     ModelShapes,
+    check_numbers,
     hidden_states,
     list_of_blocks,
     model_shapes,
@@ -183,6 +184,9 @@ def _vision_model(folder: Path) -> tuple[Any, Any]:
     try:
         if kind not in CONFIG_MAPPING:
             raise ValueError(f"model_type is {kind!r}")
+        # Some configurations make a list of names of so many blocks. Of text, large numbers are
+        # sound: positions, the base of rotations.
+        check_numbers(content.get("vision_config", content))
         config = CONFIG_MAPPING[kind].from_dict(content)
     except Exception as error:
         # transformers' own checks and conversions of the values may raise anything.

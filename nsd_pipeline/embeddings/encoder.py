@@ -271,7 +271,7 @@ class ImageEncoder:
     def batch_size(self) -> int:
         """Photos at a time that use the device well and fit into its memory beside the model.
 
-        On an H200 64 are a quarter faster than 16, and 128 hardly faster than 64 (docs/gpu.md).
+        On an H200, 64 are a tenth faster than 16, and 128 hardly faster than 64 (docs/gpu.md).
         """
         return 64 if self._device.type == "cuda" else 16
 

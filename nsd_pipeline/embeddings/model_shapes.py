@@ -144,16 +144,16 @@ def on_meta(config: Any) -> Any:
     import torch
     from transformers import AutoModel
 
-    _check_numbers(config.to_dict())
+    check_numbers(config.to_dict())
     with torch.device("meta"), quiet(), _few_modules():
         return AutoModel.from_config(config, trust_remote_code=False).eval()
 
 
-def _check_numbers(value: Any) -> None:
+def check_numbers(value: Any) -> None:
     """Refuse numbers for which a model's code would make a list as long, before any module."""
     if isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
-            _check_numbers(each)
+            check_numbers(each)
     elif isinstance(value, int) and value > _LARGEST_NUMBER:
         raise ValueError("it states a number that is too large for any model")
 

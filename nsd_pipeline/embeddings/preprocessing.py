@@ -79,8 +79,8 @@ class Preprocessing:
     def for_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Put photos (N, H, W, 3) into page-locked memory, from where a GPU gets them at once.
 
-        Square ones stay as they are: `to_network` resizes them there. 16 cores resize 1,500 a
-        second (docs/gpu.md), a little more than one GPU embeds.
+        Square ones stay as they are: `to_network` resizes them there. PIL resizes 1,200 a second
+        on 16 cores (docs/gpu.md), hardly more than one GPU embeds.
         """
         import torch
 

@@ -81,8 +81,9 @@ def paired_differences(
 ) -> pd.DataFrame:
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
-    Both must have retrieved from the same candidates, or their ranks do not mean the same. Where a
-    table was cut down to some images, those that are left in both are compared.
+    Ranks mean the same only among the same candidates: retrieval sets that have others are left
+    out (hard negatives, for instance, depend on the image encoder). Where a table was cut down to
+    some images, those that are left in both are compared.
 
     Parameters
     ----------
@@ -103,9 +104,10 @@ def paired_differences(
     Raises
     ------
     NsdError
-        If the experiments retrieved from different candidates, or share no image.
+        If no retrieval set has the same candidates in both, or they share no image.
     """
-    _require_same_candidates(table, baseline)
+    sets = _comparable(table, baseline)
+    table, baseline = (each[each["set"].isin(sets)] for each in (table, baseline))
     images = np.intersect1d(table["image_id"].unique(), baseline["image_id"].unique())
     if not len(images):
         raise NotEnoughDataError(
@@ -220,17 +222,18 @@ def _share_below(draws: Doubles, value: float) -> float:
     return (below + 0.5) / (len(draws) + 1)
 
 
-def _require_same_candidates(table: pd.DataFrame, baseline: pd.DataFrame) -> None:
+def _comparable(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+    """Retrieval sets that have the same candidates in both; an `NsdError` if there is none."""
     first, second = (
-        each.groupby("set", observed=True)[["candidates", "n_candidates"]].first()
+        each.drop_duplicates("set").set_index("set")["candidates"].to_dict()
         for each in (table, baseline)
     )
-    for name in first.index.intersection(second.index):
-        if first.loc[name, "candidates"] != second.loc[name, "candidates"]:
-            sizes = [int(each.loc[name, "n_candidates"]) for each in (first, second)]
-            raise NsdError(
-                f"The experiments cannot be compared: in the retrieval set {name!r}, one retrieved"
-                f" from {sizes[0]} images, the other from {sizes[1]}, and these are not the same"
-                " images, so that a rank does not mean the same in both.",
-                next_step="test both on the same sessions of the same subjects.",
-            )
+    same = [str(name) for name, candidates in first.items() if second.get(name) == candidates]
+    if not same:
+        sizes = " and ".join(str(each["n_candidates"].max()) for each in (table, baseline))
+        raise NsdError(
+            "The experiments cannot be compared: they retrieved from different candidates (at most"
+            f" {sizes} images), so that a rank does not mean the same in both.",
+            next_step="test both on the same sessions of the same subjects.",
+        )
+    return same

@@ -15,6 +15,7 @@ from nsd_pipeline.evaluation.retrieval import (
     retrieval_sets,
     score_trials,
 )
+from nsd_pipeline.evaluation.seeds import ensemble
 
 ENSEMBLE: Final = "ensemble"
 """What ``seed`` is where the estimates of several seeds were put together."""
@@ -146,17 +147,6 @@ def hash_of(names: Iterable[Any]) -> str:
     """Hash of images, or of other names, whatever their order."""
     text = "\n".join(sorted(map(str, names)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def ensemble(predictions: Floats) -> Floats:
-    """Mean (M, D) of the unit-length estimates of several seeds (S, M, D).
-
-    Scores do not ask how long an estimate is, so no training makes seeds agree on it: without
-    scaling, the seed whose estimates happen to be long would decide.
-    """
-    lengths = np.linalg.norm(predictions, axis=-1, keepdims=True)
-    mean: Floats = (predictions / np.maximum(lengths, np.finfo(np.float32).tiny)).mean(axis=0)
-    return mean
 
 
 def seeds_and_ensemble(

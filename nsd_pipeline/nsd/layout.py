@@ -49,6 +49,7 @@ IMAGE_SHAPE: Final = (425, 425, 3)
 EXPDESIGN_KEY: Final = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIM_INFO_KEY: Final = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 GENERATED_KEY: Final = "demo.json"
+LABELS_FOLDER: Final = "nsddata/freesurfer/fsaverage/label"
 """In a dataset that was generated in NSD's layout: what it was generated from. NSD has no such."""
 STIMULI_KEY: Final = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 

@@ -7,11 +7,17 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from nsd_pipeline.errors import NsdError, SourceError
-from nsd_pipeline.nsd.layout import HEMISPHERES, Hemisphere, Space, transform_keys, valid_prefix
+from nsd_pipeline.nsd.layout import (
+    HEMISPHERES,
+    LABELS_FOLDER,
+    Hemisphere,
+    Space,
+    transform_keys,
+    valid_prefix,
+)
 from nsd_pipeline.nsd.space_betas import volume_shape
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
 
-_LABELS: Final = "nsddata/freesurfer/fsaverage/label"
 _PLACE: Final = "{hemisphere}"
 _BY_PATH: Final = "name files by a path such as /my/labels/{hemisphere}.mine.mgz"
 
@@ -98,8 +104,8 @@ def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     if _PLACE in roi or "/" in roi:
         return _by_path(roi)
     source = open_source()
-    found = {side: f"{_LABELS}/{side}.{roi}.mgz" for side in HEMISPHERES}
-    offered = source.list(f"{_LABELS}/")
+    found = {side: f"{LABELS_FOLDER}/{side}.{roi}.mgz" for side in HEMISPHERES}
+    offered = source.list(f"{LABELS_FOLDER}/")
     if not set(found.values()) <= set(offered):
         names = {PurePosixPath(key).name.removesuffix(".mgz")[3:] for key in offered}
         raise SourceError(

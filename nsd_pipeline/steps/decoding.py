@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from nsd_pipeline import partitions, report
+from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.automation import carry_on_after
 from nsd_pipeline.decoding.choice import choose_trials, subjects_involved
 from nsd_pipeline.decoding.cohort import Cohort, read_trials, sessions_with
@@ -174,7 +174,7 @@ class Model(Step):
 class FmriMlp(Model):
     """The default experiment's models."""
 
-    name = "fmri_mlp"
+    name = folders.model_folder(DEFAULT)
     experiment = Experiment(name=DEFAULT)
 
 
@@ -196,7 +196,7 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
         (Model,),
         {
             "name": f"{experiment.identifier}_model",
-            "location": f"experiments/{experiment.name}/model",
+            "location": folders.model_folder(experiment.name),
             "experiment": experiment,
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,

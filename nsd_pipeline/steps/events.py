@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from nsd_pipeline import partitions
+from nsd_pipeline import folders, partitions
 from nsd_pipeline.errors import MappingError, Remake
 from nsd_pipeline.events import (
     DEFAULT_QUERY,
@@ -45,7 +45,7 @@ class EventTables(Step):
 class Events(EventTables):
     """Every event of a session, in every space."""
 
-    name = "events"
+    name = folders.EVENTS
 
     def __init__(self, store: Store, source: Source) -> None:
         super().__init__(store)
@@ -126,7 +126,7 @@ class EventFilter(dg.Config):
 class FsaverageEvents(EventTables):
     """A session's events after the space filter."""
 
-    name = "fsaverage_events"
+    name = folders.FSAVERAGE_EVENTS
 
     def __init__(self, store: Store, config: EventFilter) -> None:
         super().__init__(store)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline import partitions
+from nsd_pipeline import folders, partitions
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
 from nsd_pipeline.embeddings import (
@@ -201,7 +201,7 @@ class EncoderConfig(EncoderSettings, dg.Config):
 class Embeddings(Step):
     """Embeddings of a stimulus set's images."""
 
-    name = "stimulus_embeddings"
+    name = folders.EMBEDDINGS
     # The model is part of the version, so that the UI shows what a change of it makes stale.
     code_version = f"1 {ENCODER}"
     partitions = partitions.stimulus_sets

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline import decoding, evaluation, partitions, report
+from nsd_pipeline import decoding, evaluation, folders, partitions, report
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.decoding.choice import HELD_OUT
 from nsd_pipeline.decoding.cohort import read_data
@@ -18,7 +18,7 @@ from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_fol
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.evaluation.chance import Verdict, against_chance
-from nsd_pipeline.experiments import Experiment
+from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
@@ -191,7 +191,7 @@ class Metrics(Step):
 class RetrievalMetrics(Metrics):
     """The default experiment's metrics."""
 
-    name = "retrieval_metrics"
+    name = folders.metrics_folder(DEFAULT)
     partitions = partitions.cohorts
     model = FmriMlp
 
@@ -206,7 +206,7 @@ def metrics_step(model: type[Model]) -> type[Metrics]:
         (Metrics,),
         {
             "name": f"{experiment.identifier}_metrics",
-            "location": f"experiments/{experiment.name}/metrics",
+            "location": folders.metrics_folder(experiment.name),
             "partitions": model.partitions,
             "model": model,
         },

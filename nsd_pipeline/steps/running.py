@@ -10,12 +10,14 @@ import hashlib
 import json
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Final, ParamSpec
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import dagster as dg
 import pandas as pd
 
+from nsd_pipeline import partitions
+from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
 from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.manifest import Manifest
@@ -91,28 +93,70 @@ def in_words(error: Exception) -> str:
     )
 
 
+class _Failed(NamedTuple):
+    """A partition of an asset that ended in an error: its name, the asset's, and a message."""
+
+    partition: str
+    asset: str
+    message: str
+
+    @property
+    def named(self) -> str:
+        return f"{self.asset} {self.partition}" if self.partition else self.asset
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Asset and next step, which failures of one reason share."""
+        return self.asset, self.message.partition("\nNext step: ")[2]
+
+
+_failures: Final[dict[str, dict[str, _Failed]]] = {}
+"""What failed in a run that goes on, by the run's id and the partition."""
+
+
+def _told_once(failed: Iterable[_Failed]) -> str:
+    """Every reason once, with all partitions that it holds for."""
+    kinds: dict[tuple[str, str], list[_Failed]] = {}
+    for each in failed:
+        kinds.setdefault(each.kind, []).append(each)
+    told = []
+    for first, *others in kinds.values():
+        told.append(f"{first.named}: {first.message}")
+        if others:
+            names = partitions.in_words([each.partition for each in others])
+            told[-1] += f"\nThe same next step for {len(others)} more: {names}."
+    return "\n\n".join(told)
+
+
 def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
     """Bring the artifact of every partition of this run up to date.
 
-    One that is current is left alone. A partition that fails does not keep the others of its range
-    from being finished and recorded; the asset fails at its end.
+    One that is current is left alone. A partition that fails keeps no other one of its range from
+    being finished: they go on to the assets after this one, and are recorded; the failed one is not
+    tried by these. The run fails with its last asset, which says what failed, each once.
 
     Raises
     ------
     dagster.Failure
-        If any partition ended in an error: with a message for each, which names the artifact,
-        the partition and the next step. They are not retried: the same would happen again.
+        If any partition ended in an error, and no other one goes on: with a message for each
+        reason, which names the artifact, the partitions and the next step. They are not retried:
+        the same would happen again.
     """
     done: dict[str, dict[str, Any]] = {}
     fingerprints: list[str] = []
     up_to_date: list[str] = []
-    failed: dict[str, str] = {}
+    failed = _failures.setdefault(context.run.run_id, {})
 
     def named(partition: str) -> str:
         return f"{step.name} {partition}" if partition else step.name
 
+    def version() -> dg.DataVersion:
+        return _data_version(context, step, fingerprints)
+
     try:
         for partition in context.partition_keys if step.partitions else [""]:
+            if partition in failed:
+                continue
             try:
                 manifest, before = step.bring_up_to_date(partition)
                 if before.change is None:
@@ -125,30 +169,40 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
                 fingerprints.append(manifest.fingerprint)
                 done[partition] = {"status": status} | _shown(step.store, manifest)
             except Exception as error:  # whatever it is, it is this partition's alone
-                failed[partition] = in_words(error)
-                context.log.error(f"{named(partition)}: {failed[partition]}")
+                new = _Failed(partition, step.name, in_words(error))
+                if new.kind not in {each.kind for each in failed.values()}:
+                    context.log.error(f"{named(partition)}: {new.message}")
+                failed[partition] = new
                 if not isinstance(error, NsdError):
                     context.log.info("".join(traceback.format_exception(error)))
         # One line for all: Dagster commits each line by itself, which takes longer than the look.
         if up_to_date:
             context.log.info(f"{', '.join(up_to_date)}: up to date, nothing was redone.")
-        if failed:
-            raise dg.Failure(
-                description="\n\n".join(f"{named(each)}: {text}" for each, text in failed.items()),
-                metadata={"failed partitions": dg.MetadataValue.json(sorted(failed))},
-                allow_retries=False,
-            )
     except BaseException:
-        # Failed or interrupted: Dagster would forget what the range had finished.
-        for partition, metadata in done.items():
-            made = dg.AssetMaterialization(
-                context.asset_key, partition=partition or None, metadata=metadata
-            )
-            context.log_event(made)
+        # Interrupted: Dagster would forget what the range had finished.
+        if done:
+            record_some_partitions(context, done, version(), goes_on=False)
         raise
+    if last := is_last_of_its_run(context):
+        del _failures[context.run.run_id]
+    if failed:
+        goes_on = bool(done) and not last
+        if done:
+            record_some_partitions(context, done, version(), goes_on=goes_on)
+        if goes_on:
+            return
+        raise dg.Failure(
+            description=_told_once(failed.values()),
+            metadata={
+                "failed partitions": dg.MetadataValue.json(
+                    {each.named: each.message for each in failed.values()}
+                )
+            },
+            allow_retries=False,
+        )
     for partition, metadata in done.items():
         context.add_asset_metadata(metadata, partition_key=partition or None)
-    context.set_data_version(context.asset_key, _data_version(context, step, fingerprints))
+    context.set_data_version(context.asset_key, version())
 
 
 def _data_version(

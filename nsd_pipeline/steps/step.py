@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 import dagster as dg
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
+from nsd_pipeline.folders import artifact_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
@@ -117,7 +118,7 @@ class Step(ABC):
     @classmethod
     def key(cls, partition: str = "") -> str:
         """Where a partition's artifact lies in the store: ``events/subj01/ses07``."""
-        return "/".join(part for part in (cls.folder(), *partition.split("_")) if part)
+        return artifact_key(cls.folder(), partition)
 
     @abstractmethod
     def plan(self, partition: str) -> Plan:

@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 from pydantic import Field
 
-from nsd_pipeline import partitions
+from nsd_pipeline import folders, partitions
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
 from nsd_pipeline.nsd import layout
@@ -33,7 +33,7 @@ class SurfaceBetas(Step):
 
     name = "fsaverage5_betas"
     partitions = partitions.sessions
-    suffix = ".zarr"
+    location = folders.BETAS
 
     def __init__(self, store: Store, config: SurfaceConfig) -> None:
         super().__init__(store)

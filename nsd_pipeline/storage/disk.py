@@ -15,7 +15,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -101,11 +101,17 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Sync all files and folders below a folder, and the folder itself."""
-    paths = [
-        path
-        for parent, _, names in os.walk(folder)
-        for path in (Path(parent), *map(Path(parent).joinpath, names))
-    ]
+    sync_all(
+        [
+            path
+            for parent, _, names in os.walk(folder)
+            for path in (Path(parent), *map(Path(parent).joinpath, names))
+        ]
+    )
+
+
+def sync_all(paths: Sequence[Path]) -> None:
+    """Sync files and folders, in any order."""
     # All at once: the disk orders waiting writes as suits it, and the journal takes many together.
     with ThreadPoolExecutor(32) as threads:
         list(threads.map(sync, paths))

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import DamagedArtifactError
-from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_tree
+from nsd_pipeline.storage.damage import sha256_of, wrong_content, wrong_size_in
+from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_all, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
-from nsd_pipeline.storage.store import (
-    Store,
-    StoredFile,
-    sha256_of,
-    wrong_content,
-    wrong_size_in,
-)
+from nsd_pipeline.storage.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -120,12 +115,14 @@ class LocalStore(Store):
 
         return ZarrLocalStore(self._root / manifest.key, read_only=True)
 
+    def _keep(self, folder: Path) -> None:
+        sync_tree(folder)
+
     def _publish(self, manifest: Manifest, folder: Path) -> None:
         key = manifest.key
         # All that can fail for want of room is written before anything is replaced.
         draft = folder.with_name("manifest.json")
         draft.write_text(manifest.to_json())
-        sync_tree(folder.parent)
         target, record, next_one = self._root / key, self._record(key), self._workspace.next(key)
         # The manifest's folder first: a folder below one that has none would look like an artifact.
         for path in (record, target, next_one):
@@ -133,7 +130,7 @@ class LocalStore(Store):
         with self._workspace.lock(key):
             self._settle(key)  # what a writer that died has left
             folder.rename(next_one)
-            sync(next_one.parent)
+            sync_all([draft, next_one.parent])
             draft.replace(record)  # This publishes the artifact.
             sync(record.parent)
             self._put_in_place(key)
@@ -146,7 +143,7 @@ class LocalStore(Store):
             exchange(next_one, target, aside=self._workspace.aside(key))
         else:
             next_one.rename(target)
-        sync(target.parent)
+        # Not synced: where a power cut undoes it, whoever looks next does it again.
 
     def _settle(self, key: str) -> None:
         """Finish what a writer that died has left, if any. To be called with the lock held."""

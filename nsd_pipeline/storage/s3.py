@@ -154,8 +154,13 @@ def byte_store(client: "S3Client", bucket: str, **options: Any) -> "S3Store":
 
 
 def reason(error: Exception) -> str:
-    """First line of an error, without the server's address, which may hold a password."""
-    return re.sub(r'"?\w+://[^\s"]+"?', "the server", str(error).partition("\n")[0]).strip(" .:-")
+    """First line of an error; of an address only the server, as it may hold a password or a key."""
+    return re.sub(r'"?(\w+://[^\s"]+)"?', _server, str(error).partition("\n")[0]).strip(" .:-")
+
+
+def _server(address: re.Match[str]) -> str:
+    parts = urlsplit(address[1])
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _is_passing(status: int | None) -> bool:
@@ -191,7 +196,10 @@ def _refused(name: str, status: int | None, error: Exception) -> SourceError:
                 "NSD_SOURCE_SIGNED=1 signs requests with boto3's credentials."
             )
         case _:
-            next_step = "check the network and AWS_ENDPOINT_URL_S3, then run this step again."
+            next_step = (
+                "check the network and the server's address (NSD_SOURCE_ENDPOINT, or else"
+                " AWS_ENDPOINT_URL_S3), then run this step again."
+            )
     return SourceError(f"{name} could not be read: {reason(error)}.", next_step=next_step)
 
 

@@ -171,7 +171,8 @@ def open_group(
         Called after every read, before its value is handed out; raises if the files have become
         those of another version. None where they cannot.
     """
-    return zarr.open_group(_GuardedStore(store, files, damaged, check), mode="r")
+    # Of this format, or zarr looks for the files of others first.
+    return zarr.open_group(_GuardedStore(store, files, damaged, check), mode="r", zarr_format=3)
 
 
 def _is_right(value: Buffer, record: FileRecord) -> bool:

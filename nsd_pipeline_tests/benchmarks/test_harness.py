@@ -1,5 +1,6 @@
 """What makes a benchmark's numbers trustworthy: sides kept apart, results compared, bars judged."""
 
+import itertools
 import json
 import os
 import time
@@ -43,6 +44,17 @@ def fill(settings):
             {"bytes": block.nbytes, "calls": len(calls)},
             settings["seconds"],
         )
+
+    return repeat
+
+
+def vary(_settings):
+    """A side that takes longer each time."""
+    calls = itertools.count(1)
+
+    def repeat():
+        call = next(calls)
+        return Outcome({}, {"calls": call}, call / 10)
 
     return repeat
 
@@ -109,11 +121,26 @@ def test_what_was_shown_is_what_was_measured() -> None:
     (row,) = content["rows"]
     assert row["sides"]["ours"]["facts"] == {"bytes": MEGABYTE, "calls": 1}
     assert row["bars"] == [
-        {"what": "calls", "value": 1, "target": 2, "at_most": False, "met": False}
+        {
+            "what": "calls",
+            "value": 1,
+            "range": [1, 1],
+            "target": 2,
+            "at_most": False,
+            "met": False,
+        }
     ]
     page = to_markdown([result], {"processor": "x"}, quick=False)
     assert "| Title | calls | 1 | >= 2 | no |" in page
     assert "Title (1 MB) | ours | 0.0" in page
+
+
+def test_a_ratio_that_varies_is_told_by_its_ends_the_low_one_first() -> None:
+    row = make_row(Side("ours", vary), bars=(fact("calls", "ours", 2),))
+    result = measure(row, Inputs({}, n_touched=MEGABYTE), repetitions=3)
+    page = to_markdown([result], {}, quick=False)
+    assert "| Title | calls | 2 to 4; 3 | >= 2 | yes |" in page
+    assert "| Title | ours | 0.3 s (0.2 to 0.4) |" in page
 
 
 def test_different_results_are_refused() -> None:

@@ -11,8 +11,11 @@ from click.testing import CliRunner
 
 from nsd_pipeline.demo import write_tiny_encoder
 from nsd_pipeline.demo.__main__ import main
-from nsd_pipeline.demo.brain import HEMIFIELD, image_features, load_cortex
+from nsd_pipeline.demo.brain import HEMIFIELD, image_features, load_cortex, response_profile
+from nsd_pipeline.demo.made_files import write_labels
 from nsd_pipeline.demo.pictures import render
+from nsd_pipeline.nsd.layout import HEMISPHERES
+from nsd_pipeline.surface import read_roi
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,16 @@ def test_the_refined_mesh_has_as_many_vertices_as_fsaverage_and_keeps_the_first(
         for edges in cortex.parents
     ]
     assert lengths[1] == pytest.approx(lengths[0] / 2, rel=0.05)
+
+
+def test_the_brain_s_labels_are_where_it_responds(tmp_path: Path) -> None:
+    write_labels(tmp_path)
+    paths = {side: tmp_path / f"{side}.nsdgeneral.mgz" for side in HEMISPHERES}
+    responding = np.concatenate([response_profile(side) > 0 for side in HEMISPHERES])
+    np.testing.assert_array_equal(read_roi(paths), responding)
+    streams = {side: tmp_path / f"{side}.streams.mgz" for side in HEMISPHERES}
+    parts = [read_roi(streams, above=n - 1, up_to=n) for n in (1, 5, 6, 7)]
+    np.testing.assert_array_equal(np.sum(parts, axis=0), responding)
 
 
 def test_smooth_noise_has_unit_variance_and_neighbours_in_common() -> None:

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nsd_pipeline.embeddings import ImageEncoder, ModelError, encoder_identity
+from nsd_pipeline.embeddings.backbone import _vision_model
 from nsd_pipeline_tests.embeddings.conftest import GOLDEN, TINY_DINOV2
 
 
@@ -253,6 +254,16 @@ def test_a_configuration_that_asks_for_more_than_any_model_has_is_refused(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=says):
         ImageEncoder(folder)
+
+
+def test_large_numbers_of_a_models_text_half_are_its_own_affair(tmp_path: Path) -> None:
+    vision = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    vision |= {"intermediate_size": 8, "projection_dim": 8}
+    text = {"max_position_embeddings": 10**7}
+    config = {"model_type": "clip", "vision_config": vision, "text_config": text}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found, _ = _vision_model(tmp_path)
+    assert found.hidden_size == 8
 
 
 def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:

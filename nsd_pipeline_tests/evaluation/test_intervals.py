@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.evaluation import (
+    ensemble,
     holm,
     intervals,
     metric_intervals,
@@ -20,7 +21,6 @@ from nsd_pipeline.evaluation import (
     retrieval_metrics,
 )
 from nsd_pipeline.evaluation.drawn_images import RankedQueries, by_seed, draw_images
-from nsd_pipeline.evaluation.ranks import ensemble
 
 SETS = (None, 5)
 
@@ -152,8 +152,10 @@ def test_only_what_retrieved_from_the_same_candidates_is_compared():
     fewer = query_ranks(
         estimates[:, kept], targets[kept], images[kept], subjects[kept], **arguments
     )
-    with pytest.raises(NsdError, match=r"(?s)from 14 images, the other from 13.*same sessions"):
+    with pytest.raises(NsdError, match=r"(?s)at most 14 and 13 images.*same sessions"):
         paired_differences(table, fewer)
+    first, second = (pd.concat([table, each.assign(set="some")]) for each in (table, fewer))
+    assert not paired_differences(first, second)["metric"].str.contains("some").any()
     some = table[table["image_id"] < 42]
     assert (paired_differences(table, some)["n_images"] == 6).all()
     with pytest.raises(NsdError, match="no test image in common"):
@@ -167,3 +169,15 @@ def test_holm(p_values):
     assert adjusted.min() == pytest.approx(min(1, min(p_values) * len(p_values)))
     assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_trials", [1, 3])
+def test_one_image_has_values_but_no_interval(n_trials):
+    table = query_ranks(
+        *make_experiment(0, n_trials=n_trials, n_images=1), [0, 1, 2], set_sizes=(None,)
+    )
+    found = metric_intervals(table, 20).set_index("metric")
+    assert (found.loc["top1_acc", ["value", "low", "high"]] == 1).all()
+    pd.testing.assert_series_equal(found["low"], found["high"], check_names=False)
+    assert np.isnan(found.loc["inv_norm_rank_mean", "low"])

@@ -23,7 +23,7 @@ from nsd_pipeline.nsd.layout import (
     betas_keys,
     responses_key,
 )
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
 
 LH = betas_keys("subj01", 1, "fsaverage")[0]
 Break = Callable[[Path], None]
@@ -304,3 +304,33 @@ def test_a_range_finishes_what_it_can_and_records_it(
     assert graph.store.keys("betas/") == ["betas/subj01/ses02"]
     recorded = instance.get_materialized_partitions(dg.AssetKey("betas"))
     assert recorded == {"subj01_ses02"}
+
+
+def test_the_others_of_a_range_go_to_the_end_and_what_failed_is_told_once(
+    small_nsd: SmallNsd,
+    pipeline: Callable[..., Pipeline],
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+) -> None:
+    mirror = small_nsd.copy(tmp_path / "nsd")
+    graph = pipeline(mirror)
+    graph.run_sessions("subj01_ses01")
+    (mirror / LH.replace("session01", "session02")).unlink()
+    with pytest.raises(dg.Failure) as failure:
+        graph.run(*SESSION_ASSETS, first="subj01_ses01", last="subj01_ses04")
+    told = str(failure.value.description)
+    there = graph.store.keys("fsaverage5_betas.zarr/")
+    assert told.count("subj01_ses02: ") == 1
+    assert told.startswith("betas subj01_ses02: ")
+    for asset in SESSION_ASSETS:  # what is done stays green
+        recorded = instance.get_materialized_partitions(dg.AssetKey(asset))
+        assert recorded == {key.split(".zarr/")[1].replace("/", "_") for key in there}
+    assert "fsaverage5_betas.zarr/subj01/ses01" in there
+    versions = instance.get_latest_data_version_record(dg.AssetKey("betas"))
+    assert versions is not None
+    # Mended, it is the only one that is made.
+    (mirror / LH.replace("session01", "session02")).hardlink_to(
+        small_nsd.folder / LH.replace("session01", "session02")
+    )
+    graph.run(*SESSION_ASSETS, first="subj01_ses01", last="subj01_ses02")
+    assert graph.store.find("fsaverage5_betas.zarr/subj01/ses02")

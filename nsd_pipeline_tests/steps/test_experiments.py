@@ -5,7 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.experiments import read_experiments
@@ -14,7 +16,10 @@ from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 EXPERIMENTS = """
 small: {hidden: 8, n_epochs: 1, seeds: [0, 4]}
 line: {model: FmriLinear, n_epochs: 1, seeds: [0]}
-tuned: {hidden: 8, n_epochs: 1, seeds: [4], start_from: small, sessions: first 1, hold_out: "2"}
+alone: {hidden: 8, n_epochs: 1, seeds: [4]}
+tuned:
+  {hidden: 8, n_epochs: 1, seeds: [4], start_from: small, learning_rate: 1.0e-9, sessions: first 1,
+   hold_out: "2"}
 """
 
 
@@ -79,6 +84,20 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     graph.run("decoding_report")
     page = (graph.artifacts / "decoding_report/report.html").read_text()
     assert "subj01, tuned" not in page
+
+
+def test_a_seed_s_weights_are_those_of_its_own_run_and_can_be_begun_with(graph: Pipeline) -> None:
+    for name in ("small", "alone", "tuned"):
+        graph.run(f"{name}_model", first="subj01")
+    models = graph.artifacts / "experiments"
+    of_two = load_file(models / "small/model/subj01/seed_4/model.safetensors")
+    other = load_file(models / "small/model/subj01/model.safetensors")
+    alone = load_file(models / "alone/model/subj01/model.safetensors")
+    tuned = load_file(models / "tuned/model/subj01/model.safetensors")
+    for name, weights in of_two.items():
+        np.testing.assert_array_equal(weights, alone[name])
+        np.testing.assert_allclose(weights, tuned[name], atol=1e-7)
+    assert np.abs(of_two["lin0.weight"] - other["lin0.weight"]).max() > 1e-3
 
 
 def test_more_sessions_than_there_are_is_told(graph: Pipeline) -> None:

@@ -93,7 +93,7 @@ def test_an_error_that_is_not_ours_is_put_into_words_and_leaves_the_others_alone
             [parts], instance=instance, tags=range_tags("a", "c"), raise_on_error=False
         )
         recorded = instance.get_materialized_partitions(parts.key)
-        logged = [entry for entry in instance.all_logs(result.run_id) if entry.level == 10]
+        logged = [entry for entry in instance.all_logs(result.run_id) if entry.level == 20]
     failure = result.failure_data_for_node("parts")
     assert failure is not None
     description = str(failure.user_failure_data.description)

@@ -177,7 +177,7 @@ def test_a_machine_goes_on_where_another_was_killed(
     # Without us: any S3 client, by the version that the manifest names.
     name = f"team/artifacts/{model.key}/{model.version}/history.parquet"
     history = lab.client().get_object(Bucket=LAB, Key=name)["Body"].read()
-    assert len(pd.read_parquet(io.BytesIO(history))) == 2
+    assert len(pd.read_parquet(io.BytesIO(history))) == 3 * 2  # seeds, epochs
     assert not list((tmp_path / "b").rglob("scratch/*/*"))
 
 

@@ -1,0 +1,31 @@
+"""Where artifacts lie in a store: said once, for the steps that make them and for who reads them.
+
+A step whose artifacts nobody but other steps reads is named in its own file.
+"""
+
+from typing import Final
+
+from nsd_pipeline.experiments.entry import DEFAULT
+
+EVENTS: Final = "events"
+FSAVERAGE_EVENTS: Final = "fsaverage_events"
+BETAS: Final = "fsaverage5_betas.zarr"
+EMBEDDINGS: Final = "stimulus_embeddings"
+
+SHARED: Final = "shared"
+"""The stimulus set that every subject saw, and every model is tested on."""
+
+
+def artifact_key(folder: str, partition: str = "") -> str:
+    """Key in the store of a partition's artifact: ``events/subj01/ses07``."""
+    return "/".join(part for part in (folder, *partition.split("_")) if part)
+
+
+def model_folder(experiment: str) -> str:
+    """Folder of an experiment's models."""
+    return "fmri_mlp" if experiment == DEFAULT else f"experiments/{experiment}/model"
+
+
+def metrics_folder(experiment: str) -> str:
+    """Folder of an experiment's metrics."""
+    return "retrieval_metrics" if experiment == DEFAULT else f"experiments/{experiment}/metrics"
