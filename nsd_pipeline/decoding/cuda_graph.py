@@ -1,4 +1,4 @@
-"""Training steps as a CUDA graph: one launch for the gradients of a batch instead of some eighty.
+"""Training steps as a CUDA graph: one launch for the gradients of a batch instead of nearly 100.
 
 At batch 64 a kernel of a step runs for a few microseconds, about as long as Python takes to launch
 the next one. A graph is recorded once and launched as a whole. What it works on stays where it was
@@ -6,7 +6,7 @@ when it was recorded, so shapes are fixed: it is for full batches.
 
 AdamW's update is no part of it. OneCycleLR moves its first momentum at every step, and the fused
 kernel takes that as a number, which a graph would keep as it was. The update is launched while the
-GPU still works on the gradients, so that this costs little (measured: docs/gpu.md).
+GPU still works on the gradients, so that this costs little (docs/performance.md has the times).
 """
 
 from collections.abc import Callable, Sequence

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import DamagedArtifactError
+from nsd_pipeline.storage.damage import sha256_of, wrong_content, wrong_size_in
 from nsd_pipeline.storage.disk import Workspace, exchange, make_folder, sync, sync_all, sync_tree
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key
-from nsd_pipeline.storage.store import (
-    Store,
-    StoredFile,
-    sha256_of,
-    wrong_content,
-    wrong_size_in,
-)
+from nsd_pipeline.storage.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore

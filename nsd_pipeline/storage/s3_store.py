@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError
+from nsd_pipeline.storage.damage import wrong_content, wrong_size
 from nsd_pipeline.storage.disk import Workspace, room_for
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key, is_artifact_key, user_folder
 from nsd_pipeline.storage.s3_bucket import Bucket, MissingObjectError
-from nsd_pipeline.storage.store import ABANDONED, Store, StoredFile, wrong_content, wrong_size
+from nsd_pipeline.storage.store import ABANDONED, Store, StoredFile
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nsd_pipeline.errors import DamagedArtifactError
+from nsd_pipeline.storage.damage import wrong_size
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import check_artifact_key
-from nsd_pipeline.storage.store import Store, StoredFile, wrong_size
+from nsd_pipeline.storage.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore

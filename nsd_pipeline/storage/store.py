@@ -231,10 +231,7 @@ class Store(ABC):
         """Let an artifact appear, in place of an earlier one; the files may be moved away."""
 
     def at_once(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
-        """Ask something of this store for each name, many at a time; the answers in order.
-
-        On S3 each is some requests, and all subjects' sessions are 284.
-        """
+        """Ask something for each name, many at a time: on S3 each is some requests. In order."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(ask, names))
 
@@ -258,10 +255,8 @@ class Store(ABC):
         """Write an artifact; it appears, whole, when the ``with`` block ends without an error.
 
         After an error nothing is left, and an earlier artifact of that key is as it was. Of two
-        processes that write the same key at once, the later one's artifact stays.
-
-        For `asset` to `config` see :class:`~nsd_pipeline.storage.manifest.Manifest`.
-        `expected_bytes` is the artifact's size, as far as known, to check the disk for.
+        processes that write the same key at once, the later one's artifact stays. `asset` to
+        `config` are the manifest's; `expected_bytes` is what the disk is checked for.
 
         Raises
         ------
@@ -326,51 +321,6 @@ class Store(ABC):
             next_step="make it again.",
             remake=Remake(manifest.asset, manifest.partition),
         )
-
-
-def wrong_size(manifest: Manifest, size: Callable[[str], int | None]) -> str | None:
-    """Name the first file that is missing (its size is None) or of another size, and say so."""
-    for name, record in manifest.files.items():
-        n_bytes = size(name)
-        if n_bytes is None:
-            return f"its file {name} is missing"
-        if n_bytes != record.bytes:
-            return f"its file {name} has {n_bytes} bytes instead of {record.bytes}"
-    return None
-
-
-def wrong_size_in(folder: Path, manifest: Manifest) -> str | None:
-    """Name the first file that a folder has not got, or in another size, and say so."""
-
-    def size(name: str) -> int | None:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return (folder / name).stat().st_size
-        return None
-
-    return wrong_size(manifest, size)
-
-
-def wrong_content(folder: Path, manifest: Manifest) -> str | None:
-    """Name the first file in a folder that is not as it was written, and say how."""
-    if wrong := wrong_size_in(folder, manifest):
-        return wrong
-    with ThreadPoolExecutor() as threads:
-        found = threads.map(sha256_of, [folder / name for name in manifest.files])
-        for (name, record), sha in zip(manifest.files.items(), found, strict=True):
-            if sha != record.sha256:
-                return other_content(name)
-    return None
-
-
-def other_content(name: str) -> str:
-    """Say what is wrong with a file that has the right size and another SHA-256."""
-    return f"its file {name} has another SHA-256 than when it was written"
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _records(key: str, folder: Path) -> dict[str, FileRecord]:

@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Final
 
 from nsd_pipeline.errors import DamagedArtifactError
+from nsd_pipeline.storage.damage import other_content
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.snapshot import Snapshot
-from nsd_pipeline.storage.store import ABANDONED, Store, other_content
+from nsd_pipeline.storage.store import ABANDONED, Store
 
 _VERSION: Final = re.compile(r"(?P<key>.+?)/\d{8}T\d{6}-[0-9a-f]{8}/.+")
 """A file of a version of an artifact on S3: see `s3_store`."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import boto3
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+from nsd_pipeline.cli import main
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.stages import known_stages
@@ -154,3 +155,10 @@ def test_on_s3_every_manifest_is_asked_for_once(
     finally:
         server.stop()
     assert len(asked) == 2 * (n_artifacts + 2), "two listings, for either of two commands"
+
+
+def test_shells_complete_subjects(nsd: Nsd) -> None:
+    assert "_NSD_COMPLETE=bash_complete" in nsd("completion", "bash").stdout
+    words = {"_NSD_COMPLETE": "bash_complete", "COMP_WORDS": "nsd plan subj0", "COMP_CWORD": "2"}
+    done = CliRunner().invoke(main, prog_name="nsd", env=words)
+    assert "plain,subj01" in done.stdout
