@@ -107,7 +107,7 @@ def surface_map(
         bar_axes = figure.add_axes((0.08, 0.32 / _HEIGHT, 0.55, 0.09 / _HEIGHT))
         bar = figure.colorbar(mappable, cax=bar_axes, extend="both", orientation="horizontal")
         bar.outline.set_visible(False)
-        bar.locator = MaxNLocator(4)
+        bar.locator = MaxNLocator(3)
         bar.update_ticks()
         bar.ax.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=2.5)
         bar.ax.set_title(colorbar_label, fontsize=TEXT_SIZE, color=INK, loc="left", pad=4)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -32,8 +33,9 @@ _IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seeds")
 """Settings that are named above the table if all results share them."""
 _SAFE: Final = " !$()*,-./:;=@[]_{|}~"
 """What may stand in an address within quotes as it is."""
-_EMBEDDED_WIDTH: Final = 640
-"""Pixels of a photograph's or a brain's picture within the page."""
+_MANY: Final = 40
+"""From so many results on, pictures within the page are small: else 20 experiments of 9 cohorts are
+54 MB instead of 30. The files of the artifacts are as large as ever."""
 _OPEN_AT_FIRST: Final = 2
 """Up to so many results are seen without a click."""
 
@@ -165,7 +167,7 @@ def render_page(
         experiments.setdefault(result.experiment, []).append(result)
     shared = shared_settings([result.settings for result in results])
     return (
-        _environment()
+        _environment(small=len(results) >= _MANY)
         .get_template("page.html.j2")
         .render(
             results=results,
@@ -214,7 +216,7 @@ def _cells(results: Sequence[Result], metric: str) -> dict[tuple[str, str], dict
     return cells
 
 
-def _environment() -> "Environment":
+def _environment(*, small: bool) -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -225,7 +227,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update(
-        embedded=_embedded,
+        embedded=partial(_embedded, small=small),
         data_uri=lambda text: f"data:text/plain;base64,{_base64(text.encode())}",
         metric_label=metric_label,
         metrics_table=lambda result: readable_metrics(result.metrics).to_dict("records"),
@@ -243,17 +245,17 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _embedded(picture: Picture) -> str:
+def _embedded(picture: Picture, *, small: bool) -> str:
     """Address of a picture within the page: lines as SVG, photographs and brains as WebP.
 
-    With 20 experiments of 9 cohorts there are 900 pictures. As WebP a brain has 50 KB; as PNG,
-    and as SVG with a JPEG inside, it has 250.
+    As WebP a brain has 50 KB; as PNG, and as SVG with a JPEG inside, it has 250.
     """
-    if picture.svg and b"<image" not in picture.svg:
+    if picture.svg and b"<image" not in picture.svg and not small:
         return f"data:image/svg+xml,{quote(picture.svg, safe=_SAFE)}"
     from PIL import Image
 
     image, webp = Image.open(io.BytesIO(picture.png)).convert("RGB"), io.BytesIO()
-    image.thumbnail((_EMBEDDED_WIDTH, 10 * _EMBEDDED_WIDTH))
-    image.save(webp, format="webp", quality=75)
+    width, quality = (420, 60) if small else (640, 75)
+    image.thumbnail((width, 10 * width))
+    image.save(webp, format="webp", quality=quality)
     return f"data:image/webp;base64,{_base64(webp.getvalue())}"

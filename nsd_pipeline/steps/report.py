@@ -373,10 +373,10 @@ def _downloads(table: pd.DataFrame, differences: pd.DataFrame) -> dict[str, str]
     """Tables by the name of the file that they are offered as."""
     first = ["experiment", "cohort", "metric"]
     results = table[[*first, *(name for name in table if name not in first)]]
-    tables = {"results.csv": results.to_csv(index=False)}
+    tables = {"results.csv": results.to_csv(index=False, float_format="%.6g")}
     tables["results.tex"] = "\n".join(
         report.to_latex(results, metric, f"tab:{metric}") for metric in report.MAIN_METRICS
     )
     if not differences.empty:
-        tables["differences.csv"] = differences.to_csv(index=False)
+        tables["differences.csv"] = differences.to_csv(index=False, float_format="%.6g")
     return tables

@@ -78,6 +78,11 @@ def test_page_is_self_contained():
     assert [html.unescape(unquote(each)).encode() for each in lines] == [LINES.svg] * 2
     (webp,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
     assert Image.open(io.BytesIO(base64.b64decode(webp))).size == (640, 213)
+    both = Picture(photograph().png, LINES.svg)
+    many = [result(f"e{i}", figures=[PageFigure("Ranks", both)]) for i in range(40)]
+    small = re.findall(r'src="data:image/webp;base64,([^"]+)"', render_page(many, created=CREATED))
+    assert len(small) == 40
+    assert Image.open(io.BytesIO(base64.b64decode(small[0]))).size == (420, 140)
 
 
 def test_page_has_experiments_by_cohorts_with_intervals_and_where_they_come_from():
