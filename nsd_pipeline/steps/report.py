@@ -336,7 +336,7 @@ def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
 
 def comparable_settings(model: Manifest) -> dict[str, Any]:
     """What two models must have in common if their numbers are to be compared."""
-    # What an earlier version did not know, and what another decoder has no use for, has its default.
+    # What an earlier version did not know, or another decoder does not use, has its default.
     training = TrainingConfig.of_model(model.config).model_dump(
         mode="json", exclude={"n_processes"}
     )
