@@ -322,5 +322,5 @@ def _require_memory(train: Trials, validation: Trials, size: int, device: torch.
         raise NsdError(
             f"Ridge regression of {train.n_trials} trials of {n_features} values takes"
             f" {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB of memory are free on {device}.",
-            next_step="fit it where there is more memory, on fewer sessions, or with `roi`.",
+            next_step="fit it where there is more memory, on fewer sessions, or with `region`.",
         )

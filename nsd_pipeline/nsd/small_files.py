@@ -71,6 +71,18 @@ def copy_transforms(source: Source, found: Transforms, folder: Path) -> dict[str
     return {key: local_file(source, info, folder) for key, info in found.objects.items()}
 
 
+STREAMS: Final = {
+    1: "early",
+    2: "midventral",
+    3: "midlateral",
+    4: "midparietal",
+    5: "ventral",
+    6: "lateral",
+    7: "parietal",
+}
+"""Regions of NSD's label ``streams``, by their numbers."""
+
+
 @dataclass(frozen=True)
 class LabelFiles:
     """A region's files: `versions` identify their content, by key or path.

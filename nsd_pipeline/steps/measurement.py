@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final, NamedTuple
 
 import dagster as dg
@@ -17,10 +19,12 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.embeddings import describe_encoder
+from nsd_pipeline.errors import SourceError
 from nsd_pipeline.evaluation.chance import Verdict, against_chance
 from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
+from nsd_pipeline.nsd.small_files import STREAMS, find_labels
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlp, Model, collect_cohort, group_of, model_step
 from nsd_pipeline.steps.images import Stimuli
@@ -29,6 +33,7 @@ from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.surface import read_labels
 
 METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
@@ -122,6 +127,7 @@ class Metrics(Step):
             "test images": int(among_all["n_candidates"].iloc[0]),
             "pictures": Stimuli.pictures(self.store, partitions.SHARED),
             **self._held_out(draft, trained, options, trials),
+            **self._by_stream(found.contributions),
             "metrics": json.loads(readable.to_json(orient="records")),
         }
 
@@ -166,6 +172,28 @@ class Metrics(Step):
         table.to_parquet(draft.folder / HELD_OUT_FILE, index=False)
         value = table.set_index("metric")["value"].to_dict()
         return {f"held-out sessions {name}": value[name] for name in _HEADLINES}
+
+    def _by_stream(self, contributions: NDArray[np.float32]) -> dict[str, Any]:
+        """What the vertices (V,) of each visual stream add to the score, where NSD's labels are."""
+        try:
+            labels = find_labels(self.open_source, "streams")
+        except SourceError:
+            return {}
+        with TemporaryDirectory() as folder:
+            stream = read_labels(labels.copy(Path(folder)))
+        parts = {name: contributions[stream == number] for number, name in STREAMS.items()}
+        parts["elsewhere"] = contributions[~np.isin(stream, list(STREAMS))]
+        return {
+            "contribution by stream": [
+                {
+                    "stream": name,
+                    "vertices": len(values),
+                    "adds to the score": float(np.nansum(values)),  # a vertex may have no data
+                }
+                for name, values in parts.items()
+                if len(values)
+            ]
+        }
 
     def _draw_photographs(
         self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame

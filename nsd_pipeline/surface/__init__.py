@@ -5,7 +5,7 @@ Surface data are always on fsaverage5 here, 10,242 vertices a hemisphere, left h
 
 from nsd_pipeline.surface.cleaned_runs import clean
 from nsd_pipeline.surface.interpolation import interpolate
-from nsd_pipeline.surface.meshes import downsample, read_roi
+from nsd_pipeline.surface.meshes import downsample, read_labels, read_roi
 from nsd_pipeline.surface.nsd_transforms import read_operator
 from nsd_pipeline.surface.projected_betas import betas_from_nifti, betas_from_voxels, read_betas
 from nsd_pipeline.surface.projection import project_volume
@@ -30,6 +30,7 @@ __all__ = [
     "interpolate",
     "project_volume",
     "read_betas",
+    "read_labels",
     "read_operator",
     "read_roi",
     "read_session",

@@ -80,6 +80,12 @@ def downsample(data: NDArray[Any], mesh: Mesh = "fsaverage5") -> NDArray[Any]:
     return np.concatenate([data[:n_target], data[n_source : n_source + n_target]])
 
 
+def read_labels(paths: Mapping[Hemisphere, Path]) -> NDArray[np.float64]:
+    """Label (20484,) of every fsaverage5 vertex; files and errors are those of `read_roi`."""
+    halves = [_values(paths[side])[:FSAVERAGE5_VERTICES] for side in HEMISPHERES]
+    return np.concatenate(halves).astype(np.float64)
+
+
 def read_roi(
     paths: Mapping[Hemisphere, Path], *, above: float = 0.0, up_to: float | None = None
 ) -> NDArray[np.bool_]:
@@ -106,17 +112,14 @@ def read_roi(
     NotEnoughDataError
         If no vertex is within the bounds.
     """
-    halves = []
-    for hemisphere in HEMISPHERES:
-        values = _values(paths[hemisphere])[:FSAVERAGE5_VERTICES]
-        halves.append((values > above) & (values <= (np.inf if up_to is None else up_to)))
-    roi: NDArray[np.bool_] = np.concatenate(halves)
+    values = read_labels(paths)
+    roi: NDArray[np.bool_] = (values > above) & (values <= (np.inf if up_to is None else up_to))
     if not roi.any():
         bounds = f"above {above}" + ("" if up_to is None else f" and up to {up_to}")
         raise NotEnoughDataError(
             f"No fsaverage5 vertex has a value {bounds} in"
             f" {' or '.join(str(path) for path in paths.values())}.",
-            next_step="change roi_above or roi_up_to, or choose another region.",
+            next_step="change region_above or region_up_to, or choose another region.",
         )
     return roi
 
