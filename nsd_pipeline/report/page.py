@@ -116,12 +116,15 @@ class Overview:
         What could not be compared, and why.
     baseline
         What is compared to.
+    ceilings
+        Noise ceilings of subjects.
     """
 
     figures: Sequence[PageFigure] = ()
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
     baseline: str = "default"
+    ceilings: Sequence[PageFigure] = ()
 
 
 def render_page(

@@ -1,25 +1,32 @@
 """One page across experiments and cohorts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import dagster as dg
 import pandas as pd
 
 from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
-from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.embeddings import describe_encoder
-from nsd_pipeline.errors import NotEnoughDataError, NsdError
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
+from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.resources import StoreResource
+from nsd_pipeline.steps.ceiling import Ceiling
+from nsd_pipeline.steps.comparison import (
+    MAIN_METRIC,
+    Measured,
+    comparable_settings,
+    compare,
+    figures_across,
+    learned_from,
+)
 from nsd_pipeline.steps.images import GENERATED
 from nsd_pipeline.steps.measurement import (
     DRAWN_FILE,
     METRICS_FILE,
-    QUERIES_FILE,
     VERTICES_FILE,
     Metrics,
     read_verdict,
@@ -31,12 +38,6 @@ from nsd_pipeline.storage.store import Draft, Store
 
 PAGE_FILE = "report.html"
 SURFACE_FILE = "surface.html"
-
-_METRIC: Final = report.MAIN_METRICS[0]
-"""What experiments are compared by, and curves are drawn of."""
-
-
-_COMPARED: Final = ("difference", "low", "high", "p_value", "n_images")
 
 
 class _Figure(NamedTuple):
@@ -67,24 +68,6 @@ _FIGURES: Final = {
 }
 
 
-class Measured(NamedTuple):
-    """Models of an experiment and a cohort, and what was measured of them."""
-
-    step: type[Metrics]
-    metrics: Manifest
-    model: Manifest
-
-    @property
-    def experiment(self) -> str:
-        """Name of the experiment."""
-        return self.step.model.experiment.name
-
-    @property
-    def cohort(self) -> str:
-        """Name of the cohort."""
-        return str(self.metrics.partition)
-
-
 class Report(Step):
     """One HTML page about every experiment and cohort that was measured."""
 
@@ -107,8 +90,12 @@ class Report(Step):
                 next_step="make retrieval_metrics of a cohort first.",
             )
 
+        ceilings = (store.find(Ceiling.key(subject)) for subject in SUBJECTS)
+        self._ceilings = [ceiling for ceiling in ceilings if ceiling]
+
     def plan(self, partition: str) -> Plan:
         made_from = [each for found in self._measured for each in (found.metrics, found.model)]
+        made_from += self._ceilings
         return Plan(inputs={manifest.key: manifest.fingerprint for manifest in made_from})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
@@ -119,8 +106,8 @@ class Report(Step):
                 for each in results
             ]
         )
-        differences, notes = self._differences()
-        figures = self._figures_across(table, differences)
+        differences, notes = compare(self.store, self._measured)
+        figures = figures_across(self._measured, table, differences)
         for name, figure in figures.items():
             write_figure(draft, name, figure.picture)
         surface = self._surface(draft)
@@ -130,7 +117,9 @@ class Report(Step):
         page = report.render_page(
             results,
             created=datetime.now(UTC),
-            overview=report.Overview([*figures.values()], differences, notes, DEFAULT),
+            overview=report.Overview(
+                [*figures.values()], differences, notes, DEFAULT, self._brains()
+            ),
             descriptions={
                 each.experiment: each.step.model.experiment.description for each in self._measured
             },
@@ -180,9 +169,13 @@ class Report(Step):
             ],
             {
                 "Top-1 among 300 drawn images, the literature's protocol": self._drawn(metrics),
+                "What each visual stream adds to the score of the image that was seen": {
+                    each["stream"]: f"{each['adds to the score']:+.3g}, {each['vertices']} vertices"
+                    for each in metrics.metadata.get("contribution by stream", ())
+                },
                 "Trials": model.metadata["trials"],
                 "Sessions": {
-                    "learned from": _learned_from(model),
+                    "learned from": learned_from(model),
                     "at hand": model.metadata["sessions"],
                 },
                 "Settings of the training": model.config,
@@ -218,87 +211,18 @@ class Report(Step):
             for direction, row in seeds.iterrows()
         }
 
-    def _differences(self) -> tuple[pd.DataFrame, list[str]]:
-        """Compare experiments to the default; say what cannot be compared, and why."""
-        found: list[pd.DataFrame] = []
-        notes = []
-        baselines = {each.cohort: each for each in self._measured if each.experiment == DEFAULT}
-        for each in self._measured:
-            baseline = baselines.get(each.cohort)
-            if baseline is None or baseline is each:
-                continue
-            if not (QUERIES_FILE in each.metrics.files and QUERIES_FILE in baseline.metrics.files):
-                continue  # measured by an earlier version
-            try:
-                compared = evaluation.paired_differences(
-                    self._queries(each), self._queries(baseline)
-                )
-            except NsdError as error:
-                notes.append(f"{each.experiment}, {each.cohort}: {error}")
-                continue
-            row = compared.loc[compared["metric"] == _METRIC, list(_COMPARED)]
-            found.append(row.assign(experiment=each.experiment, cohort=each.cohort))
-        if not found:
-            return pd.DataFrame(), notes
-        table = pd.concat(found, ignore_index=True)
-        table["p_holm"] = evaluation.holm(table["p_value"])
-        return table[["experiment", "cohort", *_COMPARED, "p_holm"]], notes
-
-    def _queries(self, measured: Measured) -> pd.DataFrame:
-        """Ranks of single trials among all images."""
-        queries = pd.read_parquet(self.store.folder(measured.metrics.key) / QUERIES_FILE)
-        return queries[(queries["set"] == "all") & (queries["aggregation"] == "")]
-
-    def _figures_across(
-        self, table: pd.DataFrame, differences: pd.DataFrame
-    ) -> dict[str, report.PageFigure]:
-        """Figures of several results, as far as there is something to compare."""
-        of_sessions = {
-            (each.experiment, each.cohort): len(_learned_from(each.model))
-            for each in self._measured
-        }
-        settings = {each.experiment: comparable_settings(each.model) for each in self._measured}
-        results = table[table["metric"] == _METRIC].reset_index(drop=True)
-        results["sessions"] = [
-            of_sessions[pair] for pair in zip(results["experiment"], results["cohort"], strict=True)
+    def _brains(self) -> list[report.PageFigure]:
+        """Noise ceilings of the subjects that have one."""
+        return [
+            report.PageFigure(
+                f"Noise ceiling of {made.partition}",
+                picture,
+                f"Median ncsnr {made.metadata['median ncsnr']:.2f}, from"
+                f" {made.metadata['images shown three times']} images that were shown three times.",
+            )
+            for made in self._ceilings
+            if (picture := read_figure(self.store.folder(made.key), "noise_ceiling"))
         ]
-        results[["value", "low", "high", "chance"]] *= 100
-        axis = f"{report.metric_label(_METRIC)} (%)"
-        chance = "The dotted line is chance."
-        found: dict[str, report.PageFigure] = {}
-
-        def add(name: str, title: str, picture: report.Picture, caption: str) -> None:
-            caption = f"{caption} Bars are 95 % intervals over test images."
-            found[name] = report.PageFigure(title, picture, caption)
-
-        rows = results.assign(group=results["experiment"], label=results["cohort"])
-        add("overview", "All results", report.interval_rows(rows, axis), "The red line is chance.")
-        if not differences.empty:
-            rows = differences.assign(group=differences["experiment"], label=differences["cohort"])
-            rows = rows.rename(columns={"difference": "value"})
-            rows[["value", "low", "high"]] *= 100
-            picture = report.interval_rows(rows, f"{axis}, difference in points", reference=0)
-            caption = "On the same images. Grey where the interval holds 0."
-            add("differences", f"Differences to {DEFAULT}", picture, caption)
-        for name, title, xlabel, points in (
-            (
-                "learning_curve",
-                "Learning curve",
-                "sessions learned from",
-                report.learning_curve(results, settings),
-            ),
-            (
-                "new_subject",
-                "A new subject",
-                "own sessions learned from",
-                report.new_subject_curve(results, settings),
-            ),
-        ):
-            if len(points):
-                add(name, title, report.interval_curves(points, xlabel, axis), chance)
-        if len(rows := report.regions(results, settings)):
-            add("regions", "Regions", report.interval_rows(rows, axis), "The red line is chance.")
-        return found
 
     def _surface(self, draft: Draft) -> str:
         """Write the brain that can be turned, of the first result that has one; its file's name."""
@@ -319,6 +243,7 @@ class Report(Step):
 def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
     """Asset of the page, given the steps of every experiment's metrics by its name."""
     needed = [each.name for step in steps.values() for each in (step, step.model)]
+    needed.append(Ceiling.name)
 
     @step_asset(
         Report,
@@ -334,40 +259,17 @@ def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
     return decoding_report
 
 
-def comparable_settings(model: Manifest) -> dict[str, Any]:
-    """What two models must have in common if their numbers are to be compared."""
-    # What an earlier version did not know, or another decoder does not use, has its default.
-    training = TrainingConfig.of_model(model.config).model_dump(
-        mode="json", exclude={"n_processes"}
-    )
-    return {
-        "decoder": training.pop("model"),
-        "data": training.pop("preset"),
-        **training,
-        # The one that the fMRI is from, whether or not it was asked for.
-        "space": model.metadata.get("space", report.NOT_RECORDED),
-        "image encoder": describe_encoder(model.metadata["encoder"]),
-        "version of the code": model.code_version,
-    }
-
-
-def _learned_from(model: Manifest) -> Sequence[str]:
-    """Sessions that a model learned from."""
-    learned: Sequence[str] = model.metadata.get("sessions learned from", model.metadata["sessions"])
-    return learned
-
-
 def _results_in_words(table: pd.DataFrame) -> list[dict[str, str]]:
     """The main metric of every result, as the UI shows it."""
     return [
         {
             "experiment": row["experiment"],
             "cohort": row["cohort"],
-            report.metric_label(_METRIC): report.metric_text(_METRIC, row["value"]),
-            "95 % interval": report.interval_text(_METRIC, row["low"], row["high"]),
-            "chance": report.metric_text(_METRIC, row["chance"]),
+            report.metric_label(MAIN_METRIC): report.metric_text(MAIN_METRIC, row["value"]),
+            "95 % interval": report.interval_text(MAIN_METRIC, row["low"], row["high"]),
+            "chance": report.metric_text(MAIN_METRIC, row["chance"]),
         }
-        for row in table[table["metric"] == _METRIC].to_dict("records")
+        for row in table[table["metric"] == MAIN_METRIC].to_dict("records")
     ]
 
 

@@ -113,13 +113,17 @@ def test_page_shows_differences_and_how_many_they_are_corrected_for():
             [result()],
             created=CREATED,
             overview=Overview(
-                differences=pd.DataFrame(rows | rest), notes=["windows: other images"]
+                differences=pd.DataFrame(rows | rest),
+                notes=["windows: other images"],
+                ceilings=[PageFigure("Noise ceiling of subj01", LINES)],
             ),
         )
     )
     assert "linear all −4.2 −6.0 to +0.1 9 < 0.001 0.012" in html.unescape(page)  # noqa: RUF001
     assert "corrected for 1 comparisons" in page
     assert "windows: other images" in page
+    assert "Noise ceiling of subj01" in page
+    assert "does not bound how well images are retrieved" in page
 
 
 def test_page_warns_of_photographs_only_when_it_has_some():

@@ -91,6 +91,7 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
         "experiments/line/model/subj01",
         "experiments/line/metrics/subj01",
     }
+    graph.run("noise_ceiling", first="subj01")
     # Beside the default, each has a difference.
     quick = {"fmri_mlp": {"hidden": 8, "n_epochs": 1}}
     with suppress(AtChance):
@@ -98,6 +99,7 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     graph.run("decoding_report")
     page = (folder / "report.html").read_text()
     assert "tuned, subj01" not in page
+    assert "Noise ceiling of subj01" in page
     differences = pd.read_csv(folder / "differences.csv")
     assert differences["experiment"].tolist() == ["small", "line"]
     assert (differences["low"] <= differences["difference"]).all()
