@@ -1,9 +1,9 @@
-"""Row of a training that is larger than the memory given to it."""
+"""Rows of trainings on a store: larger than the memory given to it, and with several seeds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ SHARE: Final = 0.25
 
 _STREAMED: Final = "ours, from the store"
 _IN_MEMORY: Final = "ours, all in memory"
+_ONE_RUN: Final = "three seeds in one run"
+_THREE_RUNS: Final = "three runs of one seed"
 
 
 @contextmanager
@@ -34,8 +36,8 @@ def _stored(folder: Path, quick: bool) -> Iterator[Inputs]:
     )
 
 
-def train(settings: Settings) -> Repeat:
-    """One epoch and its validation, over betas that were read before or are read meanwhile."""
+def _splits(settings: Settings) -> "tuple[Trials, Trials]":
+    """Trials to learn from and to validate on; read here unless they are streamed later."""
     from nsd_pipeline import decoding
     from nsd_pipeline.storage.opening import open_store
     from nsd_pipeline.surface import SessionRows
@@ -74,7 +76,14 @@ def train(settings: Settings) -> Repeat:
         )
     else:
         kept = decoding.assemble_trials(trials, opened, number, images)
-    splits = kept.split("train"), kept.split("val")
+    return kept.split("train"), kept.split("val")
+
+
+def train(settings: Settings) -> Repeat:
+    """One epoch and its validation, over betas that were read before or are read meanwhile."""
+    from nsd_pipeline import decoding
+
+    splits = _splits(settings)
     config = decoding.TrainingConfig(n_epochs=1, batch_size=BATCH)
 
     def repeat() -> Outcome:
@@ -84,7 +93,35 @@ def train(settings: Settings) -> Repeat:
     return repeat
 
 
+def train_seeds(settings: Settings) -> Repeat:
+    """Three seeds from the store to their weights: read once for all, or once for each."""
+    from nsd_pipeline import decoding
+
+    config = decoding.TrainingConfig(n_epochs=2, batch_size=BATCH)
+    runs: list[list[int]] = [[0, 1, 2]] if settings["together"] else [[0], [1], [2]]
+
+    def repeat() -> Outcome:
+        losses: dict[str, Any] = {}
+        for seeds in runs:
+            splits = _splits({**settings, "streamed": False})
+            found = decoding.train_seeds(config, *splits, seeds=seeds, device="cpu")
+            losses |= {f"seed {seed}": each.history["val/loss"] for seed, each in found.items()}
+        return Outcome(losses)
+
+    return repeat
+
+
 ROWS: Final = (
+    Row(
+        "seeds",
+        "Three seeds of a subject's model, from the store",
+        _stored,
+        (
+            Side(_ONE_RUN, train_seeds, {"together": True}),
+            Side(_THREE_RUNS, train_seeds, {"together": False}),
+        ),
+        (faster(_ONE_RUN, _THREE_RUNS, 1.0),),
+    ),
     Row(
         "training-streamed",
         "Training on betas that do not fit into memory",
