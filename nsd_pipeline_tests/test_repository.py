@@ -72,5 +72,5 @@ def test_the_tests_that_the_page_on_reliability_names_are_there() -> None:
 
 def test_types_are_part_of_the_package() -> None:
     data = PROJECT["tool"]["setuptools"]["package-data"]
-    assert "py.typed" in data["nsd_pipeline"]
+    assert data["nsd_pipeline"] == ["py.typed", "*.pyi"]
     assert (ROOT / "nsd_pipeline/py.typed").exists()

@@ -124,8 +124,10 @@ def figures_across(
 
 def comparable_settings(model: Manifest) -> dict[str, Any]:
     """What two models must have in common if their numbers are to be compared."""
-    # What an earlier version did not know had the value that is the default now.
-    training = TrainingConfig.of_model(model.config).decisive()
+    # What an earlier version did not know, or another decoder does not use, has its default.
+    training = TrainingConfig.of_model(model.config).model_dump(
+        mode="json", exclude={"n_processes"}
+    )
     return {
         "decoder": training.pop("model"),
         "data": training.pop("preset"),
