@@ -79,6 +79,9 @@ sessions_to_subjects = dg.StaticPartitionMapping(_subject_of)
 sessions_to_every_subject = dg.StaticPartitionMapping(
     {session: set(SUBJECTS) for session in SESSIONS}
 )
+stimulus_sets_to_subjects = dg.StaticPartitionMapping(
+    {SHARED: set(SUBJECTS)} | {subject: {subject} for subject in SUBJECTS}
+)
 stimulus_sets_to_every_subject = dg.StaticPartitionMapping(
     {stimulus_set: set(SUBJECTS) for stimulus_set in STIMULUS_SETS}
 )

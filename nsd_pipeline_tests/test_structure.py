@@ -153,6 +153,7 @@ def test_an_experiment_depends_on_what_it_needs_and_on_nothing_else() -> None:
             "clip": {"encoder": encoder},
             "clip2": {"encoder": encoder, "training": TrainingConfig(model="FmriLinear")},
             "later": {"training": TrainingConfig(start_from="clip", train_on="others")},
+            "last": {"training": TrainingConfig(start_from="later")},
         }.items()
     }
     graph = build_defs("nsd", "artifacts", experiments).resolve_asset_graph()
@@ -167,6 +168,10 @@ def test_an_experiment_depends_on_what_it_needs_and_on_nothing_else() -> None:
     assert needs("windows_model") == {"fsaverage5_series", "bold_events", "stimulus_embeddings"}
     assert needs("clip_model") == needs("clip2_model") == {*betas, clip}
     assert needs("later_model") == {*betas, "stimulus_embeddings", "clip_model"}
+    # There is no model of all subjects to begin with.
+    last = graph.get(dg.AssetKey("last_model")).partitions_def
+    assert last is not None
+    assert "all" not in last.get_partition_keys()
     spaces = {"mine": Experiment(name="mine", training=TrainingConfig(space="func1mm"))}
     graph = build_defs("nsd", "artifacts", experiments | spaces).resolve_asset_graph()
     assert needs("betas") == {"experiment_design", "fsaverage5_operator"}

@@ -190,7 +190,10 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
     """
     if experiment.is_default:
         return FmriMlp
-    own = experiment.training.train_on == "own"
+    # Others teach a model of one subject, not one of all; nor is there one of all to begin with.
+    of_subjects = experiment.training.train_on != "own" or (
+        starts_from is not None and starts_from.partitions is partitions.subjects
+    )
     return type(
         "ExperimentModel",
         (Model,),
@@ -200,7 +203,7 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
             "experiment": experiment,
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,
-            "partitions": partitions.cohorts if own else partitions.subjects,
+            "partitions": partitions.subjects if of_subjects else partitions.cohorts,
         },
     )
 
@@ -255,10 +258,15 @@ def collect_cohort(
 
 def model_asset(step: type[Model]) -> dg.AssetsDefinition:
     """Asset of an experiment's models; the default's settings can be changed for a run."""
-    experiment, own = step.experiment, step.partitions is partitions.cohorts
+    experiment = step.experiment
     fmri, events, _ = FMRI_STEPS[experiment.training.preset]
-    sessions = partitions.sessions_to_cohorts if own else partitions.sessions_to_every_subject
-    sets = partitions.stimulus_sets_to_cohorts if own else partitions.stimulus_sets_to_every_subject
+    if experiment.training.train_on != "own":
+        sessions = partitions.sessions_to_every_subject
+        sets = partitions.stimulus_sets_to_every_subject
+    elif step.partitions is partitions.cohorts:
+        sessions, sets = partitions.sessions_to_cohorts, partitions.stimulus_sets_to_cohorts
+    else:
+        sessions, sets = partitions.sessions_to_subjects, partitions.stimulus_sets_to_subjects
     deps = [
         dg.AssetDep(fmri.name, partition_mapping=sessions),
         dg.AssetDep(events.name, partition_mapping=sessions),

@@ -1,5 +1,6 @@
 """A region of interest is kept beside the betas, and a model can be restricted to it."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -62,7 +63,8 @@ def test_a_model_can_be_restricted_to_a_region(
 ) -> None:
     mirror = small_nsd.copy(tmp_path / "nsd")
     folder = mirror / "nsddata/freesurfer/fsaverage/label"
-    folder.mkdir(parents=True)
+    shutil.rmtree(folder)  # the demo's own
+    folder.mkdir()
     for side, path in labels.items():
         path.rename(folder / path.name)
         general = (streams[side] > 0).astype(np.float32)[:, None, None]
