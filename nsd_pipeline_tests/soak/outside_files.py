@@ -492,7 +492,7 @@ def _checkpoint() -> list[bytes]:
 
     def write(path: Path) -> None:
         Checkpoint(path, "recipe").write(
-            TrainingConfig(), torch.device("cpu"), {"a": torch.ones(3)}, {"epoch": 1}
+            TrainingConfig(), 0, torch.device("cpu"), {"a": torch.ones(3)}, {"epoch": 1}
         )
 
     return _written("checkpoint", write)
@@ -501,7 +501,7 @@ def _checkpoint() -> list[bytes]:
 def _read_checkpoint(path: Path) -> None:
     import torch
 
-    Checkpoint(path, "recipe").read(TrainingConfig(), torch.device("cpu"))
+    Checkpoint(path, "recipe").read(TrainingConfig(), 0, torch.device("cpu"))
 
 
 def _model_jsons() -> list[bytes]:
