@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import data
 from benchmarks.harness import Bar, Inputs, Row, Side, Sides
 from benchmarks.worker import Outcome, Repeat, Settings
+from nsd_pipeline.nsd.layout import N_VERTICES
 
 # --- publishing --------------------------------------------------------------------------------
 
@@ -38,15 +39,8 @@ def publish(settings: Settings) -> Repeat:
     store = open_store(Path(settings["folder"], "published"))
 
     def write(number: int) -> None:
-        with store.write(
-            f"fsaverage5_betas.zarr/subj01/ses{number}",
-            asset="fsaverage5_betas",
-            partition=None,
-            fingerprint="benchmark",
-            code_version="1",
-            inputs={},
-            config={},
-        ) as draft:
+        key = f"fsaverage5_betas.zarr/subj01/ses{number}"
+        with data.writing_betas(store, key) as draft:
             write_session(draft.folder, betas, statistics, {})
 
     return partial(_timed, write, itertools.count())
@@ -85,7 +79,7 @@ def write_one_file(settings: Settings) -> Repeat:
 
 
 def _betas(settings: Settings) -> NDArray[np.float32]:
-    shape = (settings["n_trials"], data.N_VERTICES)
+    shape = (settings["n_trials"], N_VERTICES)
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 

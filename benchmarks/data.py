@@ -1,16 +1,19 @@
 """Inputs that several rows share: made once below the benchmark's folder, always the same."""
 
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.nsd import mgh
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, FSAVERAGE_VERTICES, HEMISPHERES
+from nsd_pipeline.nsd.layout import FSAVERAGE_VERTICES, HEMISPHERES, N_VERTICES
 
-N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
+if TYPE_CHECKING:
+    from nsd_pipeline.storage.store import Draft, Store
+
 _GRID: Final = (91, 109, 91)
 _AFFINE: Final = ((-2.0, 0, 0, 90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1))
 
@@ -79,19 +82,24 @@ def subject_store(folder: Path, n_sessions: int, *, n_trials: int) -> tuple[Path
         bounds = range(0, shape[0] + 1, n_trials)
         for key, (start, stop) in zip(session_keys(n_sessions), pairwise(bounds), strict=True):
             betas = np.roll(noise, start, axis=1)
-            with store.write(
-                key,
-                asset="fsaverage5_betas",
-                partition=None,
-                fingerprint="benchmark",
-                code_version="1",
-                inputs={},
-                config={},
-            ) as draft:
+            with writing_betas(store, key) as draft:
                 write_session(draft.folder, betas, summarise(betas), {})
             read_session(zarr.open_group(root / key, mode="r"), out=scored[start:stop])
         scored.flush()
     return root, array
+
+
+def writing_betas(store: "Store", key: str) -> AbstractContextManager["Draft"]:
+    """Write a session's betas into a store, with as much of a manifest as a store asks for."""
+    return store.write(
+        key,
+        asset="fsaverage5_betas",
+        partition=None,
+        fingerprint="benchmark",
+        code_version="1",
+        inputs={},
+        config={},
+    )
 
 
 def embeddings(n_images: int, width: int = 1536) -> NDArray[Any]:

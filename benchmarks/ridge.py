@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks import data
 from benchmarks.harness import Inputs, Row, Side, Values, faster
 from benchmarks.worker import Outcome, Repeat, Settings
+from nsd_pipeline.nsd.layout import N_VERTICES
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding import Trials
@@ -27,7 +28,7 @@ def _betas(
     _folder: Path, quick: bool, *, n_sessions: int, alphas: tuple[float, ...]
 ) -> Iterator[Inputs]:
     n_trials = 300 if quick else 750 * n_sessions
-    settings = {"n_trials": n_trials, "n_vertices": 2048 if quick else data.N_VERTICES}
+    settings = {"n_trials": n_trials, "n_vertices": 2048 if quick else N_VERTICES}
     yield Inputs(
         {**settings, "alphas": alphas},
         work=f"{n_trials} betas, a fifth for validation, {len(alphas)} penalties",

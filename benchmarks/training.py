@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks import data
 from benchmarks.harness import Bar, Inputs, Row, Side, Sides, Values, fact, faster
 from benchmarks.worker import Outcome, Repeat, Settings
+from nsd_pipeline.nsd.layout import N_VERTICES
 
 if TYPE_CHECKING:
     from nsd_pipeline.decoding import Trials
@@ -37,7 +38,7 @@ _LOADING: Final = "share of an epoch spent on loading"
 def _epoch(_folder: Path, quick: bool, *, n_times: int, factor: float = 1) -> Iterator[Inputs]:
     n_train = 256 if quick else round(factor * 2560)
     yield Inputs(
-        {"n_train": n_train, "n_times": n_times, "n_vertices": 2048 if quick else data.N_VERTICES},
+        {"n_train": n_train, "n_times": n_times, "n_vertices": 2048 if quick else N_VERTICES},
         work=f"{n_train} trials of {n_times} time point{'s' * (n_times > 1)}, "
         f"{_EPOCHS} epochs, batch {BATCH}",
     )

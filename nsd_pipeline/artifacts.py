@@ -36,11 +36,11 @@ from nsd_pipeline.folders import (
     artifact_key,
     model_folder,
 )
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, session_key
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, N_VERTICES, session_key
 from nsd_pipeline.nsd.session_lists import choose_sessions
 from nsd_pipeline.storage.opening import DEFAULT_STORE, open_store
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface.lazy_betas import N_VERTICES, SessionsRows
+from nsd_pipeline.surface.lazy_betas import SessionsRows
 
 if TYPE_CHECKING:
     from nilearn.surface import SurfaceImage

@@ -7,7 +7,6 @@ own), it looks at every artifact of its asset: at what a model would be trained 
 
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import numpy as np
@@ -47,9 +46,7 @@ def _manifests(
         made = partitions.between(*span)
         below = len(step.folder()) + 1
         found = [key for key in found if key[below:].replace("/", "_") in made]
-    # On S3 each is two requests, and there are up to 284.
-    with ThreadPoolExecutor(max_workers=16) as threads:
-        return [each for each in threads.map(store.find, found) if each is not None]
+    return [each for each in store.at_once(store.find, found) if each is not None]
 
 
 def _finds_no_problem(

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-# A run launcher of one's own: the base class, what it is given and what it answers. Dagster's docs
-# offer the base class, but `dagster` does not export it. Would be replaced by: dg.RunLauncher.
+# What `record_some_partitions` writes into an event, and what it keeps Dagster from recording by.
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+# A run launcher of one's own: the base class, what it is given and what it answers. Dagster's docs
+# offer the base class, but `dagster` does not export it. Would be replaced by: dg.RunLauncher.
 from dagster._core.launcher.base import (
     CheckRunHealthResult,
     LaunchRunContext,

@@ -12,6 +12,9 @@ FSAVERAGE_EVENTS: Final = "fsaverage_events"
 BETAS: Final = "fsaverage5_betas.zarr"
 EMBEDDINGS: Final = "stimulus_embeddings"
 
+EXPERIMENTS: Final = "experiments"
+"""Folder of the models and metrics of every experiment but the default, by its name."""
+
 SHARED: Final = "shared"
 """The stimulus set that every subject saw, and every model is tested on."""
 
@@ -23,9 +26,9 @@ def artifact_key(folder: str, partition: str = "") -> str:
 
 def model_folder(experiment: str) -> str:
     """Folder of an experiment's models."""
-    return "fmri_mlp" if experiment == DEFAULT else f"experiments/{experiment}/model"
+    return "fmri_mlp" if experiment == DEFAULT else f"{EXPERIMENTS}/{experiment}/model"
 
 
 def metrics_folder(experiment: str) -> str:
     """Folder of an experiment's metrics."""
-    return "retrieval_metrics" if experiment == DEFAULT else f"experiments/{experiment}/metrics"
+    return "retrieval_metrics" if experiment == DEFAULT else f"{EXPERIMENTS}/{experiment}/metrics"

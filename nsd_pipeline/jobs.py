@@ -20,6 +20,7 @@ from pydantic import Field
 
 from nsd_pipeline import partitions, planned_runs
 from nsd_pipeline.checks import AtChance
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
 from nsd_pipeline.nsd.layout import SUBJECTS
@@ -27,7 +28,7 @@ from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.steps.images import EncoderConfig
-from nsd_pipeline.steps.measurement import Metrics
+from nsd_pipeline.steps.measurement import Metrics, choose_experiments
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
 from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
@@ -87,14 +88,6 @@ class SubjectConfig(dg.Config):
     )
 
 
-def _check_experiments(config: SubjectConfig, known: Mapping[str, type[Metrics]]) -> None:
-    if unknown := [name for name in config.experiments if name not in known]:
-        raise dg.Failure(
-            f"There is no experiment {unknown[0]!r}; there are {', '.join(known)}.",
-            allow_retries=False,
-        )
-
-
 def _do_every_run(
     context: dg.OpExecutionContext,
     config: SubjectConfig,
@@ -108,8 +101,11 @@ def _do_every_run(
     prepared, and the job fails at its end, naming the others. So it does if a model is no better
     than guessing.
     """
-    _check_experiments(config, known)
-    cohort, experiments = context.partition_key, [known[name] for name in config.experiments]
+    try:
+        experiments = choose_experiments(config.experiments, known)
+    except NsdError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    cohort = context.partition_key
     trainings = [
         config.training if name == DEFAULT else known[name].model.experiment.training
         for name in config.experiments

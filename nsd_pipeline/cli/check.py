@@ -33,9 +33,7 @@ def check(*, subjects: tuple[str, ...], as_json: bool) -> None:
     for fact in check_facts(source, subjects or SUBJECTS):
         facts.append(fact)
         if not as_json:
-            style, mark = {True: ("green", "ok"), False: ("red", "NO"), None: ("dim", "--")}[
-                fact.holds
-            ]
+            style, mark = _MARKS[fact.holds]
             expected = "" if fact.holds else f" (expected: {fact.expected})"
             console.print(
                 f"[{style}]{mark}[/]  {fact.name}: {fact.found}{expected}", soft_wrap=True

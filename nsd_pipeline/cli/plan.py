@@ -18,6 +18,7 @@ from nsd_pipeline.cli.console import (
     the_source,
     the_store,
 )
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, SUBJECTS
 from nsd_pipeline.nsd.session_lists import sessions_of
 
@@ -48,14 +49,13 @@ def choose(cohorts: Sequence[str], sessions: str, experiments: Sequence[str]) ->
     from nsd_pipeline import partitions
     from nsd_pipeline.experiments import DEFAULT, chosen_file, read_experiments
     from nsd_pipeline.steps.forecast import Wanted
-    from nsd_pipeline.steps.measurement import metrics_steps
+    from nsd_pipeline.steps.measurement import choose_experiments, metrics_steps
 
     known = metrics_steps(read_experiments(chosen_file()))
-    if unknown := [name for name in experiments if name not in known]:
-        raise click.UsageError(
-            f"There is no experiment {unknown[0]!r}; there are {', '.join(known)}."
-        )
-    chosen = [known[name] for name in experiments or (DEFAULT,)]
+    try:
+        chosen = choose_experiments(experiments or (DEFAULT,), known)
+    except NsdError as error:
+        raise click.UsageError(str(error)) from error
     own = all(each.model.experiment.training.train_on == "own" for each in chosen)
     wanted = {each for cohort in cohorts for each in partitions.subjects_of_cohort(cohort)}
     subjects = [subject for subject in SUBJECTS if subject in wanted or not own]

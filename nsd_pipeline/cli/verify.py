@@ -137,7 +137,8 @@ def prune(*, experiments: tuple[str, ...], yes: bool, as_json: bool) -> None:
     With --experiment: that experiment's models and metrics instead. Without --yes, this only shows
     what would go.
     """
-    from nsd_pipeline.steps.overview import EXPERIMENTS, superseded_images
+    from nsd_pipeline.folders import EXPERIMENTS
+    from nsd_pipeline.steps.overview import superseded_images
     from nsd_pipeline.storage.snapshot import Snapshot
     from nsd_pipeline.storage.verification import artifacts_below, take_away, unnamed_files
 

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd.session_lists import check_choice
 
 PresetName = Literal["betas", "neuralbench"]
@@ -240,7 +241,18 @@ class TrainingConfig(BaseModel):
 
     @classmethod
     def of_model(cls, recorded: Mapping[str, Any]) -> Self:
-        """Settings of a model as its manifest has them, whichever version of the code made it."""
+        """Settings of a model as its manifest has them, whichever version of the code made it.
+
+        Raises
+        ------
+        ArtifactError
+            If an earlier version restricted it to a region: it does not say to which vertices.
+        """
+        if recorded.get("roi"):
+            raise ArtifactError(
+                "An earlier version restricted this model to a region that it does not name.",
+                next_step="train it again, by an experiment with `region`.",
+            )
         known = {name: value for name, value in recorded.items() if name in cls.model_fields}
         if "seed" in recorded:  # there was one, and only one model
             known["seeds"] = [recorded["seed"]]

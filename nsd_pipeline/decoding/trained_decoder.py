@@ -18,8 +18,8 @@ from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import ensemble
 from nsd_pipeline.evaluation.retrieval import cosine_to_candidates
 from nsd_pipeline.folders import SHARED
+from nsd_pipeline.nsd.layout import N_VERTICES
 from nsd_pipeline.storage.store import Store
-from nsd_pipeline.surface.lazy_betas import N_VERTICES
 from nsd_pipeline.surface.session_files import CHUNK_ROWS
 
 if TYPE_CHECKING:

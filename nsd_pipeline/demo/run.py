@@ -28,7 +28,12 @@ from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.ceiling import Ceiling
 from nsd_pipeline.steps.decoding import FMRI_STEPS
-from nsd_pipeline.steps.measurement import METRICS_FILE, Metrics, metrics_steps
+from nsd_pipeline.steps.measurement import (
+    METRICS_FILE,
+    Metrics,
+    choose_experiments,
+    metrics_steps,
+)
 from nsd_pipeline.steps.report import PAGE_FILE, Report
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
@@ -62,11 +67,9 @@ def main(names: tuple[str, ...]) -> None:
     """Materialize everything that the source has, and print the metrics beside chance."""
     try:
         known = metrics_steps(read_experiments(chosen_file()))
+        experiments = dict(zip(names, choose_experiments(names, known), strict=True))
     except NsdError as error:
         raise click.ClickException(str(error)) from error
-    if unknown := [name for name in names if name not in known]:
-        raise click.BadParameter(f"no experiment is {unknown[0]!r}; there are {', '.join(known)}")
-    experiments = {name: known[name] for name in names}
     presets = list(
         dict.fromkeys(each.model.experiment.training.preset for each in experiments.values())
     )

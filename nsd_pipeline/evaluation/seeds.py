@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nsd_pipeline.evaluation.chance import chance_levels
 from nsd_pipeline.evaluation.metrics import retrieval_metrics
-
-Floats = NDArray[np.float32]
+from nsd_pipeline.evaluation.retrieval import Floats
 
 
 def ensemble(by_seed: Floats) -> Floats:

@@ -41,6 +41,8 @@ FSAVERAGE_VERTICES: Final = 163_842
 """Vertices of one hemisphere of fsaverage."""
 FSAVERAGE5_VERTICES: Final = 10_242
 """Vertices of one hemisphere of fsaverage5: the first ones of fsaverage."""
+N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
+"""Vertices of fsaverage5, left hemisphere first: what models learn from."""
 
 N_IMAGES: Final = 73_000
 IMAGE_SHAPE: Final = (425, 425, 3)

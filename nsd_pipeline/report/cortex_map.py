@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
+from nsd_pipeline.nsd.layout import HEMISPHERES, N_VERTICES, Hemisphere
 from nsd_pipeline.report.drawing import (
     COLUMN,
     INK,
@@ -182,10 +182,10 @@ def _mappable(array: Floats, cmap: str, *, symmetric: bool) -> "ScalarMappable":
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    if array.shape != (2 * FSAVERAGE5_VERTICES,):
+    if array.shape != (N_VERTICES,):
         raise NsdError(
             f"A surface map of shape {array.shape} does not fit fsaverage5.",
-            next_step=f"pass {2 * FSAVERAGE5_VERTICES:,} values, left hemisphere first.",
+            next_step=f"pass {N_VERTICES:,} values, left hemisphere first.",
         )
     limits = _limits(array[np.isfinite(array)], symmetric=symmetric)
     return ScalarMappable(Normalize(*limits), colormaps[cmap])

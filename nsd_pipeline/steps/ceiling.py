@@ -1,7 +1,7 @@
 """How much of a vertex's response comes back when an image is shown again."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -19,6 +19,7 @@ from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.layout import (
     FSAVERAGE5_VERTICES,
     HEMISPHERES,
+    N_VERTICES,
     betas_folder,
     session_key,
 )
@@ -54,12 +55,10 @@ class Ceiling(Step):
                 next_step="make fsaverage5_betas of its sessions first.",
                 remake=Remake(SurfaceBetas.name, session_key(partition, 1)),
             )
-        with ThreadPoolExecutor(max_workers=16) as threads:
-
-            def made(step: type[Step]) -> list[Manifest]:
-                return list(threads.map(lambda session: step.made(self.store, session), sessions))
-
-            betas, events = made(SurfaceBetas), made(FsaverageEvents)
+        betas, events = (
+            self.store.at_once(partial(step.made, self.store), sessions)
+            for step in (SurfaceBetas, FsaverageEvents)
+        )
         self._sessions[partition] = dict(zip(sessions, betas, strict=True))
         own = {manifest.key: manifest.fingerprint for manifest in (*betas, *events)}
         return Plan(inputs=own | {file.key: file.etag for file in self._of_nsd(partition)})
@@ -77,7 +76,7 @@ class Ceiling(Step):
             values: NDArray[Any] = groups[session]["betas"][:, vertices]
             return values
 
-        found = compute(images, read, 2 * FSAVERAGE5_VERTICES)
+        found = compute(images, read, N_VERTICES)
         hemisphere = np.repeat(HEMISPHERES, FSAVERAGE5_VERTICES)
         table = pd.DataFrame(
             {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import dagster as dg
 import numpy as np
@@ -21,6 +21,7 @@ from nsd_pipeline.decoding.processes import (
     TrainingPlan,
     train_model,
 )
+from nsd_pipeline.decoding.rows import Integers
 from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.errors import NotEnoughDataError, NsdError, Remake
 from nsd_pipeline.events import assign_validation, check_split
@@ -208,7 +209,7 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
     )
 
 
-def _region(labels: LabelFiles, config: TrainingConfig) -> Any:
+def _region(labels: LabelFiles, config: TrainingConfig) -> Integers:
     """Vertices (V,) of the region that a model is restricted to, by their numbers."""
     with TemporaryDirectory() as folder:
         paths = labels.copy(Path(folder))

@@ -19,11 +19,11 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.embeddings import describe_encoder
-from nsd_pipeline.errors import SourceError
+from nsd_pipeline.errors import NsdError, SourceError
 from nsd_pipeline.evaluation.chance import Verdict, against_chance
 from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
+from nsd_pipeline.nsd.layout import N_VERTICES
 from nsd_pipeline.nsd.small_files import STREAMS, find_labels
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlp, Model, collect_cohort, group_of, model_step
@@ -146,7 +146,7 @@ class Metrics(Step):
         cohort.require_encoder(trained.metadata["encoder"], self.model.name)
         vertices = read_vertices(folder)
         data = read_data(self.store, cohort, trials, options, vertices)
-        contributions = np.zeros(2 * FSAVERAGE5_VERTICES, np.float32)
+        contributions = np.zeros(N_VERTICES, np.float32)
         estimates = []
         with self.gpu.lease() as device:
             for seed in options.seeds:
@@ -299,6 +299,17 @@ def metrics_steps(experiments: Mapping[str, Experiment]) -> dict[str, type[Metri
         return models[name]
 
     return {name: metrics_step(model(name)) for name in experiments}
+
+
+def choose_experiments(
+    names: Sequence[str], known: Mapping[str, type[Metrics]]
+) -> list[type[Metrics]]:
+    """Steps of some experiments by their names; an NsdError for a name that there is not."""
+    if unknown := [name for name in names if name not in known]:
+        raise NsdError(
+            f"There is no experiment {unknown[0]!r}.", next_step=f"name one of {', '.join(known)}."
+        )
+    return [known[name] for name in names]
 
 
 def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:

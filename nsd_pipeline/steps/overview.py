@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from nsd_pipeline.errors import DamagedArtifactError, NsdError
+from nsd_pipeline.folders import EXPERIMENTS
 from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.steps.images import Stimuli
 from nsd_pipeline.steps.stages import OpenSource, Stage
@@ -21,8 +22,6 @@ from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.verification import Finding, Kind, other_inputs
 
-EXPERIMENTS: Final = "experiments"
-"""Folder of the store with the models and metrics of each experiment, by its name."""
 _NAMED: Final = 3
 """Settings or inputs that are named for one artifact: a model has up to some hundred."""
 

@@ -1,7 +1,6 @@
 """One page across experiments and cohorts."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -77,13 +76,12 @@ class Report(Step):
     def __init__(self, store: Store, steps: Mapping[str, type[Metrics]]) -> None:
         super().__init__(store)
         wanted = [(step, cohort) for step in steps.values() for cohort in partitions.COHORTS]
-        with ThreadPoolExecutor(max_workers=16) as threads:
-            found = threads.map(lambda each: store.find(each[0].key(each[1])), wanted)
-            self._measured = [
-                Measured(step, metrics, step.model.made(store, cohort))
-                for (step, cohort), metrics in zip(wanted, found, strict=True)
-                if metrics
-            ]
+        found = store.at_once(store.find, [step.key(cohort) for step, cohort in wanted])
+        self._measured = [
+            Measured(step, metrics, step.model.made(store, cohort))
+            for (step, cohort), metrics in zip(wanted, found, strict=True)
+            if metrics
+        ]
         if not self._measured:
             raise NotEnoughDataError(
                 f"No cohort has retrieval metrics in {store.url}.",

@@ -96,11 +96,11 @@ def in_words(error: Exception) -> str:
 
 
 class _Failed(NamedTuple):
-    """A partition of an asset that ended in an error: its name, the asset's, and a message."""
+    """A partition of an asset that ended in an error."""
 
     partition: str
     asset: str
-    message: str
+    error: NsdError
 
     @property
     def named(self) -> str:
@@ -109,7 +109,11 @@ class _Failed(NamedTuple):
     @property
     def kind(self) -> tuple[str, str]:
         """Asset and next step, which failures of one reason share."""
-        return self.asset, self.message.partition("\nNext step: ")[2]
+        return self.asset, self.error.next_step
+
+    @property
+    def message(self) -> str:
+        return in_words(self.error)
 
 
 _failures: Final[dict[str, dict[str, _Failed]]] = {}
@@ -171,7 +175,7 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
                 fingerprints.append(manifest.fingerprint)
                 done[partition] = {"status": status} | _shown(step.store, manifest)
             except Exception as error:  # whatever it is, it is this partition's alone
-                new = _Failed(partition, step.name, in_words(error))
+                new = _Failed(partition, step.name, explain(error))
                 if new.kind not in {each.kind for each in failed.values()}:
                     context.log.error(f"{named(partition)}: {new.message}")
                 failed[partition] = new

@@ -48,7 +48,7 @@ class SurfaceBetas(Step):
             upstream.append(Operator.made(self.store, between))
         return Plan(
             inputs={manifest.asset: manifest.fingerprint for manifest in upstream},
-            expected_bytes=int(betas.metadata["trials"]) * 2 * layout.FSAVERAGE5_VERTICES * 4,
+            expected_bytes=int(betas.metadata["trials"]) * layout.N_VERTICES * 4,
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES
+from nsd_pipeline.nsd.layout import N_VERTICES
 from nsd_pipeline.surface.session_rows import SessionRows
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
-N_VERTICES: Final = 2 * FSAVERAGE5_VERTICES
-"""Vertices of both hemispheres."""
 
 
 class SessionsRows(BackendArray):

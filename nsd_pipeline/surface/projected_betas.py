@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nsd_pipeline.errors import InvalidFileError
 from nsd_pipeline.nsd import mgh, nifti
 from nsd_pipeline.nsd.fsaverage_betas import locate_betas
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, PERCENT_SCALE, Space
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, N_VERTICES, PERCENT_SCALE, Space
 from nsd_pipeline.nsd.space_betas import locate_files, read_parts
 from nsd_pipeline.surface.projection import grid_operator
 from nsd_pipeline.surface.volume_operator import FindOperator, FsaverageOperator
@@ -57,7 +57,7 @@ def read_betas(
         If a file is damaged, or of another shape than the operator's.
     """
     if space == "fsaverage":
-        betas = np.empty((n_trials, 2 * FSAVERAGE5_VERTICES), np.float32)
+        betas = np.empty((n_trials, N_VERTICES), np.float32)
         halves = np.split(betas, 2, axis=1)
         for half, path in zip(halves, locate_betas(folder).values(), strict=True):
             mgh.read_vertices(path, FSAVERAGE5_VERTICES, n_frames=n_trials, out=half)

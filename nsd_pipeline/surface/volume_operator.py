@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import ArtifactError
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, Hemisphere
+from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, N_VERTICES, Hemisphere
 from nsd_pipeline.surface.interpolation import Method, is_inside, list_voxels, neighbours
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class FsaverageOperator:
         touched, columns = list_voxels(np.concatenate(voxels), int(np.prod(volume_shape)))
         matrix = coo_array(
             (np.concatenate(weights), (np.concatenate(rows), columns)),
-            shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
+            shape=(N_VERTICES, len(touched)),
         ).tocsr()
         return cls(matrix.astype(np.float32), touched, (volume_shape,))
 
@@ -288,7 +288,7 @@ class FsaverageOperator:
                 shapes = tuple(map(tuple, file["shapes"].tolist()))
                 matrix = csr_array(
                     (file["data"], file["indices"], file["indptr"]),
-                    shape=(2 * FSAVERAGE5_VERTICES, len(touched)),
+                    shape=(N_VERTICES, len(touched)),
                 )
                 matrix.check_format(full_check=True)
         except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:

@@ -5,7 +5,7 @@ import pytest
 
 from nsd_pipeline.decoding.choice import HELD_OUT, choose_trials
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.errors import NotEnoughDataError
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 
 
 @pytest.fixture
@@ -59,3 +59,10 @@ def test_what_is_held_out_was_not_learned(trials: pd.DataFrame) -> None:
     held = chosen[chosen["split"] == HELD_OUT]
     assert held["image_id"].tolist() == [30, 7]  # not 10, which session 1 taught
     assert set(chosen.loc[chosen["split"] != HELD_OUT, "session"]) == {1, 2}
+
+
+def test_settings_of_an_earlier_version_are_understood_or_refused() -> None:
+    recorded = {"seed": 3, "hidden": 8, "roi": False}
+    assert TrainingConfig.of_model(recorded) == TrainingConfig(seeds=[3], hidden=8)
+    with pytest.raises(ArtifactError, match="restricted this model to a region"):
+        TrainingConfig.of_model(recorded | {"roi": True})
