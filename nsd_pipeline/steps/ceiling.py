@@ -98,7 +98,7 @@ class Ceiling(Step):
                 np.corrcoef(found.ncsnr[both], table.loc[both, "published_ncsnr"])[0, 1]
             )
         table.to_parquet(draft.folder / CEILING_FILE, index=False)
-        title = "Noise ceiling: signal-to-noise ratio of a single trial"
+        title = "Noise ceiling, signal to noise"  # longer ones are cut off
         write_figure(
             draft, "noise_ceiling", report.surface_map(found.ncsnr, title, "ncsnr", cmap="viridis")
         )
