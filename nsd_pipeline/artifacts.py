@@ -38,6 +38,7 @@ from nsd_pipeline.folders import (
 )
 from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, N_VERTICES, session_key
 from nsd_pipeline.nsd.session_lists import choose_sessions
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.opening import DEFAULT_STORE, open_store
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface.lazy_betas import SessionsRows
@@ -252,14 +253,8 @@ class Artifacts:
         """
         from nsd_pipeline.decoding import load_model
 
-        key = artifact_key(model_folder(experiment), subject)
-        made = self._store.find(key)
-        if made is None:
-            raise ArtifactError(
-                f"The experiment {experiment} has no models of {subject} in {self._store.url}.",
-                next_step="train them, or name another experiment.",
-            )
-        folder, config = self._store.folder(key), TrainingConfig.of_model(made.config)
+        made = find_models(self._store, subject, experiment)
+        folder, config = self._store.folder(made.key), TrainingConfig.of_model(made.config)
         # A class of a user's own is imported by the name in their file, not by one in the store.
         own = read_experiments(chosen_file()).get(experiment)
         trusted = own.training if own else None
@@ -288,6 +283,17 @@ class Artifacts:
                 " subj08.",
             )
         return choose_sessions(sessions, at_hand)
+
+
+def find_models(store: Store, subject: str, experiment: str) -> Manifest:
+    """Manifest of an experiment's models of a subject; an ArtifactError if there is none."""
+    made = store.find(artifact_key(model_folder(experiment), subject))
+    if made is None:
+        raise ArtifactError(
+            f"The experiment {experiment} has no models of {subject} in {store.url}.",
+            next_step="train them, or name another experiment.",
+        )
+    return made
 
 
 def to_surface_image(values: xr.DataArray | ArrayLike) -> "SurfaceImage":

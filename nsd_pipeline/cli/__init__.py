@@ -9,6 +9,7 @@ import click
 from nsd_pipeline.cli.carry_out import run
 from nsd_pipeline.cli.check import check
 from nsd_pipeline.cli.console import NsdGroup
+from nsd_pipeline.cli.export import export
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
 from nsd_pipeline.cli.plan import plan
 from nsd_pipeline.cli.status import status
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (status, plan, run, verify, prune, check, show_terms, prepare, completion):
+for command in (status, plan, run, export, verify, prune, check, show_terms, prepare, completion):
     main.add_command(command)

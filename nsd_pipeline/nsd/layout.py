@@ -50,9 +50,11 @@ IMAGE_SHAPE: Final = (425, 425, 3)
 
 EXPDESIGN_KEY: Final = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIM_INFO_KEY: Final = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-GENERATED_KEY: Final = "demo.json"
 LABELS_FOLDER: Final = "nsddata/freesurfer/fsaverage/label"
+GENERATED_KEY: Final = "demo.json"
 """In a dataset that was generated in NSD's layout: what it was generated from. NSD has no such."""
+GENERATED: Final = "generated"
+"""What its pictures are called, where artifacts say what they show."""
 STIMULI_KEY: Final = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 
 _SESSION_KEY = re.compile(r"(subj\d\d)_ses(\d\d)")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline import partitions, report
+from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.decoding.cohort import sessions_with
 from nsd_pipeline.errors import NotEnoughDataError, Remake
 from nsd_pipeline.evaluation.ceiling import noise_ceiling as compute
@@ -39,7 +39,7 @@ CEILING_FILE: Final = "ceiling.parquet"
 class Ceiling(Step):
     """A subject's noise ceiling on fsaverage5."""
 
-    name = "noise_ceiling"
+    name = folders.CEILING
     partitions = partitions.subjects
 
     def __init__(self, store: Store, open_source: Callable[[], Source]) -> None:

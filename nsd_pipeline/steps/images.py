@@ -44,8 +44,7 @@ from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
 PHOTOGRAPHS: Final = "photographs of NSD"
-GENERATED: Final = "generated"
-"""What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
+"""What a stimulus set's pictures are, unless generated. NSD's terms forbid passing them on."""
 
 
 class Stimuli(Step):
@@ -100,7 +99,7 @@ class Stimuli(Step):
         return {
             "images": len(image_ids),
             "bytes fetched": n_bytes,
-            "pictures": GENERATED if generated else PHOTOGRAPHS,
+            "pictures": layout.GENERATED if generated else PHOTOGRAPHS,
         }
 
     def _fetch_new_images(self, partition: str) -> tuple[pd.DataFrame, int]:
@@ -156,7 +155,7 @@ class Stimuli(Step):
 
     @classmethod
     def pictures(cls, store: Store, stimulus_set: str) -> str:
-        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `GENERATED`.
+        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `layout.GENERATED`.
 
         What an earlier version fetched does not say; such pictures are taken for NSD's, to be safe.
         """

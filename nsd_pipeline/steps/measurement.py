@@ -39,8 +39,6 @@ METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
 DRAWN_FILE: Final = "drawn_images.parquet"
 QUERIES_FILE: Final = "query_ranks.parquet"
-RANKS_FILE: Final = "ranks.parquet"
-TOP_FILE: Final = "top10.parquet"
 VERTICES_FILE: Final = "vertices.parquet"
 
 _HEADLINES: Final = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
@@ -105,7 +103,7 @@ class Metrics(Step):
             evaluation.name_trials(look(together, y_true, images, subjects), found.data.table)
             for look in (evaluation.trial_ranks, evaluation.top_images)
         )
-        for content, file in ((ranks, RANKS_FILE), (top, TOP_FILE)):
+        for content, file in ((ranks, folders.RANKS_FILE), (top, folders.TOP_FILE)):
             content.to_parquet(draft.folder / file, index=False)
         among_all = ranks[ranks["set"] == "all"]
         self._draw_photographs(draft, among_all, top, evaluation.image_difficulty(queries))

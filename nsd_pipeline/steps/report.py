@@ -11,7 +11,7 @@ from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
-from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.layout import GENERATED, SUBJECTS
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.ceiling import Ceiling
 from nsd_pipeline.steps.comparison import (
@@ -22,7 +22,6 @@ from nsd_pipeline.steps.comparison import (
     figures_across,
     learned_from,
 )
-from nsd_pipeline.steps.images import GENERATED
 from nsd_pipeline.steps.measurement import (
     DRAWN_FILE,
     METRICS_FILE,
