@@ -11,6 +11,7 @@ from nsd_pipeline.cli.check import check
 from nsd_pipeline.cli.console import NsdGroup
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
 from nsd_pipeline.cli.plan import plan
+from nsd_pipeline.cli.retrieve import retrieve
 from nsd_pipeline.cli.status import status
 from nsd_pipeline.cli.verify import prune, verify
 
@@ -25,5 +26,16 @@ def main() -> None:
     """
 
 
-for command in (status, plan, run, verify, prune, check, show_terms, prepare, completion):
+for command in (
+    status,
+    plan,
+    run,
+    retrieve,
+    verify,
+    prune,
+    check,
+    show_terms,
+    prepare,
+    completion,
+):
     main.add_command(command)
