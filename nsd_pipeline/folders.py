@@ -10,6 +10,7 @@ from nsd_pipeline.experiments.entry import DEFAULT
 EVENTS: Final = "events"
 FSAVERAGE_EVENTS: Final = "fsaverage_events"
 BETAS: Final = "fsaverage5_betas.zarr"
+STIMULI: Final = "stimuli"
 EMBEDDINGS: Final = "stimulus_embeddings"
 CEILING: Final = "noise_ceiling"
 

@@ -9,11 +9,13 @@ from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
 from nsd_pipeline.report.gallery import (
     Example,
+    Found,
     Rated,
     Retrieval,
     difficulty_gallery,
     gallery_examples,
     retrieval_gallery,
+    trial_gallery,
 )
 from nsd_pipeline.report.metric_figures import (
     interval_curves,
@@ -40,6 +42,7 @@ __all__ = [
     "MAIN_METRICS",
     "NOT_RECORDED",
     "Example",
+    "Found",
     "Overview",
     "PageFigure",
     "Picture",
@@ -69,5 +72,6 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "training_curves",
+    "trial_gallery",
     "turnable_surface",
 ]
