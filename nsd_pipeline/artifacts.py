@@ -31,15 +31,16 @@ from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, Remake
 from nsd_pipeline.experiments import DEFAULT, chosen_file, read_experiments
 from nsd_pipeline.folders import (
-    BETAS,
     EMBEDDINGS,
     FSAVERAGE_EVENTS,
     SHARED,
     STIMULI,
     artifact_key,
+    betas_folder,
     model_folder,
 )
 from nsd_pipeline.nsd.layout import (
+    DEFAULT_SPACE,
     FSAVERAGE5_VERTICES,
     HEMISPHERES,
     IMAGE_SHAPE,
@@ -99,7 +100,14 @@ class Artifacts:
     def __repr__(self) -> str:
         return f"nsd.open({self._store.url!r})"
 
-    def betas(self, subject: str, sessions: str = "all", *, zscore: bool = True) -> xr.DataArray:
+    def betas(
+        self,
+        subject: str,
+        sessions: str = "all",
+        *,
+        zscore: bool = True,
+        space: str = DEFAULT_SPACE,
+    ) -> xr.DataArray:
         """Single-trial betas on fsaverage5, one row a trial; read when their values are asked for.
 
         Parameters
@@ -112,6 +120,8 @@ class Artifacts:
             Z-score each vertex over all finite trials of its session, as models are trained on
             them: 0 where a value is missing, and for vertices without a z-score. Otherwise percent
             signal change as NSD published it, with NaN where a value is missing.
+        space
+            Space that they come from: fsaverage, or one that an experiment names.
 
         Returns
         -------
@@ -139,12 +149,13 @@ class Artifacts:
         >>> bool(abs(shared.mean()) < 1)
         True
         """
-        keys = self._sessions(BETAS, subject, sessions)
+        folder = betas_folder(space)
+        keys = self._sessions(folder, subject, sessions)
         events = read_sessions(self._store, [artifact_key(FSAVERAGE_EVENTS, key) for key in keys])
         images = events[events["type"] == "Image"]
         place = {name: images[name].to_numpy(np.int64) for name in OF_A_TRIAL}
         rows = SessionsRows(
-            lambda number: self._store.zarr(artifact_key(BETAS, session_key(subject, number))),
+            lambda number: self._store.zarr(artifact_key(folder, session_key(subject, number))),
             place["session"],
             place["trial"],
             zscore=zscore,

@@ -21,6 +21,7 @@ from nsd_pipeline.report.metric_figures import (
     interval_curves,
     interval_rows,
     rank_distribution,
+    session_numbers,
     training_curves,
 )
 from nsd_pipeline.report.page import MAIN_METRICS, Overview, PageFigure, Result, render_page
@@ -68,6 +69,7 @@ __all__ = [
     "render_page",
     "repeats_curve",
     "retrieval_gallery",
+    "session_numbers",
     "surface_map",
     "to_latex",
     "to_markdown",

@@ -137,7 +137,7 @@ class Metrics(Step):
         cohort = collect_cohort(
             self.store,
             str(trained.partition),
-            options.preset,
+            self.model.fmri_steps(options),
             trained.metadata["sessions"],
             self.model.targets,
         )
