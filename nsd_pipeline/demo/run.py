@@ -5,8 +5,8 @@ the web UI finds them. Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``N
 nothing here knows that a dataset is generated.
 """
 
+import itertools
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,15 +15,22 @@ import dagster as dg
 import pandas as pd
 
 from nsd_pipeline import partitions
-from nsd_pipeline.checks import AtChance
+from nsd_pipeline.cli.console import NsdCommand
 from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill
-from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
-from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
+from nsd_pipeline.planned_runs import (
+    DESIGN,
+    PlannedRun,
+    Stage,
+    carry_out,
+    decode,
+    embed,
+    execute,
+)
 from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.ceiling import Ceiling
@@ -51,10 +58,13 @@ COARSE_RECORDINGS: Final = {
 """The demo's recordings are on a coarse mesh, to be small; docs/windows.md says so. Nothing else is
 set: the demo's models are those that a user gets who sets nothing."""
 
-_STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
+_STEPS: Final = {
+    preset: tuple(step.name for step in steps)
+    for preset, steps in (("betas", BETAS_STEPS), ("neuralbench", SERIES_STEPS))
+}
 
 
-@click.command()
+@click.command(cls=NsdCommand)
 @click.option(
     "--experiment",
     "names",
@@ -65,11 +75,8 @@ _STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
 )
 def main(names: tuple[str, ...]) -> None:
     """Materialize everything that the source has, and print the metrics beside chance."""
-    try:
-        known = metrics_steps(read_experiments(chosen_file()))
-        experiments = dict(zip(names, choose_experiments(names, known), strict=True))
-    except NsdError as error:
-        raise click.ClickException(str(error)) from error
+    known = metrics_steps(read_experiments(chosen_file()))
+    experiments = dict(zip(names, choose_experiments(names, known), strict=True))
     presets = list(
         dict.fromkeys(each.model.experiment.training.preset for each in experiments.values())
     )
@@ -80,46 +87,40 @@ def main(names: tuple[str, ...]) -> None:
         what = " and ".join(FMRI_STEPS[preset][2] for preset in presets)
         raise click.ClickException(f"{source.url} has no session of {what} that could be used.")
     subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    prepared, betas = [_STEPS[preset] for preset in presets], "betas" in presets
-    everything: list[PlannedRun | Backfill] = [
-        DESIGN,
-        *(Backfill(tuple(step.name for step in steps), tuple(sessions)) for steps in prepared),
-        *(PlannedRun((Ceiling.name,), subject, subject) for subject in subjects if betas),
-        *embed(subjects, experiments.values()),
-        *decode((*subjects, partitions.ALL), experiments.values()),
+    measured = subjects if "betas" in presets else ()
+    stages = [
+        Stage("design", [DESIGN]),
+        Stage("sessions", [Backfill(_STEPS[each], sessions=tuple(sessions)) for each in presets]),
+        Stage("ceilings", [PlannedRun((Ceiling.name,), each, each) for each in measured]),
+        Stage("images", [*embed(subjects, experiments.values())]),
+        Stage("models", [*decode((*subjects, partitions.ALL), experiments.values())]),
     ]
     settings, at_chance = (COARSE_RECORDINGS if "neuralbench" in presets else {}), []
-    try:
-        history = open_history()
-    except NsdError as error:
-        raise click.ClickException(str(error)) from error
-    with history as instance:
-        for number, planned in enumerate(everything, 1):
-            click.echo(f"[{number}/{len(everything)}] {planned.title}")
-            started = time.perf_counter()
-            try:
-                said = _run(instance, planned, settings)
-            except AtChance as found:
-                said = ["made, but at chance: see below"]
-                at_chance.append(str(found.description))
-            except dg.Failure as failure:
-                raise click.ClickException(str(failure.description)) from failure
-            click.echo(f"      {', '.join(said)} ({time.perf_counter() - started:.1f} s)")
+    numbers, n_runs = itertools.count(1), sum(len(stage.runs) for stage in stages)
+    with open_history() as instance:
+
+        def do(planned: PlannedRun) -> Iterable[str]:
+            click.echo(f"[{next(numbers)}/{n_runs}] {planned.title}")
+            return _run(instance, planned, settings)
+
+        for done in carry_out(stages, do):
+            if done.failed:
+                raise click.ClickException(done.problem)
+            if done.problem:
+                at_chance.append(done.problem)
+            click.echo(f"      {done.said} ({done.seconds:.1f} s)")
     _print_results(store, experiments)
     if at_chance:
         raise click.ClickException("\n\n".join(at_chance))
 
 
 def _run(
-    instance: dg.DagsterInstance,
-    planned: PlannedRun | Backfill,
-    settings: Mapping[str, Mapping[str, Any]],
+    instance: dg.DagsterInstance, planned: PlannedRun, settings: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[str]:
     """Do one run, or the backfill; what there is to say of its artifacts."""
     if isinstance(planned, Backfill):
         return run_backfill(instance, planned, config=settings)
-    outcome = execute(defs.get_repository_def(), instance, planned, config=settings)
-    return dict.fromkeys(outcome.values())
+    return execute(defs.get_repository_def(), instance, planned, config=settings)
 
 
 def _is_there(source: Source, session: str, presets: Sequence[PresetName]) -> bool:
