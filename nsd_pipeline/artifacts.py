@@ -14,6 +14,7 @@ has been opened stays one version, or an error says that it was replaced.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from xarray.core.indexing import LazilyIndexedArray
 
+from nsd_pipeline import folders
 from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
@@ -30,15 +32,6 @@ from nsd_pipeline.decoding.trained_decoder import OF_A_TRIAL, TrainedDecoder, re
 from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, Remake
 from nsd_pipeline.experiments import DEFAULT, chosen_file, read_experiments
-from nsd_pipeline.folders import (
-    EMBEDDINGS,
-    FSAVERAGE_EVENTS,
-    SHARED,
-    STIMULI,
-    artifact_key,
-    betas_folder,
-    model_folder,
-)
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.session_lists import choose_sessions
 from nsd_pipeline.nsd.stimuli import open_images
@@ -140,15 +133,16 @@ class Artifacts:
         >>> bool(abs(shared.mean()) < 1)
         True
         """
-        folder = betas_folder(space)
+        folder = folders.betas_folder(space)
         keys = self._sessions(folder, subject, sessions)
-        events = read_sessions(self._store, [artifact_key(FSAVERAGE_EVENTS, key) for key in keys])
+        events = read_sessions(
+            self._store, [folders.artifact_key(folders.FSAVERAGE_EVENTS, key) for key in keys]
+        )
         images = events[events["type"] == "Image"]
         place = {name: images[name].to_numpy(np.int64) for name in OF_A_TRIAL}
+        session_key = partial(layout.session_key, subject)
         rows = SessionsRows(
-            lambda number: self._store.zarr(
-                artifact_key(folder, layout.session_key(subject, number))
-            ),
+            lambda each: self._store.zarr(folders.artifact_key(folder, session_key(each))),
             place["session"],
             place["trial"],
             zscore=zscore,
@@ -174,7 +168,7 @@ class Artifacts:
         subject: str,
         sessions: str = "all",
         *,
-        asset: Literal["fsaverage_events", "events", "bold_events"] = FSAVERAGE_EVENTS,
+        asset: Literal["fsaverage_events", "events", "bold_events"] = folders.FSAVERAGE_EVENTS,
     ) -> pd.DataFrame:
         """Tables of events of some sessions, one after the other.
 
@@ -205,9 +199,9 @@ class Artifacts:
         (30, True)
         """
         keys = self._sessions(asset, subject, sessions)
-        return read_sessions(self._store, [artifact_key(asset, key) for key in keys])
+        return read_sessions(self._store, [folders.artifact_key(asset, key) for key in keys])
 
-    def embeddings(self, *stimulus_sets: str, asset: str = EMBEDDINGS) -> xr.DataArray:
+    def embeddings(self, *stimulus_sets: str, asset: str = folders.EMBEDDINGS) -> xr.DataArray:
         """Embeddings of images, as the vision model gave them.
 
         Parameters
@@ -235,14 +229,14 @@ class Artifacts:
         >>> seen.sizes["dimension"] == images.sizes["dimension"]
         True
         """
-        keys = [artifact_key(asset, name) for name in stimulus_sets] or self._store.keys(
+        keys = [folders.artifact_key(asset, name) for name in stimulus_sets] or self._store.keys(
             f"{asset}/"
         )
         if not keys:
             raise ArtifactError(
                 f"{self._store.url} has no {asset}.",
                 next_step=f"make {asset} of a stimulus set.",
-                remake=Remake(asset, SHARED),
+                remake=Remake(asset, folders.SHARED),
             )
         return read_images(self._store, keys)
 
@@ -278,13 +272,11 @@ class Artifacts:
         (2, 425, 425, 3)
         """
         ids = np.asarray(image_ids, np.int64)
-        images, lacking = (
-            np.empty((len(ids), *layout.IMAGE_SHAPE), np.uint8),
-            np.ones(len(ids), bool),
-        )
+        images = np.empty((len(ids), *layout.IMAGE_SHAPE), np.uint8)
+        lacking = np.ones(len(ids), bool)
         mirror = source or os.environ.get("NSD_SOURCE", DEFAULT_URL)
-        for stimulus_set in (SHARED, *layout.SUBJECTS):
-            index = self._store.find(f"{STIMULI}/{stimulus_set}/index") if lacking.any() else None
+        for stimulus_set in (folders.SHARED, *layout.SUBJECTS):
+            index = self._store.find(f"{folders.STIMULI}/{stimulus_set}/index")
             if index is not None:
                 read = open_images(
                     self._store, index, lambda: open_source(mirror).local_path(layout.STIMULI_KEY)
@@ -295,8 +287,8 @@ class Artifacts:
         if lacking.any():
             raise ArtifactError(
                 f"{self._store.url} has no picture of the image {ids[lacking][0]}.",
-                next_step=f"make {STIMULI} of its stimulus set: the subject's that saw it, or"
-                f" {SHARED}.",
+                next_step=f"make {folders.STIMULI} of the subject that saw it, or of"
+                f" {folders.SHARED}.",
             )
         return images
 
@@ -330,7 +322,7 @@ class Artifacts:
         own = read_experiments(chosen_file()).get(experiment)
         trusted, named = (own.training, own.encoder) if own else (None, None)
         # Names of embeddings differ by encoder: what the models learned from says which are theirs.
-        images = [name for name in made.inputs if name.startswith(EMBEDDINGS)]
+        images = [name for name in made.inputs if name.startswith(folders.EMBEDDINGS)]
         return TrainedDecoder(
             subject=subject,
             experiment=experiment,
@@ -360,7 +352,7 @@ class Artifacts:
 
 def find_models(store: Store, subject: str, experiment: str) -> Manifest:
     """Manifest of an experiment's models of a subject; an ArtifactError if there is none."""
-    made = store.find(artifact_key(model_folder(experiment), subject))
+    made = store.find(folders.artifact_key(folders.model_folder(experiment), subject))
     if made is None:
         raise ArtifactError(
             f"The experiment {experiment} has no models of {subject} in {store.url}.",
@@ -397,8 +389,8 @@ def to_surface_image(values: xr.DataArray | ArrayLike) -> "SurfaceImage":
     array = np.asarray(values, np.float32)
     if array.shape[-1] != layout.N_VERTICES:
         raise ValueError(
-            f"An array of {array.shape[-1]} vertices: fsaverage5 has {layout.N_VERTICES}. A DataArray"
-            " with the coordinate `vertex` may have some of them."
+            f"An array of {array.shape[-1]} vertices: fsaverage5 has {layout.N_VERTICES}. A"
+            " DataArray with the coordinate `vertex` may have some of them."
         )
     left, right = np.split(array.T, 2)
     return SurfaceImage(load_fsaverage("fsaverage5")["inflated"], {"left": left, "right": right})
