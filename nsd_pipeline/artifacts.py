@@ -13,33 +13,47 @@ Everything here reads; nothing is made or changed. A store may be read while run
 has been opened stays one version, or an error says that it was replaced.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from xarray.core.indexing import LazilyIndexedArray
 
 from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.processes import read_vertices, seed_folder
+from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
 from nsd_pipeline.decoding.trained_decoder import OF_A_TRIAL, TrainedDecoder, read_images
+from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, Remake
 from nsd_pipeline.experiments import DEFAULT, chosen_file, read_experiments
 from nsd_pipeline.folders import (
-    BETAS,
     EMBEDDINGS,
     FSAVERAGE_EVENTS,
     SHARED,
+    STIMULI,
     artifact_key,
+    betas_folder,
     model_folder,
 )
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, N_VERTICES, session_key
+from nsd_pipeline.nsd.layout import (
+    DEFAULT_SPACE,
+    FSAVERAGE5_VERTICES,
+    HEMISPHERES,
+    IMAGE_SHAPE,
+    N_VERTICES,
+    STIMULI_KEY,
+    SUBJECTS,
+    session_key,
+)
 from nsd_pipeline.nsd.session_lists import choose_sessions
+from nsd_pipeline.nsd.stimuli import open_images
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.opening import DEFAULT_STORE, open_store
+from nsd_pipeline.storage.opening import DEFAULT_STORE, open_source, open_store
+from nsd_pipeline.storage.source import DEFAULT_URL
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface.lazy_betas import SessionsRows
 
@@ -86,7 +100,14 @@ class Artifacts:
     def __repr__(self) -> str:
         return f"nsd.open({self._store.url!r})"
 
-    def betas(self, subject: str, sessions: str = "all", *, zscore: bool = True) -> xr.DataArray:
+    def betas(
+        self,
+        subject: str,
+        sessions: str = "all",
+        *,
+        zscore: bool = True,
+        space: str = DEFAULT_SPACE,
+    ) -> xr.DataArray:
         """Single-trial betas on fsaverage5, one row a trial; read when their values are asked for.
 
         Parameters
@@ -99,6 +120,8 @@ class Artifacts:
             Z-score each vertex over all finite trials of its session, as models are trained on
             them: 0 where a value is missing, and for vertices without a z-score. Otherwise percent
             signal change as NSD published it, with NaN where a value is missing.
+        space
+            Space that they come from: fsaverage, or one that an experiment names.
 
         Returns
         -------
@@ -126,12 +149,13 @@ class Artifacts:
         >>> bool(abs(shared.mean()) < 1)
         True
         """
-        keys = self._sessions(BETAS, subject, sessions)
+        folder = betas_folder(space)
+        keys = self._sessions(folder, subject, sessions)
         events = read_sessions(self._store, [artifact_key(FSAVERAGE_EVENTS, key) for key in keys])
         images = events[events["type"] == "Image"]
         place = {name: images[name].to_numpy(np.int64) for name in OF_A_TRIAL}
         rows = SessionsRows(
-            lambda number: self._store.zarr(artifact_key(BETAS, session_key(subject, number))),
+            lambda number: self._store.zarr(artifact_key(folder, session_key(subject, number))),
             place["session"],
             place["trial"],
             zscore=zscore,
@@ -229,6 +253,57 @@ class Artifacts:
             )
         return read_images(self._store, keys)
 
+    def images(
+        self, image_ids: ArrayLike, *, source: str | Path | None = None
+    ) -> NDArray[np.uint8]:
+        """Images that were shown, as they are in NSD.
+
+        NSD's terms forbid passing them on.
+
+        Parameters
+        ----------
+        image_ids
+            NSD's 0-based 73k rows.
+        source
+            The mirror of NSD that they are read in, if the store was made from one; that of
+            ``NSD_SOURCE`` if None.
+
+        Returns
+        -------
+        array of shape (image, 425, 425, 3), uint8
+            In RGB, in the order of the ids.
+
+        Raises
+        ------
+        ArtifactError
+            If the store lacks one of them, or the mirror is not there.
+
+        Examples
+        --------
+        >>> seen = store.images(store.betas("subj01").image_id[:2], source="nsd")
+        >>> seen.shape
+        (2, 425, 425, 3)
+        """
+        ids = np.asarray(image_ids, np.int64)
+        images, lacking = np.empty((len(ids), *IMAGE_SHAPE), np.uint8), np.ones(len(ids), bool)
+        mirror = source or os.environ.get("NSD_SOURCE", DEFAULT_URL)
+        for stimulus_set in (SHARED, *SUBJECTS):
+            index = self._store.find(f"{STIMULI}/{stimulus_set}/index") if lacking.any() else None
+            if index is not None:
+                read = open_images(
+                    self._store, index, lambda: open_source(mirror).local_path(STIMULI_KEY)
+                )
+                here = lacking & np.isin(ids, read.image_ids)
+                images[here] = read(ids[here])
+                lacking &= ~here
+        if lacking.any():
+            raise ArtifactError(
+                f"{self._store.url} has no picture of the image {ids[lacking][0]}.",
+                next_step=f"make {STIMULI} of its stimulus set: the subject's that saw it, or"
+                f" {SHARED}.",
+            )
+        return images
+
     def decoder(self, subject: str, experiment: str = DEFAULT) -> "TrainedDecoder":
         """Models of an experiment, one for each seed, ready to predict on the CPU.
 
@@ -257,7 +332,7 @@ class Artifacts:
         folder, config = self._store.folder(made.key), TrainingConfig.of_model(made.config)
         # A class of a user's own is imported by the name in their file, not by one in the store.
         own = read_experiments(chosen_file()).get(experiment)
-        trusted = own.training if own else None
+        trusted, named = (own.training, own.encoder) if own else (None, None)
         # Names of embeddings differ by encoder: what the models learned from says which are theirs.
         images = [name for name in made.inputs if name.startswith(EMBEDDINGS)]
         return TrainedDecoder(
@@ -270,6 +345,8 @@ class Artifacts:
             },
             vertices=read_vertices(folder),
             encoder=made.metadata["encoder"],
+            trials=pd.read_parquet(folder / TRIALS_FILE),
+            _encoder_named=named or EncoderSettings(),
             _store=self._store,
             _image_keys=images,
         )

@@ -1,8 +1,8 @@
 """What people ask for by name.
 
-Asset jobs stay within one way in which the graph is cut: ``session`` and ``bold_session`` by
-session, ``embed`` by stimulus set, ``train`` by cohort (and ``train_<experiment>``), ``report`` not
-at all.
+Asset jobs stay within one way in which the graph is cut: ``session`` (and ``session_<space>``) and
+``bold_session`` by session, ``embed`` by stimulus set, ``train`` by cohort (and
+``train_<experiment>``), ``report`` not at all.
 A backfill of any of them, by a range of its partitions, is started on its page in the web UI.
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
@@ -12,7 +12,7 @@ Unlike Dagster's asset backfill, which drops everything downstream of a failed p
 on the sessions that could be prepared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -23,32 +23,42 @@ from nsd_pipeline.checks import AtChance
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
-from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.layout import SUBJECTS, Space
 from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.steps.images import EncoderConfig
 from nsd_pipeline.steps.measurement import Metrics, choose_experiments
+from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
+from nsd_pipeline.steps.sessions import (
+    BETAS_STEPS,
+    SERIES_STEPS,
+    Preparation,
+    betas_steps,
+    look_at_sessions,
+)
+from nsd_pipeline.steps.spaces import other_spaces
+from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
 STARTED_BY_TAG = "nsd/started_by"
 """Run of the job ``subject`` that started a run."""
 
-session = dg.define_asset_job(
-    "session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in BETAS_STEPS)),
-    description="One session, from the bucket to fsaverage5 betas.",
-)
 
-bold_session = dg.define_asset_job(
+def _session_job(name: str, steps: Iterable[type[Step]], description: str) -> Any:
+    selection = dg.AssetSelection.assets(Design.name, *(step.name for step in steps))
+    return dg.define_asset_job(name, selection=selection, description=description)
+
+
+session = _session_job("session", BETAS_STEPS, "One session, from the bucket to fsaverage5 betas.")
+
+bold_session = _session_job(
     "bold_session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in SERIES_STEPS)),
-    description="One session for the preset neuralbench: from recordings to time series on"
-    " fsaverage5.",
+    SERIES_STEPS,
+    "One session for the preset neuralbench: from recordings to time series on fsaverage5.",
 )
 
 embed = dg.define_asset_job(
@@ -133,10 +143,9 @@ def _do_every_run(
     run(planned_runs.DESIGN)
     wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
     failed: dict[str, str] = {}
-    for windowed in sorted({training.windowed for training in trainings}):
-        to_do = _sessions_to_do(context, config, wanted, source, store, windowed=windowed)
-        steps = SERIES_STEPS if windowed else BETAS_STEPS
-        for planned in planned_runs.prepare(to_do, at_most=1, steps=steps):
+    for prepared in Preparation.for_all(trainings):
+        to_do = _sessions_to_do(context, config, wanted, source, store, prepared.space)
+        for planned in planned_runs.prepare(to_do, prepared, at_most=1):
             try:
                 run(planned)
             except Exception as error:  # whatever it is, it is this session's alone
@@ -166,16 +175,15 @@ def _sessions_to_do(
     wanted: Sequence[str],
     source: Source,
     store: Store,
-    *,
-    windowed: bool,
+    space: Space | None,
 ) -> list[str]:
     """Sessions that are left of the wanted ones; time series that are done are found to be so."""
-    if windowed:
+    if space is None:
         there = [key for key in wanted if config.bold.has_session(source, key)]
         context.log.info(f"Sessions with time series: {len(there)} of {len(wanted)}.")
         return there
-    states = look_at_sessions(source, store, wanted)
-    context.log.info(f"Sessions of {context.partition_key}: {states}")
+    states = look_at_sessions(source, store, wanted, space)
+    context.log.info(f"Sessions of {context.partition_key} in {space}: {states}")
     return states.to_do
 
 
@@ -221,4 +229,10 @@ def build_jobs(known: Mapping[str, type[Metrics]]) -> list[Any]:
         )
 
     trainings = [train(name, metrics) for name, metrics in known.items()]
-    return [session, bold_session, embed, *trainings, report, _subject_job(known)]
+    in_spaces = [
+        _session_job(
+            f"session_{space}", betas_steps(space), f"One session, from its betas in {space}."
+        )
+        for space in other_spaces(each.model.experiment.training for each in known.values())
+    ]
+    return [session, *in_spaces, bold_session, embed, *trainings, report, _subject_job(known)]

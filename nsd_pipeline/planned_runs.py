@@ -13,9 +13,10 @@ import dagster as dg
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES, Space, parse_session_key
 from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
-from nsd_pipeline.steps.sessions import BETAS_STEPS
-from nsd_pipeline.steps.step import Step
+from nsd_pipeline.steps.operators import Operator
+from nsd_pipeline.steps.sessions import Preparation
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,20 @@ DESIGN = PlannedRun(("experiment_design",))
 REPORT = PlannedRun(("decoding_report",))
 
 
+def operators(sessions: Iterable[str], space: Space | None) -> Iterator[PlannedRun]:
+    """Runs that make what some sessions' betas in a space need once a subject."""
+    if space in OPERATOR_SPACES:
+        for subject in dict.fromkeys(parse_session_key(session)[0] for session in sessions):
+            partition = partitions.subject_space(subject, space)
+            yield PlannedRun((Operator.name,), partition, partition)
+
+
 def prepare(
-    sessions: Sequence[str], *, at_most: int, steps: Iterable[type[Step]] = BETAS_STEPS
+    sessions: Sequence[str], prepared: Preparation, *, at_most: int
 ) -> Iterator[PlannedRun]:
     """Runs that prepare some sessions, given in order, each at most a number of them."""
-    assets = tuple(step.name for step in steps)
+    yield from operators(sessions, prepared.space)
+    assets = tuple(step.name for step in prepared.steps)
     for first, last in partitions.ranges(sessions, at_most):
         yield PlannedRun(assets, first, last)
 

@@ -12,6 +12,7 @@ from nsd_pipeline.cli.console import NsdGroup
 from nsd_pipeline.cli.export import export
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
 from nsd_pipeline.cli.plan import plan
+from nsd_pipeline.cli.retrieve import retrieve
 from nsd_pipeline.cli.status import status
 from nsd_pipeline.cli.verify import prune, verify
 
@@ -26,5 +27,10 @@ def main() -> None:
     """
 
 
-for command in (status, plan, run, export, verify, prune, check, show_terms, prepare, completion):
+_COMMANDS = (
+    *(status, plan, run, retrieve, export),
+    *(verify, prune, check, show_terms, prepare, completion),
+)
+
+for command in _COMMANDS:
     main.add_command(command)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nsd_pipeline.planned_runs import PlannedRun
     from nsd_pipeline.steps.forecast import Wanted
-    from nsd_pipeline.steps.step import Step
+    from nsd_pipeline.steps.sessions import Preparation
     from nsd_pipeline.storage.source import Source
     from nsd_pipeline.storage.store import Store
 
@@ -89,9 +89,9 @@ def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> O
             advance()
         if not designed:
             return outcome
-        for name, steps, to_do in _sessions_to_do(wanted, source, store):
-            runs = [*planned_runs.prepare(to_do, at_most=1, steps=steps)]
-            with bar(name, len(runs)) as advance:
+        for prepared, to_do in _sessions_to_do(wanted, source, store):
+            runs = [*planned_runs.prepare(to_do, prepared, at_most=1)]
+            with bar(prepared.name, len(runs)) as advance:
                 for planned in runs:
                     carry_out(instance, planned)
                     advance()
@@ -108,18 +108,18 @@ def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> O
 
 def _sessions_to_do(
     wanted: "Wanted", source: "Source", store: "Store"
-) -> Iterator[tuple[str, Sequence[type["Step"]], Sequence[str]]]:
-    """What the experiments learn from: its name, its steps, and the sessions that are left."""
+) -> Iterator[tuple["Preparation", Sequence[str]]]:
+    """What the experiments learn from, and the sessions of it that are left."""
     from nsd_pipeline.steps.series_files import BoldConfig
-    from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
+    from nsd_pipeline.steps.sessions import look_at_sessions
 
-    windowed = {each.model.experiment.training.windowed for each in wanted.experiments}
-    if False in windowed:
-        yield "sessions", BETAS_STEPS, look_at_sessions(source, store, wanted.sessions).to_do
-    if True in windowed:
-        bold = BoldConfig()
-        there = [key for key in wanted.sessions if bold.has_session(source, key)]
-        yield "time series", SERIES_STEPS, there
+    bold = BoldConfig()
+    for prepared in wanted.preparations:
+        if prepared.space:
+            states = look_at_sessions(source, store, wanted.sessions, prepared.space)
+            yield prepared, states.to_do
+        else:
+            yield prepared, [key for key in wanted.sessions if bold.has_session(source, key)]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ nothing here knows that a dataset is generated.
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -16,18 +16,16 @@ import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.checks import AtChance
-from nsd_pipeline.decoding.config import PresetName
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
-from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
-from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, betas_files, parse_session_key
+from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute, operators
 from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.ceiling import Ceiling
-from nsd_pipeline.steps.decoding import FMRI_STEPS
 from nsd_pipeline.steps.measurement import (
     METRICS_FILE,
     Metrics,
@@ -36,7 +34,7 @@ from nsd_pipeline.steps.measurement import (
 )
 from nsd_pipeline.steps.report import PAGE_FILE, Report
 from nsd_pipeline.steps.series_files import BoldConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
+from nsd_pipeline.steps.sessions import Preparation
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -50,8 +48,6 @@ COARSE_RECORDINGS: Final = {
 }
 """The demo's recordings are on a coarse mesh, to be small; docs/windows.md says so. Nothing else is
 set: the demo's models are those that a user gets who sets nothing."""
-
-_STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
 
 
 @click.command()
@@ -70,25 +66,31 @@ def main(names: tuple[str, ...]) -> None:
         experiments = dict(zip(names, choose_experiments(names, known), strict=True))
     except NsdError as error:
         raise click.ClickException(str(error)) from error
-    presets = list(
-        dict.fromkeys(each.model.experiment.training.preset for each in experiments.values())
-    )
+    needed = Preparation.for_all(each.model.experiment.training for each in experiments.values())
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()
-    sessions = [key for key in partitions.SESSIONS if _is_there(source, key, presets)]
-    if not sessions:
-        what = " and ".join(FMRI_STEPS[preset][2] for preset in presets)
-        raise click.ClickException(f"{source.url} has no session of {what} that could be used.")
-    subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    prepared, betas = [_STEPS[preset] for preset in presets], "betas" in presets
+    sessions = {
+        each: tuple(key for key in partitions.SESSIONS if _is_there(source, key, each))
+        for each in needed
+    }
+    for each, there in sessions.items():
+        if not there:
+            raise click.ClickException(f"{source.url} has no {each.name} that could be used.")
+    subjects = tuple(
+        dict.fromkeys(parse_session_key(key)[0] for keys in sessions.values() for key in keys)
+    )
+    betas = any(each.space == DEFAULT_SPACE for each in needed)
     everything: list[PlannedRun | Backfill] = [
         DESIGN,
-        *(Backfill(tuple(step.name for step in steps), tuple(sessions)) for steps in prepared),
+        *_prepare(sessions),
         *(PlannedRun((Ceiling.name,), subject, subject) for subject in subjects if betas),
         *embed(subjects, experiments.values()),
         *decode((*subjects, partitions.ALL), experiments.values()),
     ]
-    settings, at_chance = (COARSE_RECORDINGS if "neuralbench" in presets else {}), []
+    settings, at_chance = (
+        (COARSE_RECORDINGS if any(each.space is None for each in needed) else {}),
+        [],
+    )
     try:
         history = open_history()
     except NsdError as error:
@@ -110,6 +112,13 @@ def main(names: tuple[str, ...]) -> None:
         raise click.ClickException("\n\n".join(at_chance))
 
 
+def _prepare(sessions: Mapping[Preparation, tuple[str, ...]]) -> Iterator[PlannedRun | Backfill]:
+    """Prepare sessions, each kind of what is prepared in a backfill."""
+    for each, there in sessions.items():
+        yield from operators(there, each.space)
+        yield Backfill(tuple(step.name for step in each.steps), there)
+
+
 def _run(
     instance: dg.DagsterInstance,
     planned: PlannedRun | Backfill,
@@ -122,14 +131,12 @@ def _run(
     return dict.fromkeys(outcome.values())
 
 
-def _is_there(source: Source, session: str, presets: Sequence[PresetName]) -> bool:
-    """Whether a session can be prepared for some presets."""
-    if "neuralbench" in presets and not BoldConfig().has_session(source, session):
-        return False
-    if "betas" not in presets:
-        return True
-    first, *_ = betas_keys(*parse_session_key(session), "fsaverage")
-    return first in source.list(first)
+def _is_there(source: Source, session: str, prepared: Preparation) -> bool:
+    """Whether the source has what a session is prepared from."""
+    if prepared.space is None:
+        return BoldConfig().has_session(source, session)
+    formats = betas_files(*parse_session_key(session), prepared.space)
+    return any(first in source.list(first) for first, *_ in formats.values())
 
 
 def _url(resource: str) -> str:

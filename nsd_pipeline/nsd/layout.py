@@ -18,6 +18,8 @@ FileFormat = Literal["mgh", "hdf5", "nii.gz"]
 HEMISPHERES: Final[tuple[Hemisphere, ...]] = get_args(Hemisphere)
 SPACES: Final[tuple[Space, ...]] = get_args(Space)
 """Spaces in which NSD has single-trial betas."""
+DEFAULT_SPACE: Final[Space] = "fsaverage"
+"""The one whose betas everything starts from unless somebody names another."""
 FUNCTIONAL_SPACES: Final[tuple[FunctionalSpace, ...]] = get_args(FunctionalSpace)
 """A subject's own volumes."""
 OPERATOR_SPACES: Final[tuple[Space, ...]] = (*FUNCTIONAL_SPACES, "nativesurface")

@@ -9,16 +9,19 @@ from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
 from nsd_pipeline.report.gallery import (
     Example,
+    Found,
     Rated,
     Retrieval,
     difficulty_gallery,
     gallery_examples,
     retrieval_gallery,
+    trial_gallery,
 )
 from nsd_pipeline.report.metric_figures import (
     interval_curves,
     interval_rows,
     rank_distribution,
+    session_numbers,
     training_curves,
 )
 from nsd_pipeline.report.page import MAIN_METRICS, Overview, PageFigure, Result, render_page
@@ -40,6 +43,7 @@ __all__ = [
     "MAIN_METRICS",
     "NOT_RECORDED",
     "Example",
+    "Found",
     "Overview",
     "PageFigure",
     "Picture",
@@ -65,9 +69,11 @@ __all__ = [
     "render_page",
     "repeats_curve",
     "retrieval_gallery",
+    "session_numbers",
     "surface_map",
     "to_latex",
     "to_markdown",
     "training_curves",
+    "trial_gallery",
     "turnable_surface",
 ]

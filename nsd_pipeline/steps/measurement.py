@@ -137,7 +137,7 @@ class Metrics(Step):
         cohort = collect_cohort(
             self.store,
             str(trained.partition),
-            options.preset,
+            self.model.fmri_steps(options),
             trained.metadata["sessions"],
             self.model.targets,
         )
@@ -197,7 +197,7 @@ class Metrics(Step):
         self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame
     ) -> None:
         """Draw what was retrieved, and which images are easy and hard."""
-        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
+        read = Stimuli.open_images(self.store, self.open_source, partitions.SHARED)
         gallery = [
             report.Retrieval(
                 seen=read(np.array([example.image_id]))[0],

@@ -63,6 +63,11 @@ _FIGURES: Final = {
         "What each vertex adds to the score of the image that was seen, mean over test trials.",
     ),
     "training_curves": _Figure("Training", "The marked epochs' weights are the models'."),
+    "sessions": _Figure(
+        "Sessions",
+        "Betas in percent signal change: mean of all vertices, median of their standard deviations,"
+        " and the share of vertices that have data.",
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from nsd_pipeline.report import (
     interval_rows,
     rank_distribution,
     retrieval_gallery,
+    session_numbers,
     surface_map,
     training_curves,
     turnable_surface,
@@ -271,3 +272,17 @@ def test_figures_leave_pyplot_alone(history):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_numbers_of_sessions_have_a_panel_each_and_a_line_a_subject() -> None:
+    table = pd.DataFrame(
+        {
+            "subject": ["subj01", "subj01", "subj08"],
+            "session": [1, 12, 3],
+            "mean (%)": [0.2, 0.3, 0.1],
+            "valid vertices": [0.98, np.nan, 0.97],
+        }
+    )
+    found = texts(session_numbers(table))
+    assert found.count("subj01") == found.count("subj08") == found.count("session") == 1
+    assert {"mean (%)", "valid vertices"} < set(found)
