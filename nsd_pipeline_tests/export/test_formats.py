@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -73,6 +74,7 @@ class Lab:
                     model = build_model(config, n_vertices=V, n_times=n_times, n_outputs=D)
                 own = draft.folder / ("" if seed == config.seeds[0] else f"seed_{seed}")
                 save_model(own, model, config)
+            pd.DataFrame({"split": ["test"]}).to_parquet(draft.folder / "trials.parquet")
             draft.metadata["sessions"] = ["subj01_ses01", "subj01_ses02"]
             draft.metadata["trials"] = {"train": 40, "test": 20}
             draft.metadata["encoder"] = {"model": "tiny", "layers": 0.5}
