@@ -39,16 +39,7 @@ from nsd_pipeline.folders import (
     betas_folder,
     model_folder,
 )
-from nsd_pipeline.nsd.layout import (
-    DEFAULT_SPACE,
-    FSAVERAGE5_VERTICES,
-    HEMISPHERES,
-    IMAGE_SHAPE,
-    N_VERTICES,
-    STIMULI_KEY,
-    SUBJECTS,
-    session_key,
-)
+from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.session_lists import choose_sessions
 from nsd_pipeline.nsd.stimuli import open_images
 from nsd_pipeline.storage.manifest import Manifest
@@ -106,7 +97,7 @@ class Artifacts:
         sessions: str = "all",
         *,
         zscore: bool = True,
-        space: str = DEFAULT_SPACE,
+        space: str = layout.DEFAULT_SPACE,
     ) -> xr.DataArray:
         """Single-trial betas on fsaverage5, one row a trial; read when their values are asked for.
 
@@ -155,7 +146,9 @@ class Artifacts:
         images = events[events["type"] == "Image"]
         place = {name: images[name].to_numpy(np.int64) for name in OF_A_TRIAL}
         rows = SessionsRows(
-            lambda number: self._store.zarr(artifact_key(folder, session_key(subject, number))),
+            lambda number: self._store.zarr(
+                artifact_key(folder, layout.session_key(subject, number))
+            ),
             place["session"],
             place["trial"],
             zscore=zscore,
@@ -165,8 +158,8 @@ class Artifacts:
             coords={
                 **{name: ("trial", values) for name, values in place.items()},
                 "shared": ("trial", images["shared"].to_numpy(bool)),
-                "vertex": np.arange(N_VERTICES),
-                "hemisphere": ("vertex", np.repeat(HEMISPHERES, FSAVERAGE5_VERTICES)),
+                "vertex": np.arange(layout.N_VERTICES),
+                "hemisphere": ("vertex", np.repeat(layout.HEMISPHERES, layout.FSAVERAGE5_VERTICES)),
             },
             name="betas",
             attrs={
@@ -285,13 +278,16 @@ class Artifacts:
         (2, 425, 425, 3)
         """
         ids = np.asarray(image_ids, np.int64)
-        images, lacking = np.empty((len(ids), *IMAGE_SHAPE), np.uint8), np.ones(len(ids), bool)
+        images, lacking = (
+            np.empty((len(ids), *layout.IMAGE_SHAPE), np.uint8),
+            np.ones(len(ids), bool),
+        )
         mirror = source or os.environ.get("NSD_SOURCE", DEFAULT_URL)
-        for stimulus_set in (SHARED, *SUBJECTS):
+        for stimulus_set in (SHARED, *layout.SUBJECTS):
             index = self._store.find(f"{STIMULI}/{stimulus_set}/index") if lacking.any() else None
             if index is not None:
                 read = open_images(
-                    self._store, index, lambda: open_source(mirror).local_path(STIMULI_KEY)
+                    self._store, index, lambda: open_source(mirror).local_path(layout.STIMULI_KEY)
                 )
                 here = lacking & np.isin(ids, read.image_ids)
                 images[here] = read(ids[here])
@@ -397,11 +393,11 @@ def to_surface_image(values: xr.DataArray | ArrayLike) -> "SurfaceImage":
     from nilearn.surface import SurfaceImage
 
     if isinstance(values, xr.DataArray) and "vertex" in values.coords:
-        values = values.transpose(..., "vertex").reindex(vertex=np.arange(N_VERTICES))
+        values = values.transpose(..., "vertex").reindex(vertex=np.arange(layout.N_VERTICES))
     array = np.asarray(values, np.float32)
-    if array.shape[-1] != N_VERTICES:
+    if array.shape[-1] != layout.N_VERTICES:
         raise ValueError(
-            f"An array of {array.shape[-1]} vertices: fsaverage5 has {N_VERTICES}. A DataArray"
+            f"An array of {array.shape[-1]} vertices: fsaverage5 has {layout.N_VERTICES}. A DataArray"
             " with the coordinate `vertex` may have some of them."
         )
     left, right = np.split(array.T, 2)

@@ -98,10 +98,7 @@ def fetch_model(model: str | Path, revision: str | None = None) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a model's folder: one, or the shards that its index names.
 
-    Raises
-    ------
-    ModelError
-        If there are none, or a shard is missing.
+    A ModelError if there are none, or a shard is missing.
     """
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
@@ -133,13 +130,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a model.
-
-    Raises
-    ------
-    ModelError
-        If it is missing or not a JSON object.
-    """
+    """Read a JSON file of a model; a ModelError if it is missing or not a JSON object."""
     content, problem = None, "is not a JSON object"
     try:
         # An editor of Windows puts a byte order mark at the beginning.
@@ -159,12 +150,8 @@ def processor_settings(folder: Path) -> dict[Path, dict[str, Any]]:
     """Settings of a model's image processor, by the file that holds them: one, or two.
 
     transformers 5 saves a processor of images and text as ``processor_config.json`` and puts the
-    images' part under ``image_processor``. Older files of this name are about text alone.
-
-    Raises
-    ------
-    ModelError
-        If there are none, or a file is damaged.
+    images' part under ``image_processor``. Older files of this name are about text alone. A
+    ModelError if there are none, or a file is damaged.
     """
     path, nested = folder / PROCESSOR, folder / _NESTED_PROCESSOR
     of_images = read_json(nested).get("image_processor") if nested.is_file() else None
