@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from torch import nn
 
 import nsd_pipeline as nsd
@@ -72,6 +74,7 @@ class Lab:
                     model = build_model(config, n_vertices=V, n_times=n_times, n_outputs=D)
                 own = draft.folder / ("" if seed == config.seeds[0] else f"seed_{seed}")
                 save_model(own, model, config)
+            pd.DataFrame({"split": ["test"]}).to_parquet(draft.folder / "trials.parquet")
             draft.metadata["sessions"] = ["subj01_ses01", "subj01_ses02"]
             draft.metadata["trials"] = {"train": 40, "test": 20}
             draft.metadata["encoder"] = {"model": "tiny", "layers": 0.5}
@@ -155,9 +158,9 @@ def test_the_model_card_loads_the_model(
         path.read_text() for path in folder.rglob("*") if path.suffix in (".md", ".json")
     )
     card, x = (folder / "README.md").read_text(), lab.trials(5)
-    header = yaml.safe_load(card.split("---")[1])
-    assert header["license_name"] == "nsd-terms"
-    assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.9
+    header = ModelCard(card).data
+    assert (header.license, header.license_name) == ("other", "nsd-terms")
+    assert [each.metric_value for each in header.eval_results] == [0.9] * len(METRICS)
     assert "| about top5_acc" in card
     assert "80.0 to 95.0" in card
     monkeypatch.chdir(folder)
@@ -182,7 +185,9 @@ def test_the_terms_are_about_what_is_exported(lab: Lab) -> None:
         assert "keeps no trials among its weights" in may_be_passed_on(lab.model, to)
     lab.measure("generated")
     assert "generated data" in may_be_passed_on(lab.model, "csv")
-    assert "knows nothing of any brain" in (lab.export("hf") / "README.md").read_text()
+    card = (lab.export("hf") / "README.md").read_text()
+    assert "knows nothing of any brain" in card
+    assert "license: mit" in card
 
 
 def test_an_export_takes_the_place_of_an_unchanged_export_only(lab: Lab) -> None:
