@@ -4,7 +4,7 @@ Figures come as PNG and SVG, for a file, a page or a user interface. matplotlib,
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.cortex_map import surface_map, turnable_surface
+from nsd_pipeline.report.cortex_map import SurfaceLayer, surface_map, turnable_surface
 from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
 from nsd_pipeline.report.gallery import (
@@ -50,6 +50,7 @@ __all__ = [
     "Rated",
     "Result",
     "Retrieval",
+    "SurfaceLayer",
     "as_read",
     "differing_settings",
     "difficulty_gallery",
