@@ -143,6 +143,7 @@ def test_two_spaces_live_side_by_side(
         model = graph.store.find(f"experiments/{name}/model/subj01")
         assert model.metadata["space"] == space
         assert f"{betas_folder(space)}/subj01/ses01" in model.inputs
+        assert "figures/sessions.svg" in model.files
     page = (graph.artifacts / "decoding_report/report.html").read_text()
     assert "surface, subj01" in page
     assert "volume, subj01" in page
