@@ -11,7 +11,13 @@ from nsd_pipeline.nsd.layout import DEFAULT_SPACE
 EVENTS: Final = "events"
 FSAVERAGE_EVENTS: Final = "fsaverage_events"
 BETAS: Final = "fsaverage5_betas.zarr"
+STIMULI: Final = "stimuli"
 EMBEDDINGS: Final = "stimulus_embeddings"
+CEILING: Final = "noise_ceiling"
+
+RANKS_FILE: Final = "ranks.parquet"
+TOP_FILE: Final = "top10.parquet"
+"""Of metrics: the rank of each test trial's image, and the ten images that come first."""
 
 EXPERIMENTS: Final = "experiments"
 """Folder of the models and metrics of every experiment but the default, by its name."""

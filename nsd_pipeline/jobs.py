@@ -12,33 +12,27 @@ Unlike Dagster's asset backfill, which drops everything downstream of a failed p
 on the sessions that could be prepared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions, planned_runs
-from nsd_pipeline.checks import AtChance
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
-from nsd_pipeline.nsd.layout import SUBJECTS, Space
+from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlpConfig
+from nsd_pipeline.steps.forecast import Wanted
 from nsd_pipeline.steps.images import EncoderConfig
 from nsd_pipeline.steps.measurement import Metrics, choose_experiments
 from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
-from nsd_pipeline.steps.sessions import (
-    BETAS_STEPS,
-    SERIES_STEPS,
-    Preparation,
-    betas_steps,
-    look_at_sessions,
-)
+from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, Preparation, betas_steps
 from nsd_pipeline.steps.spaces import other_spaces
 from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.source import Source
@@ -122,6 +116,7 @@ def _do_every_run(
     ]
     others = any(training.train_on != "own" for training in trainings)
     subjects = SUBJECTS if others else partitions.subjects_of_cohort(cohort)
+    sessions = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
     settings = {
         "stimulus_embeddings": config.encoder.model_dump(mode="json"),
         "fmri_mlp": config.training.model_dump(mode="json"),
@@ -129,62 +124,39 @@ def _do_every_run(
         "fsaverage5_series": config.series.model_dump(mode="json"),
     }
 
-    def run(planned: planned_runs.PlannedRun) -> None:
+    def run(planned: planned_runs.PlannedRun) -> Iterable[str]:
         context.log.info(planned.title)
-        outcome = planned_runs.execute(
+        return planned_runs.execute(
             context.repository_def,
             context.instance,
             planned,
             config=settings,
             tags={STARTED_BY_TAG: context.run_id},
         )
-        context.log.info(f"{planned.title}: {', '.join(dict.fromkeys(outcome.values()))}")
 
-    run(planned_runs.DESIGN)
-    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
-    failed: dict[str, str] = {}
-    for prepared in Preparation.for_all(trainings):
-        to_do = _sessions_to_do(context, config, wanted, source, store, prepared.space)
-        for planned in planned_runs.prepare(to_do, prepared, at_most=1):
-            try:
-                run(planned)
-            except Exception as error:  # whatever it is, it is this session's alone
-                context.log.error(f"{planned.title}: {error}")
-                failed[planned.first] = str(error)
+    stages = planned_runs.to_the_end(
+        Wanted(sessions, (cohort,), experiments),
+        source,
+        store,
+        preparations=Preparation.for_all(trainings),
+        bold=config.bold,
+    )
     problems: list[str] = []
-    for planned in (
-        *planned_runs.embed(subjects, experiments),
-        *planned_runs.decode((cohort,), experiments),
-    ):
-        try:
-            run(planned)
-        except AtChance as found:  # the report says so as well
-            problems.append(str(found.description))
+    failed: dict[str, str] = {}
+    for done in planned_runs.carry_out(stages, run):
+        if done.failed:
+            context.log.error(f"{done.planned.title}: {done.problem}")
+        else:
+            context.log.info(f"{done.planned.title}: {done.said}")
+        if done.failed and done.stage.alone:
+            failed[done.planned.first] = done.problem
+        elif done.problem:
+            problems.append(done.problem)
     if failed:
-        problems.append(
-            f"{cohort} is trained and measured, but without these sessions:\n"
-            + "\n".join(f"{key}: {message}" for key, message in failed.items())
-        )
+        left_out = "\n".join(f"{key}: {message}" for key, message in failed.items())
+        problems.append(f"These sessions of {cohort} could not be prepared:\n{left_out}")
     if problems:
         raise dg.Failure(description="\n\n".join(problems), allow_retries=False)
-
-
-def _sessions_to_do(
-    context: dg.OpExecutionContext,
-    config: SubjectConfig,
-    wanted: Sequence[str],
-    source: Source,
-    store: Store,
-    space: Space | None,
-) -> list[str]:
-    """Sessions that are left of the wanted ones; time series that are done are found to be so."""
-    if space is None:
-        there = [key for key in wanted if config.bold.has_session(source, key)]
-        context.log.info(f"Sessions with time series: {len(there)} of {len(wanted)}.")
-        return there
-    states = look_at_sessions(source, store, wanted, space)
-    context.log.info(f"Sessions of {context.partition_key} in {space}: {states}")
-    return states.to_do
 
 
 def _subject_job(known: Mapping[str, type[Metrics]]) -> dg.JobDefinition:

@@ -32,6 +32,7 @@ DOMAIN = (
     "decoding",
     "evaluation",
     "report",
+    "export",
 )
 HEAVY = ("torch", "transformers", "nilearn", "nibabel")
 

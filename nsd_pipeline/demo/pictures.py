@@ -36,17 +36,8 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 class Canvas:
     """A square picture; coordinates run from 0 to 1, x to the right and y downwards.
 
-    Parameters
-    ----------
-    rng
-        Where the texture of :meth:`noise` comes from.
-
-    Attributes
-    ----------
-    pixels
-        (425, 425, 3) float32, 0..1 after :meth:`finish`.
-    x, y
-        (1, 425) and (425, 1) coordinates of the pixels' centres.
+    `pixels` are (425, 425, 3) float32, 0..1 after :meth:`finish`; `x` (1, 425) and `y` (425, 1) are
+    the coordinates of their centres. The texture of :meth:`noise` comes from `rng`.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:

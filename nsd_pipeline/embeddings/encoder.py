@@ -318,10 +318,7 @@ class ImageEncoder:
     def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Second half of `encode`, on the encoder's device: all photos from `prepare` to (N, D).
 
-        Raises
-        ------
-        ModelError
-            If an embedding is not finite.
+        A ModelError if an embedding is not finite.
         """
         import torch
 

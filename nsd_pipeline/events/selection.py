@@ -105,17 +105,8 @@ def _error(query: str, reason: str, events: pd.DataFrame) -> NsdError:
 def sole_recording(events: pd.DataFrame, session: str) -> str:
     """Space of the one recording of betas that a session has after the space filter.
 
-    Parameters
-    ----------
-    events
-        A session's events after the space filter.
-    session
-        Name of the session, for the error.
-
-    Raises
-    ------
-    NsdError
-        If no recording is left, or more than one: trials would count twice.
+    The session's name is for the error: an NsdError if no recording is left, or more than one, so
+    that trials would count twice.
     """
     spaces = events.loc[events["type"] == "Fmri", "space"].tolist()
     return _sole(spaces, session, "one recording", "fsaverage_events", "events")
@@ -125,11 +116,6 @@ def sole_recordings(events: pd.DataFrame, session: str) -> dict[int, str]:
     """Space of the one recording that each run of a session has after the space filter.
 
     As `sole_recording`, but by run, for every run with trials, in order.
-
-    Raises
-    ------
-    NsdError
-        If a run has no recording left, or more than one.
     """
     recordings = events[events["type"] == "Fmri"]
     spaces = recordings.groupby("run")["space"].agg(list).to_dict()
@@ -211,10 +197,7 @@ def assign_validation(
 def check_split(events: pd.DataFrame) -> None:
     """Check that there is something to train on, to stop by and to test on.
 
-    Raises
-    ------
-    NotEnoughDataError
-        If training, validation or test has no event.
+    A NotEnoughDataError if training, validation or test has no event.
     """
     counts = events["split"].value_counts()
     if empty := [split for split in SPLITS if counts.get(split, 0) == 0]:

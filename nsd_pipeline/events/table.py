@@ -69,10 +69,7 @@ EVENT_COLUMNS: Final[tuple[EventColumn, ...]] = (
 def conform(events: pd.DataFrame) -> pd.DataFrame:
     """Give a table exactly the columns of ``EVENT_COLUMNS``, in order and with their dtypes.
 
-    Raises
-    ------
-    NsdError
-        If a column is missing or is not one of an event table.
+    An NsdError if a column is missing or is not one of an event table.
     """
     names = [column.name for column in EVENT_COLUMNS]
     missing = [name for name in names if name not in events]
@@ -88,12 +85,7 @@ def conform(events: pd.DataFrame) -> pd.DataFrame:
 def write_events(path: Path, events: pd.DataFrame) -> None:
     """Write an event table as Parquet, each column with its description in the schema.
 
-    A file that exists is replaced whole.
-
-    Raises
-    ------
-    NsdError
-        If the columns are not those of ``EVENT_COLUMNS``.
+    A file that exists is replaced whole. An NsdError if the columns are not ``EVENT_COLUMNS``'.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

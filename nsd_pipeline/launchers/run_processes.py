@@ -36,12 +36,7 @@ SIGNED_TAG: Final = "nsd/signed"
 class RunProcess:
     """A process that stays recognisable: process ids are reused, but not with the same start time.
 
-    Parameters
-    ----------
-    pid
-        Process id; also the id of its process group.
-    started
-        Start time in seconds since the epoch.
+    `pid` is also the id of its process group; `started` is in seconds since the epoch.
     """
 
     pid: int

@@ -135,14 +135,9 @@ class ExperimentDesign:
 def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     """Read and validate ``nsd_expdesign.mat``.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is no readable MATLAB file of version 5.
-    MappingError
-        If an array is missing or has the wrong shape, if an id is out of range, if the shared
-        images are not the first 1,000 of every subject, or if two subjects have another image in
-        common.
+    An InvalidFileError if it is no readable MATLAB file of version 5. A MappingError if an array is
+    missing or has the wrong shape, if an id is out of range, if the shared images are not the first
+    1,000 of every subject, or if two subjects have another image in common.
     """
     name = os.fspath(path)
     arrays = _load_arrays(path)
@@ -227,12 +222,7 @@ def find_design(source: Source) -> dict[str, ObjectInfo]:
     """Experiment design, stimulus info, and the responses of every subject the source has.
 
     By the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv`` and
-    ``subjXX_responses.tsv``.
-
-    Raises
-    ------
-    SourceError
-        If the design or the stimulus info is missing.
+    ``subjXX_responses.tsv``. A SourceError if the design or the stimulus info is missing.
     """
     found = {Path(key).name: source.describe(key) for key in (EXPDESIGN_KEY, STIM_INFO_KEY)}
     for subject in SUBJECTS:

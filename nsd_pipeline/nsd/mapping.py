@@ -79,19 +79,11 @@ def repetition_column(subject: str, repetition: int) -> str:
 def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read and validate ``nsd_stim_info_merged.csv``.
 
-    Returns
-    -------
-    DataFrame
-        73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
-        ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and
-        ``subject1_rep0`` to ``subject8_rep2`` as whole numbers.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is not a comma-separated table.
-    MappingError
-        If a column is missing, a value is out of range, or there is not one row for each image.
+    Returns 73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
+    ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and ``subject1_rep0``
+    to ``subject8_rep2`` as whole numbers. An InvalidFileError if it is not a comma-separated table;
+    a MappingError if a column is missing, a value is out of range, or there is not one row for each
+    image.
     """
     repetitions = [repetition_column(s, r) for s in SUBJECTS for r in range(N_REPETITIONS)]
     table = NsdTable.read(
@@ -124,19 +116,10 @@ def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
 def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read and validate a subject's ``responses.tsv``.
 
-    Returns
-    -------
-    DataFrame
-        All rows, in the file's order, with NSD's column names: `IDENTIFYING_COLUMNS` as int64,
-        `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is not a tab-separated table.
-    MappingError
-        If a column is missing, a value is out of range or no number, or the rows are of more than
-        one subject.
+    Returns all rows, in the file's order, under NSD's column names: `IDENTIFYING_COLUMNS` as int64,
+    `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer. An InvalidFileError if it is
+    not a tab-separated table; a MappingError if a column is missing, a value is out of range or no
+    number, or the rows are of more than one subject.
     """
     table = NsdTable.read(
         path,
@@ -163,21 +146,8 @@ def check_mapping(
 ) -> None:
     """Check that design, table of images and responses name the same image for every trial.
 
-    Parameters
-    ----------
-    trials
-        The session's trials, from `ExperimentDesign.trials`.
-    design, stimulus_info
-        The experiment design, and the table of images.
-    responses
-        The subject's responses in all sessions.
-    subject, session
-        Which session, ``subj01`` and 1-based.
-
-    Raises
-    ------
-    MappingError
-        If they disagree; the first trials (or images) that do are named.
+    `trials` are the session's, from `ExperimentDesign.trials`; `responses` the subject's in all
+    sessions. A MappingError if they disagree: it names the first trials (or images) that do.
     """
     _check_responses(trials, responses, subject, session)
     _check_repetitions(trials, design, stimulus_info, subject, session)

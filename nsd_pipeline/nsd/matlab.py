@@ -32,21 +32,10 @@ class MatlabError(ValueError):
 
 
 def read_arrays(path: Path, names: Collection[str], *, largest: int) -> dict[str, NDArray[Any]]:
-    """Read some arrays of a file, as far as they are there.
+    """Read arrays of numbers by their names, as far as they are there.
 
-    Parameters
-    ----------
-    path
-        The file.
-    names
-        Names of arrays of numbers.
-    largest
-        Bytes that a packed array may have when it is unpacked.
-
-    Raises
-    ------
-    MatlabError
-        If the file or one of these arrays cannot be read.
+    `largest` is how many bytes a packed array may have when it is unpacked. A MatlabError if the
+    file or one of these arrays cannot be read.
     """
     content = memoryview(path.read_bytes())
     version = bytes(content[_HEADER_BYTES - 4 : _HEADER_BYTES])

@@ -93,13 +93,7 @@ def write_runs(folder: Path, runs: Sequence[BoldRun]) -> None:
 
 
 def read_runs(folder: Path) -> list[BoldRun]:
-    """Read what :func:`write_runs` wrote.
-
-    Raises
-    ------
-    ArtifactError
-        If it is not there or is damaged.
-    """
+    """Read what :func:`write_runs` wrote; an ArtifactError if it is not there or is damaged."""
     path = folder / RUNS_FILE
     try:
         runs = _RUNS.validate_json(path.read_bytes())
@@ -123,17 +117,9 @@ def agree_on_tr(
 ) -> float | None:
     """The one repetition time that several sources state, None if none of them does.
 
-    Parameters
-    ----------
-    statements
-        What each source is called, and the repetition time in seconds that it states, if any.
-    next_step
-        What to do if they disagree.
-
-    Raises
-    ------
-    InvalidFileError
-        If two of them disagree, or one states something that is no repetition time.
+    `statements` are what each source is called, and the repetition time in seconds that it states,
+    if any; `next_step` is what to do if they disagree. An InvalidFileError if two of them do, or
+    one states something that is no repetition time.
     """
     stated = [(name, tr) for name, tr in statements if tr is not None]
     if not stated:

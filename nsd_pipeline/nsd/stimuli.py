@@ -23,8 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
 from nsd_pipeline.nsd.hdf5 import npy_header, own_member, reading
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline.storage.transfer import fetch
 
 DATASET: Final = "imgBrick"
@@ -94,13 +96,7 @@ class StimulusFile:
         self._file.close()
 
     def check_ids(self, image_ids: ArrayLike) -> None:
-        """Check that the file has these images (0-based).
-
-        Raises
-        ------
-        InvalidFileError
-            If it is too short for one of them.
-        """
+        """Check that the file has these images (0-based ids); an InvalidFileError if not."""
         ids = np.asarray(image_ids)
         outside = ids[(ids < 0) | (ids >= self.n_images)]
         if outside.size:
@@ -112,10 +108,7 @@ class StimulusFile:
     def read(self, image_ids: ArrayLike) -> NDArray[np.uint8]:
         """Read images by their 0-based ids, in the order asked for: (N, 425, 425, 3) uint8, RGB.
 
-        Raises
-        ------
-        InvalidFileError
-            If the file does not have such an image, or is damaged where it lies.
+        An InvalidFileError if the file does not have such an image, or is damaged where it lies.
         """
         ids = np.asarray(image_ids, np.int64)
         self.check_ids(ids)
@@ -180,27 +173,11 @@ def download_images(
 ) -> int:
     """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
-    Where the dataset is contiguous and uncompressed, each image is one range of bytes. Otherwise
-    the images go through HDF5, a few at a time; the 40 GB are never in memory. Returns the number
-    of bytes that came.
-
-    Parameters
-    ----------
-    source
-        Where NSD's files are read.
-    info
-        The stimulus file, as the source describes it.
-    image_ids
-        0-based rows of the stimulus file, ascending.
-    folder, scratch
-        Where the file goes, and where it is kept until it is whole.
-    max_concurrency
-        Requests in flight at the same time.
-
-    Raises
-    ------
-    InvalidFileError
-        If the stimulus file is too short, or not what NSD's is.
+    The ids are 0-based rows of the stimulus file, ascending. Where the dataset is contiguous and
+    uncompressed, each image is one range of bytes. Otherwise the images go through HDF5, a few at a
+    time; the 40 GB are never in memory. The file stays in `scratch` until it is whole. Returns the
+    number of bytes that came. An InvalidFileError if the stimulus file is too short, or not what
+    NSD's is.
     """
     arrived = scratch / PART_FILE
     shape = (len(image_ids), *IMAGE_SHAPE)
@@ -236,10 +213,7 @@ def part_index(image_ids: ImageIds, part: str) -> pd.DataFrame:
 def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
     """Index of images that are read in place: the row is the image's id itself.
 
-    Raises
-    ------
-    InvalidFileError
-        If the mirror's stimulus file does not have them, or is not what NSD's is.
+    An InvalidFileError if the mirror's stimulus file does not have them, or is not what NSD's is.
     """
     with StimulusFile(mirror) as brick:
         brick.check_ids(image_ids)
@@ -249,19 +223,9 @@ def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
 class ImageReader:
     """Reads images by their id, from whatever part holds them.
 
-    Parameters
-    ----------
-    index
-        Columns ``image_id``, ``part``, ``row``.
-    part_folder
-        Gives the local folder of a part.
-    mirror
-        The mirror's stimulus file, where images are read in place.
-
-    Raises
-    ------
-    ArtifactError
-        If the index names what cannot be a part, or a mirror that is not there.
+    The index has the columns ``image_id``, ``part``, ``row``; `part_folder` gives the local folder
+    of a part, and `mirror` is the mirror's stimulus file, where images are read in place. An
+    ArtifactError if the index names what cannot be a part, or a mirror that is not there.
     """
 
     def __init__(
@@ -306,3 +270,26 @@ class ImageReader:
             else:
                 images[positions] = self._parts[part][rows]
         return images
+
+
+def open_images(
+    store: Store, index: Manifest, find_mirror: Callable[[], Path | None]
+) -> ImageReader:
+    """Reader of a stimulus set's images, wherever they lie.
+
+    Parameters
+    ----------
+    store
+        Where artifacts lie.
+    index
+        Manifest of the set's index; parts lie beside it.
+    find_mirror
+        Gives the mirror's stimulus file, if the source is a mirror. Called only if images are read
+        there.
+    """
+    folder, _, _ = index.key.rpartition("/")
+    return ImageReader(
+        pd.read_parquet(store.folder(index.key) / INDEX_FILE),
+        lambda part: store.folder(f"{folder}/{part}"),
+        find_mirror() if index.config["in_place"] else None,
+    )

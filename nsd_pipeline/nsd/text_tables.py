@@ -29,10 +29,8 @@ _EMPTY: Final = {"", "n/a", "na", "nan", "-nan", "null", "none", "<na>", "#n/a"}
 def check_content(path: Path, *, next_step: str) -> None:
     """Check that a file is there, and not only its name.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is not there, or is a link or a pointer to content that is not on this machine.
+    An InvalidFileError if it is not there, or is a link or a pointer to content that is not on this
+    machine.
     """
     try:
         with path.open("rb") as file:
@@ -61,10 +59,7 @@ def _elsewhere(path: Path, what: str) -> InvalidFileError:
 def read_text(path: Path, *, next_step: str) -> str:
     """Text of a file in UTF-8, UTF-16 or Latin-1, its lines ended by a line feed alone.
 
-    Raises
-    ------
-    InvalidFileError
-        If it cannot be read.
+    An InvalidFileError if it cannot be read.
     """
     check_content(path, next_step=next_step)
     content = path.read_bytes()
@@ -111,13 +106,7 @@ class Table:
     next_step: str
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Numbers of a column, NaN where a cell is empty.
-
-        Raises
-        ------
-        MappingError
-            If a cell holds something else.
-        """
+        """Numbers of a column, NaN where a cell is empty; a MappingError if one holds no number."""
         parsed = [parse_number(cell) for cell in self.columns[column]]
         for row, number in enumerate(parsed):
             if number is None:
@@ -136,12 +125,7 @@ class Table:
 def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Table:
     """Read a tab-separated table that must have the wanted columns. Blank lines are left out.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is no table.
-    MappingError
-        If a column is missing.
+    An InvalidFileError if it is no table; a MappingError if a column is missing.
     """
 
     def damaged(line: int, problem: str) -> InvalidFileError:
@@ -184,14 +168,8 @@ def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Tab
 class NsdTable:
     """Columns of one of NSD's own tables, which are long and come as they were published.
 
-    Attributes
-    ----------
-    frame
-        The columns as pandas reads them.
-    name
-        The file, for errors.
-    next_step
-        What to do about a table that is not as it should be.
+    `frame` has them as pandas reads them; errors call the file by its name and end with a next
+    step.
     """
 
     frame: pd.DataFrame
@@ -210,12 +188,8 @@ class NsdTable:
     ) -> "NsdTable":
         """Read the wanted columns, and the optional ones that are there, in this order.
 
-        Raises
-        ------
-        InvalidFileError
-            If it is not a table with that separator.
-        MappingError
-            If a wanted column is missing.
+        An InvalidFileError if it is not a table with that separator; a MappingError if a wanted
+        column is missing.
         """
         name = os.fspath(path)
         columns = [*wanted, *optional]
@@ -236,10 +210,7 @@ class NsdTable:
     def whole_numbers(self, column: str, low: int, high: int) -> NDArray[np.int64]:
         """A column in which every row has a whole number from `low` to `high`.
 
-        Raises
-        ------
-        MappingError
-            If a row does not; the first such line of the file is named. As in the other methods.
+        A MappingError names the first line of the file that does not; as in the other methods.
         """
         values = self._parsed(column)
         valid = (values >= low) & (values <= high) & (values == np.round(values))

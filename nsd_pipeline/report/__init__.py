@@ -4,16 +4,18 @@ Figures come as PNG and SVG, for a file, a page or a user interface. matplotlib,
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.cortex_map import surface_map, turnable_surface
+from nsd_pipeline.report.cortex_map import SurfaceLayer, surface_map, turnable_surface
 from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
 from nsd_pipeline.report.gallery import (
     Example,
+    Found,
     Rated,
     Retrieval,
     difficulty_gallery,
     gallery_examples,
     retrieval_gallery,
+    trial_gallery,
 )
 from nsd_pipeline.report.metric_figures import (
     interval_curves,
@@ -41,12 +43,14 @@ __all__ = [
     "MAIN_METRICS",
     "NOT_RECORDED",
     "Example",
+    "Found",
     "Overview",
     "PageFigure",
     "Picture",
     "Rated",
     "Result",
     "Retrieval",
+    "SurfaceLayer",
     "as_read",
     "differing_settings",
     "difficulty_gallery",
@@ -71,5 +75,6 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "training_curves",
+    "trial_gallery",
     "turnable_surface",
 ]

@@ -39,10 +39,7 @@ _NEXT_STEP: Final = (
 def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
     """Check that a folder's disk has room for what a block writes; name it if it fills up.
 
-    Raises
-    ------
-    StorageFullError
-        If the disk has, or proves to have, too little room.
+    A StorageFullError if the disk has, or proves to have, too little room.
     """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:

@@ -112,13 +112,9 @@ class Manifest(BaseModel):
     def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":
         """Read the JSON that was found for an artifact of the store at `url`, whoever wrote it.
 
-        A `versioned` store keeps versions apart, so that the manifest must name one.
-
-        Raises
-        ------
-        DamagedArtifactError
-            If it is not a manifest, or that of another artifact, or if a path or name in it is
-            none that we would write. Tells the field.
+        A `versioned` store keeps versions apart, so that the manifest must name one. A
+        DamagedArtifactError if it is not a manifest, or that of another artifact, or if a path or
+        name in it is none that we would write. It tells the field.
         """
         try:
             found = cls.model_validate_json(content)

@@ -53,15 +53,10 @@ class MissingObjectError(Exception):
 
 
 class Bucket:
-    """A prefix of a bucket, to which all names are relative.
+    """A prefix of a bucket, ``s3://bucket[/prefix]``, to which all names are relative.
 
     Credentials, region and endpoint are boto3's own business. Failures that are no answers raise
     :class:`ArtifactError`.
-
-    Parameters
-    ----------
-    url
-        ``s3://bucket`` or ``s3://bucket/prefix``.
     """
 
     def __init__(self, url: str) -> None:
@@ -82,12 +77,8 @@ class Bucket:
     def probe(self) -> None:
         """Find out, once in a process and before anything is written, what the server lacks.
 
-        What it lacks is told in the log, with what follows from it.
-
-        Raises
-        ------
-        ArtifactError
-            If the bucket cannot be written to, or gives back other bytes than it was given.
+        What it lacks is told in the log, with what follows from it. An ArtifactError if the bucket
+        cannot be written to, or gives back other bytes than it was given.
         """
         if self._server.probed:
             return

@@ -35,19 +35,9 @@ _log = logging.getLogger(__name__)
 class S3Store(Store):
     """Artifacts below a prefix of a bucket, with a local cache of those that were read as files.
 
-    Parameters
-    ----------
-    url
-        ``s3://bucket/prefix``. boto3's own environment variables and files give credentials, region
-        and endpoint.
-    cache
-        Local folder for downloaded versions and unfinished work; by default the one of the XDG base
-        directory specification.
-
-    Raises
-    ------
-    NsdError
-        If the URL names no bucket.
+    boto3's own environment variables and files give credentials, region and endpoint. The cache is
+    a local folder for downloaded versions and unfinished work, by default that of the XDG base
+    directory specification. An NsdError if the URL names no bucket.
     """
 
     _versioned = True

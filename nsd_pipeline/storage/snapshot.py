@@ -24,11 +24,8 @@ _Answer = TypeVar("_Answer")
 class Snapshot(Store):
     """What a store held when this was made. Its artifacts' files are read from the store itself.
 
-    Parameters
-    ----------
-    store
-        The store. Only what the listing does not show to be whole is asked of it again, because a
-        writer may be in the middle of replacing that.
+    Only what the listing does not show to be whole is asked of the store again, because a writer
+    may be in the middle of replacing that.
 
     Attributes
     ----------

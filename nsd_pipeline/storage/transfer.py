@@ -216,8 +216,6 @@ def fetch(
 
     Parameters
     ----------
-    source
-        What to read from.
     info
         The version of the object that every request is bound to.
     ranges

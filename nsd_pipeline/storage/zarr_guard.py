@@ -157,19 +157,11 @@ def open_group(
     damaged: Damage,
     check: Callable[[], None] | None,
 ) -> zarr.Group:
-    """Open a group read-only.
+    """Open a group of a read-only Zarr store.
 
-    Parameters
-    ----------
-    store
-        A read-only Zarr store.
-    files
-        What must be in it, and nothing else.
-    damaged
-        Makes the exception for what is not.
-    check
-        Called after every read, before its value is handed out; raises if the files have become
-        those of another version. None where they cannot.
+    `files` is what must be in it, and nothing else; `damaged` makes the exception for what is not.
+    `check` is called after every read, before its value is handed out, and raises if the files have
+    become those of another version; None where they cannot.
     """
     # Of this format, or zarr looks for the files of others first.
     return zarr.open_group(_GuardedStore(store, files, damaged, check), mode="r", zarr_format=3)

@@ -191,12 +191,8 @@ def write_session(
 class SeriesLayout:
     """How a session's runs lie in its time series.
 
-    Attributes
-    ----------
-    tr
-        Seconds from one sample to the next.
-    runs
-        For each run (1-based), its first sample (0-based) and its number of samples.
+    `tr` is in seconds. `runs` gives each run's (1-based) first sample (0-based) and number of
+    samples.
     """
 
     tr: float
@@ -251,10 +247,7 @@ def write_series(
 def series_layout(group: "zarr.Group") -> SeriesLayout:
     """Repetition time and runs of a group that `write_series` made.
 
-    Raises
-    ------
-    ArtifactError
-        If the group does not say.
+    An ArtifactError if the group does not say.
     """
     try:
         runs = {

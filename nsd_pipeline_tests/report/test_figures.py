@@ -11,6 +11,7 @@ from nsd_pipeline.report import (
     Picture,
     Rated,
     Retrieval,
+    SurfaceLayer,
     difficulty_gallery,
     gallery_examples,
     interval_curves,
@@ -233,10 +234,12 @@ def test_surface_map_sees_the_back_of_the_brain_on_the_outer_side():
 
 
 def test_surface_that_can_be_turned_needs_no_network_and_has_both_hemispheres():
-    page = turnable_surface(back(), "the back")
+    page = turnable_surface(
+        [SurfaceLayer("the back", back()), SurfaceLayer("another", -back(), "viridis")]
+    )
     assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", page) == []
     assert page.count('"hoverinfo":"skip"') == 2
-    assert "the back" in page
+    assert re.findall(r'"label":"([^"]+)"', page) == ["the back", "another"]
 
 
 def test_surface_map_colours_are_centred_when_symmetric():
