@@ -157,6 +157,8 @@ def test_two_spaces_live_side_by_side(
     )
     assert fsaverage.sizes == volume_betas.sizes
     assert not np.array_equal(fsaverage, volume_betas)
+    assert notebook.decoder("subj01", "volume").space == "func1pt8mm"
+    assert notebook.decoder("subj01", "surface").space == "fsaverage"
 
 
 def test_hdf5_and_nifti_hold_the_same(
