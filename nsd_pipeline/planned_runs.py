@@ -139,14 +139,9 @@ def to_the_end(
 ) -> Iterator[Stage]:
     """Everything from the design to the report, for what was asked for.
 
-    Which sessions are left is looked up when the design has been made.
-
-    Parameters
-    ----------
-    windowed
-        What to prepare: windows of time series (True), betas (False), or both.
-    bold
-        Where time series come from; as the environment says if None.
+    Which sessions are left is looked up when the design has been made. `windowed` says what to
+    prepare of them: windows of time series (True), betas (False), or both. Time series come from
+    where `bold` says, or the environment if None.
     """
     yield Stage("experiment_design", [DESIGN])
     if False in windowed:
@@ -165,12 +160,8 @@ def to_the_end(
 class Done:
     """A run that has ended.
 
-    Attributes
-    ----------
-    said
-        What its assets say of their artifacts.
-    problem
-        Why it failed, or that its models are at chance, in words; else empty.
+    `said` is what its assets say of their artifacts; `problem`, in words, is why it failed, or that
+    its models are at chance, else empty.
     """
 
     stage: Stage
