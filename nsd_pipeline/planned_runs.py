@@ -151,15 +151,10 @@ def to_the_end(
 ) -> Iterator[Stage]:
     """Everything from the design to the report, for what was asked for.
 
-    Which sessions are left is looked up when the design has been made.
-
-    Parameters
-    ----------
-    preparations
-        What to prepare of the sessions.
-    bold, series
-        Where time series come from, and what is done to them. Those that somebody made with other
-        settings are then made again; with None, for the default ones, they are left alone.
+    Which sessions are left is looked up when the design has been made; `preparations` says what is
+    prepared of them. Time series come from where `bold` says, and `series` says what is done to
+    them: those that somebody made with other settings are then made again. With None, for the
+    default settings, they are left alone.
     """
     yield Stage("experiment_design", [DESIGN])
     for prepared in preparations:
@@ -178,12 +173,8 @@ def to_the_end(
 class Done:
     """A run that has ended.
 
-    Attributes
-    ----------
-    said
-        What its assets say of their artifacts.
-    problem
-        Why it failed, or that its models are at chance, in words; else empty.
+    `said` is what its assets say of their artifacts; `problem`, in words, is why it failed, or that
+    its models are at chance, else empty.
     """
 
     stage: Stage
