@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.storage.names import split_s3_url
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from s3transfer.futures import TransferFuture
     from s3transfer.manager import TransferManager
     from zarr.storage import ObjectStore
+
+_Content = TypeVar("_Content")
 
 _CONCURRENCY: Final = 16
 """Files, or parts of large files, on their way at once."""
@@ -143,22 +145,41 @@ class Bucket:
 
         The version is its ETag; where that is missing, weak or not stable, a checksum.
         """
+
+        def read(answer: Mapping[str, Any]) -> tuple[bytes, str]:
+            content, etag = answer["Body"].read(), answer.get("ETag", "")
+            if self._server.stable_etags and _STRONG_ETAG.fullmatch(etag):
+                return content, etag
+            return content, hashlib.sha256(content).hexdigest()
+
+        return self._read(name, read)
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of an object of any size, or None if there is none."""
+
+        def read(answer: Mapping[str, Any]) -> str:
+            digest = hashlib.sha256()
+            for part in answer["Body"].iter_chunks(2**20):
+                digest.update(part)
+            return digest.hexdigest()
+
+        return self._read(name, read)
+
+    def _read(self, name: str, read: Callable[[Mapping[str, Any]], _Content]) -> _Content | None:
+        """What `read` makes of the answer that has an object, or None if there is none."""
         from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        def ask() -> _Content | None:
+            try:
+                answer = self._client.get_object(Bucket=self.name, Key=self._path(name))
+            except self._client.exceptions.NoSuchKey:
+                return None
+            return read(answer)
 
         # botocore itself repeats requests, but not the reading of a body that was cut off.
         retrying = patience(HTTPClientError, IncompleteReadError, attempts=5, longest_wait=10)
         with self._asking(name):
-            return retrying(self._get_once, name)
-
-    def _get_once(self, name: str) -> tuple[bytes, str] | None:
-        try:
-            answer = self._client.get_object(Bucket=self.name, Key=self._path(name))
-        except self._client.exceptions.NoSuchKey:
-            return None
-        content, etag = answer["Body"].read(), answer.get("ETag", "")
-        if self._server.stable_etags and _STRONG_ETAG.fullmatch(etag):
-            return content, etag
-        return content, hashlib.sha256(content).hexdigest()
+            return retrying(ask)
 
     def read(self, name: str) -> bytes | None:
         """Content of a small object, or None if there is none.
@@ -182,25 +203,6 @@ class Bucket:
                 return content
         found = self.get(name)
         return found and found[0]
-
-    def digest(self, name: str) -> str | None:
-        """SHA-256 of an object of any size, or None if there is none."""
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
-
-        def read() -> str | None:
-            try:
-                body = self._client.get_object(Bucket=self.name, Key=self._path(name))["Body"]
-            except self._client.exceptions.NoSuchKey:
-                return None
-            digest = hashlib.sha256()
-            for part in body.iter_chunks(2**20):
-                digest.update(part)
-            return digest.hexdigest()
-
-        retrying = patience(HTTPClientError, IncompleteReadError, attempts=5, longest_wait=10)
-        with self._asking(name):
-            found: str | None = retrying(read)
-            return found
 
     def put_if(self, name: str, content: bytes, *, etag: str | None) -> bool:
         """Put a small object if it still is a version (None: if it still does not exist).
