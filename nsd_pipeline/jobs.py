@@ -1,8 +1,8 @@
 """What people ask for by name.
 
-Asset jobs stay within one way in which the graph is cut: ``session`` and ``bold_session`` by
-session, ``embed`` by stimulus set, ``train`` by cohort (and ``train_<experiment>``), ``report`` not
-at all.
+Asset jobs stay within one way in which the graph is cut: ``session`` (and ``session_<space>``) and
+``bold_session`` by session, ``embed`` by stimulus set, ``train`` by cohort (and
+``train_<experiment>``), ``report`` not at all.
 A backfill of any of them, by a range of its partitions, is started on its page in the web UI.
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
@@ -29,26 +29,30 @@ from nsd_pipeline.steps.decoding import FmriMlpConfig
 from nsd_pipeline.steps.forecast import Wanted
 from nsd_pipeline.steps.images import EncoderConfig
 from nsd_pipeline.steps.measurement import Metrics, choose_experiments
+from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
+from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, Preparation, betas_steps
+from nsd_pipeline.steps.spaces import other_spaces
+from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
 STARTED_BY_TAG = "nsd/started_by"
 """Run of the job ``subject`` that started a run."""
 
-session = dg.define_asset_job(
-    "session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in BETAS_STEPS)),
-    description="One session, from the bucket to fsaverage5 betas.",
-)
 
-bold_session = dg.define_asset_job(
+def _session_job(name: str, steps: Iterable[type[Step]], description: str) -> Any:
+    selection = dg.AssetSelection.assets(Design.name, *(step.name for step in steps))
+    return dg.define_asset_job(name, selection=selection, description=description)
+
+
+session = _session_job("session", BETAS_STEPS, "One session, from the bucket to fsaverage5 betas.")
+
+bold_session = _session_job(
     "bold_session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in SERIES_STEPS)),
-    description="One session for the preset neuralbench: from recordings to time series on"
-    " fsaverage5.",
+    SERIES_STEPS,
+    "One session for the preset neuralbench: from recordings to time series on fsaverage5.",
 )
 
 embed = dg.define_asset_job(
@@ -134,7 +138,7 @@ def _do_every_run(
         Wanted(sessions, (cohort,), experiments),
         source,
         store,
-        windowed={training.windowed for training in trainings},
+        preparations=Preparation.for_all(trainings),
         bold=config.bold,
     )
     problems: list[str] = []
@@ -197,4 +201,10 @@ def build_jobs(known: Mapping[str, type[Metrics]]) -> list[Any]:
         )
 
     trainings = [train(name, metrics) for name, metrics in known.items()]
-    return [session, bold_session, embed, *trainings, report, _subject_job(known)]
+    in_spaces = [
+        _session_job(
+            f"session_{space}", betas_steps(space), f"One session, from its betas in {space}."
+        )
+        for space in other_spaces(each.model.experiment.training for each in known.values())
+    ]
+    return [session, *in_spaces, bold_session, embed, *trainings, report, _subject_job(known)]

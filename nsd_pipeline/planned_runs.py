@@ -6,7 +6,7 @@ as a run of its own.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ import dagster as dg
 from nsd_pipeline import partitions
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES, Space, parse_session_key
 from nsd_pipeline.steps.forecast import Wanted
 from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
+from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import in_words
 from nsd_pipeline.steps.series_files import BoldConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
-from nsd_pipeline.steps.step import Step
+from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -59,11 +60,20 @@ DESIGN = PlannedRun(("experiment_design",))
 REPORT = PlannedRun(("decoding_report",))
 
 
+def operators(sessions: Iterable[str], space: Space | None) -> Iterator[PlannedRun]:
+    """Runs that make what some sessions' betas in a space need once a subject."""
+    if space in OPERATOR_SPACES:
+        for subject in dict.fromkeys(parse_session_key(session)[0] for session in sessions):
+            partition = partitions.subject_space(subject, space)
+            yield PlannedRun((Operator.name,), partition, partition)
+
+
 def prepare(
-    sessions: Sequence[str], *, at_most: int, steps: Iterable[type[Step]] = BETAS_STEPS
+    sessions: Sequence[str], prepared: Preparation, *, at_most: int
 ) -> Iterator[PlannedRun]:
     """Runs that prepare some sessions, given in order, each at most a number of them."""
-    assets = tuple(step.name for step in steps)
+    yield from operators(sessions, prepared.space)
+    assets = tuple(step.name for step in prepared.steps)
     for first, last in partitions.ranges(sessions, at_most):
         yield PlannedRun(assets, first, last)
 
@@ -134,24 +144,22 @@ def to_the_end(
     source: Source,
     store: Store,
     *,
-    windowed: Collection[bool],
+    preparations: Iterable[Preparation],
     bold: BoldConfig | None = None,
 ) -> Iterator[Stage]:
     """Everything from the design to the report, for what was asked for.
 
-    Which sessions are left is looked up when the design has been made. `windowed` says what to
-    prepare of them: windows of time series (True), betas (False), or both. Time series come from
-    where `bold` says, or the environment if None.
+    Which sessions are left is looked up when the design has been made. Time series come from where
+    `bold` says, or the environment if None.
     """
     yield Stage("experiment_design", [DESIGN])
-    if False in windowed:
-        left = look_at_sessions(source, store, wanted.sessions).to_do
-        yield Stage("sessions", [*prepare(left, at_most=1)], alone=True)
-    if True in windowed:
-        # Time series that are done are found to be so by their runs.
-        bold = bold or BoldConfig()
-        there = [key for key in wanted.sessions if bold.has_session(source, key)]
-        yield Stage("time series", [*prepare(there, at_most=1, steps=SERIES_STEPS)], alone=True)
+    bold = bold or BoldConfig()
+    for prepared in preparations:
+        if prepared.space:
+            left = look_at_sessions(source, store, wanted.sessions, prepared.space).to_do
+        else:  # time series that are done are found to be so by their runs
+            left = [key for key in wanted.sessions if bold.has_session(source, key)]
+        yield Stage(prepared.name, [*prepare(left, prepared, at_most=1)], alone=True)
     yield Stage("images", [*embed(wanted.subjects, wanted.experiments)])
     yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import hypothesis
 import pytest
+from PIL import Image
 
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
@@ -63,3 +64,23 @@ def trained(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Pa
         graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": settings})
         graph.run("retrieval_metrics", first="subj01")
     return folder
+
+
+@pytest.fixture
+def workplace(
+    trained: Path, small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder that a user works in: artifacts, dataset, encoder, and pictures of their own."""
+    for name, place in (
+        ("artifacts", trained / "artifacts"),
+        ("nsd", small_nsd.folder),
+        # The small dataset's encoder is known by the name of its folder.
+        ("encoder", small_nsd.encoder),
+    ):
+        (tmp_path / name).symlink_to(place)
+    (tmp_path / "my_pictures").mkdir()
+    for color in ("red", "navy"):
+        Image.new("RGB", (640, 480), color).save(tmp_path / "my_pictures" / f"{color}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path

@@ -53,8 +53,7 @@ def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> "
     from nsd_pipeline.history import open_history
     from nsd_pipeline.planned_runs import execute, to_the_end
 
-    windowed = {each.model.experiment.training.windowed for each in wanted.experiments}
-    stages = to_the_end(wanted, source, store, windowed=windowed)
+    stages = to_the_end(wanted, source, store, preparations=wanted.preparations)
     with open_history() as instance:
         return _show(stages, partial(execute, defs.get_repository_def(), instance), quiet=quiet)
 

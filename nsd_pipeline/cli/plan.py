@@ -19,12 +19,19 @@ from nsd_pipeline.cli.console import (
     the_store,
 )
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, SUBJECTS
+from nsd_pipeline.nsd.layout import (
+    DEFAULT_SPACE,
+    EXPDESIGN_KEY,
+    SUBJECTS,
+    betas_files,
+    betas_folder,
+    parse_session_key,
+)
 from nsd_pipeline.nsd.session_lists import sessions_of
 
 if TYPE_CHECKING:
     from nsd_pipeline.nsd.design import ExperimentDesign
-    from nsd_pipeline.steps.forecast import Forecast, Wanted
+    from nsd_pipeline.steps.forecast import Forecast, Looked, Wanted
     from nsd_pipeline.storage.source import Source
     from nsd_pipeline.storage.store import Store
 
@@ -91,18 +98,21 @@ def plan(
     newest artifacts, or defaults where it has none. Ends with 1 if the disk has too little room.
     """
     from nsd_pipeline.steps.forecast import forecast
-    from nsd_pipeline.steps.sessions import look_at_sessions
     from nsd_pipeline.storage.snapshot import Snapshot
 
     wanted = choose(cohorts, sessions, experiments)
     source, store = the_source(), the_store()
     snapshot = Snapshot(store)
-    states = look_at_sessions(source, snapshot, wanted.sessions)
+    spaces = _look(source, snapshot, wanted)
     in_place = source.local_path(EXPDESIGN_KEY) is not None
-    steps = forecast(snapshot, _read_design(store, source), wanted, states, in_place=in_place)
+    steps = forecast(snapshot, _read_design(store, source), wanted, spaces, in_place=in_place)
     found = Plan(
         store=store.url,
-        sessions={state: len(keys) for state, keys in states.by_state.items()},
+        sessions={
+            state if looked.space == DEFAULT_SPACE else f"{state} in {looked.space}": len(keys)
+            for looked in spaces
+            for state, keys in looked.states.by_state.items()
+        },
         steps=steps,
         free_bytes=_free(store.url),
         notes=[
@@ -117,6 +127,26 @@ def plan(
         _show(found)
     if _short(found):
         raise click.exceptions.Exit(1)
+
+
+def _look(source: "Source", store: "Store", wanted: "Wanted") -> list["Looked"]:
+    """How the sessions stand in every space that betas are asked for in."""
+    from nsd_pipeline.steps.forecast import Looked
+    from nsd_pipeline.steps.sessions import look_at_sessions
+
+    found = []
+    for prepared in wanted.preparations:
+        space = prepared.space or DEFAULT_SPACE
+        states, n_bytes = look_at_sessions(source, store, wanted.sessions, space), 0
+        if space != DEFAULT_SPACE and (left := states.to_do):
+            # Sessions are alike, and to ask for each takes some requests.
+            subject, session = parse_session_key(left[0])
+            there = set(source.list(f"{betas_folder(subject, space)}/"))
+            formats = betas_files(subject, session, space).values()
+            files = next(keys for keys in formats if there.issuperset(keys))
+            n_bytes = sum(source.describe(key).n_bytes for key in files)
+        found.append(Looked(space, states, n_bytes))
+    return found
 
 
 def _read_design(store: "Store", source: "Source") -> "ExperimentDesign":

@@ -31,7 +31,7 @@ from nsd_pipeline.evaluation.drawn_images import (
     by_seed,
     draw_images,
 )
-from nsd_pipeline.evaluation.ranks import ENSEMBLE
+from nsd_pipeline.evaluation.seeds import ENSEMBLE, over_seeds
 
 N_DRAWS: Final = 2000
 _MOST_GROUPS: Final = 500
@@ -54,25 +54,19 @@ def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0)
     Returns
     -------
     DataFrame
-        ``metric`` (the reference's name), ``value`` (mean over seeds), ``low`` and ``high`` (95 %
-        interval of that mean over images), ``seed_sd`` (standard deviation over seeds; NaN for
-        one), ``n_seeds``, and of the seeds' ensemble ``ensemble``, ``ensemble_low`` and
-        ``ensemble_high`` (NaN for one seed).
+        ``metric`` (the reference's name), ``low`` and ``high`` (95 % interval over images of the
+        mean over seeds), ``ensemble_low`` and ``ensemble_high`` (NaN for one seed), and what
+        :func:`over_seeds` returns.
     """
     images = table["image_id"].unique()
     weights = _weights(len(images), n_draws, seed)
     seeds = by_seed(table, images)
+    result = over_seeds(_values(seeds))
     ensemble = seeds.pop(ENSEMBLE, None)
-    values = _values(seeds.values())
-    result = pd.DataFrame({"value": values.mean()})
     result[["low", "high"]] = _intervals(_drawn(seeds.values(), weights), n_draws)
-    result["seed_sd"] = values.std(ddof=1)
-    result["n_seeds"] = len(seeds)
-    together = ["ensemble", "ensemble_low", "ensemble_high"]
-    result[together] = np.nan
-    if ensemble:
-        result[together[0]] = _values([ensemble]).mean()
-        result[together[1:]] = _intervals(_drawn([ensemble], weights), n_draws)
+    result[["ensemble_low", "ensemble_high"]] = (
+        _intervals(_drawn([ensemble], weights), n_draws) if ensemble else np.nan
+    )
     return result.rename_axis("metric").reset_index()
 
 
@@ -119,7 +113,7 @@ def paired_differences(
     for each in (table, baseline):
         seeds = by_seed(each[each["image_id"].isin(images)], images)
         seeds.pop(ENSEMBLE, None)
-        values.append(_values(seeds.values()).mean())
+        values.append(_values(seeds).mean(axis=1))
         drawn.append(_drawn(seeds.values(), weights))
     result = pd.concat(values, axis=1, keys=["value", "baseline"], join="inner").dropna()
     differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
@@ -151,13 +145,13 @@ def holm(p_values: ArrayLike) -> Doubles:
     return np.minimum(adjusted, 1)
 
 
-def _values(seeds: Collection[Sequence[RankedQueries]]) -> pd.DataFrame:
-    """Metrics (columns) of each seed (rows)."""
-    rows = [
-        {name: value for queries in parts for name, value in queries.metrics().items()}
-        for parts in seeds
-    ]
-    return pd.DataFrame(rows)
+def _values(seeds: Mapping[str, Sequence[RankedQueries]]) -> pd.DataFrame:
+    """Metrics (rows) of each seed (columns)."""
+    columns = {
+        seed: {name: value for queries in parts for name, value in queries.metrics().items()}
+        for seed, parts in seeds.items()
+    }
+    return pd.DataFrame(columns)
 
 
 def _weights(n_images: int, n_draws: int, seed: int) -> Floats:

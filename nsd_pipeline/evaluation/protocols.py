@@ -14,13 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.ceiling import REPEATS
-from nsd_pipeline.evaluation.ranks import (
-    ENSEMBLE,
-    hash_of,
-    query_ranks,
-    rank_table,
-    seeds_and_ensemble,
-)
+from nsd_pipeline.evaluation.ranks import hash_of, query_ranks, rank_table
 from nsd_pipeline.evaluation.retrieval import (
     Scores,
     averaged_queries,
@@ -29,6 +23,7 @@ from nsd_pipeline.evaluation.retrieval import (
     pair_codes,
     score_trials,
 )
+from nsd_pipeline.evaluation.seeds import ENSEMBLE, seeds_and_ensemble
 
 SEEN_BY_ALL: Final = "seen-by-all"
 HARD_NEGATIVES: Final = "hard-negatives"

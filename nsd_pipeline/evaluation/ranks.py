@@ -1,24 +1,20 @@
 """Retrieval as tables: the rank of the right image for every query, and the first images."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
-    Floats,
     Scores,
     averaged_queries,
     retrieval_sets,
     score_trials,
 )
-from nsd_pipeline.evaluation.seeds import ensemble
-
-ENSEMBLE: Final = "ensemble"
-"""What ``seed`` is where the estimates of several seeds were put together."""
+from nsd_pipeline.evaluation.seeds import seeds_and_ensemble
 
 
 def trial_ranks(
@@ -147,20 +143,6 @@ def hash_of(names: Iterable[Any]) -> str:
     """Hash of images, or of other names, whatever their order."""
     text = "\n".join(sorted(map(str, names)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def seeds_and_ensemble(
-    predictions: ArrayLike, seeds: Sequence[int]
-) -> Iterator[tuple[str, Floats]]:
-    """Go through the names and estimates (M, D) of seeds, then of their ensemble if several."""
-    estimates = np.asarray(predictions, np.float32)
-    if estimates.ndim != 3 or len(estimates) != len(seeds):
-        raise ValueError(
-            f"predictions {estimates.shape} are (S, M, D) for S seeds (here {len(seeds)})"
-        )
-    yield from zip(map(str, seeds), estimates, strict=True)
-    if len(seeds) > 1:
-        yield ENSEMBLE, ensemble(estimates)
 
 
 def top_images(

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -253,3 +254,19 @@ class GpuLease:
                 _log.warning("Every GPU is busy, waiting for one. %s.", holders)
                 told = holders
             time.sleep(self._poll)
+
+
+@contextmanager
+def leased_device(timeout: float | None = None) -> Iterator[str | None]:
+    """Hold a GPU for the length of a ``with`` block; an NsdError if none became free in time.
+
+    Yields its name for torch; None where there is none to choose: torch's own choice stands.
+    """
+    with GpuLease(timeout=timeout) as lease:
+        if lease.index is None:
+            yield None
+            return
+        import torch
+
+        # A driver can show GPUs that this build of torch has no use for.
+        yield f"cuda:{lease.index}" if torch.cuda.is_available() else "cpu"

@@ -18,6 +18,8 @@ FileFormat = Literal["mgh", "hdf5", "nii.gz"]
 HEMISPHERES: Final[tuple[Hemisphere, ...]] = get_args(Hemisphere)
 SPACES: Final[tuple[Space, ...]] = get_args(Space)
 """Spaces in which NSD has single-trial betas."""
+DEFAULT_SPACE: Final[Space] = "fsaverage"
+"""The one whose betas everything starts from unless somebody names another."""
 FUNCTIONAL_SPACES: Final[tuple[FunctionalSpace, ...]] = get_args(FunctionalSpace)
 """A subject's own volumes."""
 OPERATOR_SPACES: Final[tuple[Space, ...]] = (*FUNCTIONAL_SPACES, "nativesurface")
@@ -50,9 +52,11 @@ IMAGE_SHAPE: Final = (425, 425, 3)
 
 EXPDESIGN_KEY: Final = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIM_INFO_KEY: Final = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-GENERATED_KEY: Final = "demo.json"
 LABELS_FOLDER: Final = "nsddata/freesurfer/fsaverage/label"
+GENERATED_KEY: Final = "demo.json"
 """In a dataset that was generated in NSD's layout: what it was generated from. NSD has no such."""
+GENERATED: Final = "generated"
+"""What its pictures are called, where artifacts say what they show."""
 STIMULI_KEY: Final = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 
 _SESSION_KEY = re.compile(r"(subj\d\d)_ses(\d\d)")

@@ -23,8 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
 from nsd_pipeline.nsd.hdf5 import npy_header, own_member, reading
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline.storage.transfer import fetch
 
 DATASET: Final = "imgBrick"
@@ -261,3 +263,26 @@ class ImageReader:
             else:
                 images[positions] = self._parts[part][rows]
         return images
+
+
+def open_images(
+    store: Store, index: Manifest, find_mirror: Callable[[], Path | None]
+) -> ImageReader:
+    """Reader of a stimulus set's images, wherever they lie.
+
+    Parameters
+    ----------
+    store
+        Where artifacts lie.
+    index
+        Manifest of the set's index; parts lie beside it.
+    find_mirror
+        Gives the mirror's stimulus file, if the source is a mirror. Called only if images are read
+        there.
+    """
+    folder, _, _ = index.key.rpartition("/")
+    return ImageReader(
+        pd.read_parquet(store.folder(index.key) / INDEX_FILE),
+        lambda part: store.folder(f"{folder}/{part}"),
+        find_mirror() if index.config["in_place"] else None,
+    )

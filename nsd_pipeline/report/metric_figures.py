@@ -283,3 +283,25 @@ def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: st
         axes.grid(axis="y", color=FAINT, lw=0.6)
         style(axes, title=": ".join(filter(None, (title, str(name)))), xlabel=xlabel, ylabel=ylabel)
     return draw(figure)
+
+
+def session_numbers(sessions: pd.DataFrame) -> Picture:
+    """Draw numbers of single sessions in the order of the scans, a panel each and a line a subject.
+
+    Parameters
+    ----------
+    sessions
+        A row a session: ``subject``, ``session`` (1-based), and a column for each panel, which is
+        named as its axis.
+    """
+    names = [str(name) for name in sessions if name not in ("subject", "session")]
+    figure = new_figure(COLUMN, 0.5 + 1.4 * len(names))
+    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        for (subject, part), color in zip(sessions.groupby("subject"), _LINES, strict=False):
+            label = subject if axes is panels[0] else None
+            axes.plot(part["session"], part[name], "o-", ms=2.5, lw=1.0, c=color, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        style(axes, xlabel="session" if axes is panels[-1] else "", ylabel=name)
+    return draw(figure)

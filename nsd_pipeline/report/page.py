@@ -117,7 +117,7 @@ class Overview:
     baseline
         What is compared to.
     ceilings
-        Noise ceilings of subjects.
+        Noise ceilings and reliabilities of subjects.
     """
 
     figures: Sequence[PageFigure] = ()

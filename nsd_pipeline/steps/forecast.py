@@ -7,8 +7,9 @@ the design and the manifests.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from nsd_pipeline.steps.images import Embeddings, Stimuli
 from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
 from nsd_pipeline.steps.raw import Betas, Design
 from nsd_pipeline.steps.report import Report
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SessionStates
+from nsd_pipeline.steps.sessions import BETAS_STEPS, Preparation, SessionStates, betas_steps
+from nsd_pipeline.steps.spaces import space_of
 from nsd_pipeline.steps.step import SECONDS, Step
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.snapshot import Snapshot
+from nsd_pipeline.storage.transfer import BLOCK
 
 _IMAGE_BYTES: Final = int(np.prod(layout.IMAGE_SHAPE))
 _FRAME_BYTES: Final = layout.FSAVERAGE5_VERTICES * 4
@@ -92,16 +95,32 @@ class Wanted:
     experiments: Sequence[type[Metrics]]
 
     @property
+    def preparations(self) -> list[Preparation]:
+        """What is prepared of the sessions."""
+        return Preparation.for_all(each.model.experiment.training for each in self.experiments)
+
+    @property
     def subjects(self) -> list[str]:
         """Whose sessions are asked for."""
         return list(dict.fromkeys(layout.parse_session_key(each)[0] for each in self.sessions))
+
+
+class Looked(NamedTuple):
+    """How the sessions stand whose betas come from a space: `look_at_sessions`.
+
+    `session_bytes` is what a session of another space than fsaverage takes to fetch: whole files.
+    """
+
+    space: layout.Space
+    states: SessionStates
+    session_bytes: int
 
 
 def forecast(
     snapshot: Snapshot,
     design: ExperimentDesign,
     wanted: Wanted,
-    states: SessionStates,
+    spaces: Sequence[Looked],
     *,
     in_place: bool,
 ) -> list[Forecast]:
@@ -115,28 +134,40 @@ def forecast(
         Which session shows which images.
     wanted
         What was asked for. The making of time series is not counted.
-    states
-        How the sessions stand: `look_at_sessions`.
+    spaces
+        Every space that betas are asked for in.
     in_place
         Whether a mirror is read where it lies, so that nothing is fetched.
     """
     count = _Counting(snapshot, design, in_place)
-    to_do = states.to_do
     found = []
     if snapshot.find(Design.key()) is None:
         found.append(count.of(Design, 1, 1))
-    for step in BETAS_STEPS:
-        # What is stale is taken for stale as a whole.
-        left = [
-            key
-            for key in to_do
-            if key in states["stale"] or not isinstance(snapshot.found.get(step.key(key)), Manifest)
-        ]
-        trials = sum(design.n_trials(layout.parse_session_key(key)[1]) for key in left)
-        requests = 2 * trials if step is Betas and not in_place else 0
-        if left:
-            found.append(count.of(step, len(left), len(left), requests * _FRAME_BYTES, requests))
-    found += count.images(wanted, to_do)
+    counted: set[str] = set()
+    for space, states, session_bytes in spaces:
+        for like, step in zip(BETAS_STEPS, betas_steps(space), strict=True):
+            # What is stale is taken for stale as a whole.
+            left = [
+                key
+                for key in states.to_do
+                if key in states["stale"]
+                or not isinstance(snapshot.found.get(step.key(key)), Manifest)
+            ]
+            # Events are the same for all spaces.
+            left = [key for key in left if step.key(key) not in counted]
+            counted.update(map(step.key, left))
+            n_bytes = requests = 0
+            if like is Betas and not in_place and space == layout.DEFAULT_SPACE:
+                sessions = (layout.parse_session_key(key)[1] for key in left)
+                requests = 2 * sum(map(design.n_trials, sessions))
+                n_bytes = requests * _FRAME_BYTES
+            elif like is Betas and not in_place:
+                n_bytes = len(left) * session_bytes
+                requests = ceil(n_bytes / BLOCK)
+            if left:
+                found.append(count.of(step, len(left), len(left), n_bytes, requests, like=like))
+    to_do = {looked.space: looked.states.to_do for looked in spaces}
+    found += count.images(wanted, sorted({key for keys in to_do.values() for key in keys}))
     found += count.models(wanted, to_do)
     return found
 
@@ -237,10 +268,14 @@ class _Counting:
         there = {key.removeprefix(start).replace("/", "_") for key in self._snapshot.keys(start)}
         return sorted(there.union(to_do) & set(partitions.SESSIONS))
 
-    def models(self, wanted: Wanted, to_do: Sequence[str]) -> list[Forecast]:
+    def models(
+        self, wanted: Wanted, sessions_to_do: Mapping[layout.Space, Sequence[str]]
+    ) -> list[Forecast]:
         """Training and measuring what has not been, or would be of more sessions now."""
         found, any_new = [], False
         for metrics in wanted.experiments:
+            space = space_of(metrics.model.experiment.training) or layout.DEFAULT_SPACE
+            to_do = sessions_to_do[space]
             cut = metrics.partitions
             cohorts = [
                 cohort

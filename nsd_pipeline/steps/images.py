@@ -33,6 +33,7 @@ from nsd_pipeline.nsd.stimuli import (
     ImageReader,
     download_images,
     mirror_index,
+    open_images,
     part_bytes,
     part_index,
 )
@@ -44,14 +45,13 @@ from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
 PHOTOGRAPHS: Final = "photographs of NSD"
-GENERATED: Final = "generated"
-"""What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
+"""What a stimulus set's pictures are, unless generated. NSD's terms forbid passing them on."""
 
 
 class Stimuli(Step):
     """The images of a stimulus set that the sessions at hand showed."""
 
-    name = "stimuli"
+    name = folders.STIMULI
     partitions = partitions.stimulus_sets
 
     def __init__(self, store: Store, source: Source) -> None:
@@ -100,7 +100,7 @@ class Stimuli(Step):
         return {
             "images": len(image_ids),
             "bytes fetched": n_bytes,
-            "pictures": GENERATED if generated else PHOTOGRAPHS,
+            "pictures": layout.GENERATED if generated else PHOTOGRAPHS,
         }
 
     def _fetch_new_images(self, partition: str) -> tuple[pd.DataFrame, int]:
@@ -138,18 +138,19 @@ class Stimuli(Step):
         return pd.read_parquet(self.store.folder(manifest.key) / INDEX_FILE)
 
     @classmethod
-    def open_images(cls, store: Store, source: Source, stimulus_set: str) -> ImageReader:
+    def open_images(
+        cls, store: Store, open_source: Callable[[], Source], stimulus_set: str
+    ) -> ImageReader:
         """Reader of a stimulus set's images, wherever they lie."""
-        manifest = cls.made(store, stimulus_set)
-        index = pd.read_parquet(store.folder(manifest.key) / INDEX_FILE)
-        mirror = source.local_path(layout.STIMULI_KEY) if manifest.config["in_place"] else None
-        return ImageReader(
-            index, lambda part: store.folder(cls.part_key(stimulus_set, part)), mirror
+        return open_images(
+            store,
+            cls.made(store, stimulus_set),
+            lambda: open_source().local_path(layout.STIMULI_KEY),
         )
 
     @classmethod
     def pictures(cls, store: Store, stimulus_set: str) -> str:
-        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `GENERATED`.
+        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `layout.GENERATED`.
 
         What an earlier version fetched does not say; such pictures are taken for NSD's, to be safe.
         """
@@ -217,7 +218,7 @@ class Embeddings(Step):
         return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        images = Stimuli.open_images(self.store, self.open_source(), partition)
+        images = Stimuli.open_images(self.store, self.open_source, partition)
         wanted = images.image_ids
         ids, values, settings = self._embedded_before(partition, plan)
         new = np.setdiff1d(wanted, ids)

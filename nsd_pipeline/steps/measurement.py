@@ -39,8 +39,6 @@ METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
 DRAWN_FILE: Final = "drawn_images.parquet"
 QUERIES_FILE: Final = "query_ranks.parquet"
-RANKS_FILE: Final = "ranks.parquet"
-TOP_FILE: Final = "top10.parquet"
 VERTICES_FILE: Final = "vertices.parquet"
 
 _HEADLINES: Final = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
@@ -77,7 +75,7 @@ class Metrics(Step):
         Step of the models.
     """
 
-    code_version = "4"
+    code_version = "5"
     model: ClassVar[type[Model]]
 
     def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
@@ -105,7 +103,7 @@ class Metrics(Step):
             evaluation.name_trials(look(together, y_true, images, subjects), found.data.table)
             for look in (evaluation.trial_ranks, evaluation.top_images)
         )
-        for content, file in ((ranks, RANKS_FILE), (top, TOP_FILE)):
+        for content, file in ((ranks, folders.RANKS_FILE), (top, folders.TOP_FILE)):
             content.to_parquet(draft.folder / file, index=False)
         among_all = ranks[ranks["set"] == "all"]
         self._draw_photographs(draft, among_all, top, evaluation.image_difficulty(queries))
@@ -139,7 +137,7 @@ class Metrics(Step):
         cohort = collect_cohort(
             self.store,
             str(trained.partition),
-            options.preset,
+            self.model.fmri_steps(options),
             trained.metadata["sessions"],
             self.model.targets,
         )
@@ -199,7 +197,7 @@ class Metrics(Step):
         self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame
     ) -> None:
         """Draw what was retrieved, and which images are easy and hard."""
-        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
+        read = Stimuli.open_images(self.store, self.open_source, partitions.SHARED)
         gallery = [
             report.Retrieval(
                 seen=read(np.array([example.image_id]))[0],
@@ -240,9 +238,10 @@ def _draw_numbers(
 def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every metric with its interval, and the rank of every query that they follow from.
 
-    First the reference's metrics, then those of other candidates and of numbers of repeats.
+    The reference's metrics, then those of other candidates and of numbers of repeats, then those
+    within batches, which do not follow from these ranks.
     """
-    known = found.tested(seeds)
+    by_seed, y_true, images, _, _ = known = found.tested(seeds)
     ways = (
         evaluation.query_ranks,
         evaluation.hard_negative_ranks,
@@ -250,17 +249,24 @@ def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.
         evaluation.repeat_ranks,
     )
     queries = pd.concat([way(*known) for way in ways], ignore_index=True)
-    intervals = evaluation.metric_intervals(queries).rename(columns={"seed_sd": "sd_of_seeds"})
-    table = evaluation.seeds_table(*known)
-    ends = ["low", "high", "ensemble_low", "ensemble_high"]
-    others = intervals[~intervals["metric"].isin(table["metric"])].drop(columns="n_seeds")
-    others["chance"] = others["metric"].map(evaluation.table_chance(queries))
-    others["ratio"] = others["value"] / others["chance"].where(others["chance"] != 0)
-    table = table.merge(intervals[["metric", *ends]], on="metric", how="left")
-    few = ["seed", "set", "candidates", "aggregation", "subject"]  # a tenth of the file
-    return pd.concat([table, others], ignore_index=True), queries.astype(
-        dict.fromkeys(few, "category")
+    batches = {
+        name: evaluation.batch_retrieval(estimates, y_true)
+        for name, estimates in evaluation.seeds_and_ensemble(by_seed, seeds)
+    }
+    within_batches = evaluation.over_seeds(pd.DataFrame(batches))
+    table = pd.concat(
+        [
+            evaluation.metric_intervals(queries),
+            within_batches.rename_axis("metric").reset_index(),
+        ],
+        ignore_index=True,
     )
+    chance = evaluation.table_chance(queries) | evaluation.batch_chance(images)
+    table["chance"] = table["metric"].map(chance)
+    # No ratio to a chance level of 0.
+    table["ratio"] = table["value"] / table["chance"].where(table["chance"] != 0)
+    few = ["seed", "set", "candidates", "aggregation", "subject"]  # a tenth of the file
+    return table, queries.astype(dict.fromkeys(few, "category"))
 
 
 class RetrievalMetrics(Metrics):

@@ -11,9 +11,9 @@ from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
-from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.layout import GENERATED, SUBJECTS
 from nsd_pipeline.resources import StoreResource
-from nsd_pipeline.steps.ceiling import Ceiling
+from nsd_pipeline.steps.ceiling import CEILING_FILE, Ceiling
 from nsd_pipeline.steps.comparison import (
     MAIN_METRIC,
     Measured,
@@ -22,7 +22,6 @@ from nsd_pipeline.steps.comparison import (
     figures_across,
     learned_from,
 )
-from nsd_pipeline.steps.images import GENERATED
 from nsd_pipeline.steps.measurement import (
     DRAWN_FILE,
     METRICS_FILE,
@@ -64,14 +63,25 @@ _FIGURES: Final = {
         "What each vertex adds to the score of the image that was seen, mean over test trials.",
     ),
     "training_curves": _Figure("Training", "The marked epochs' weights are the models'."),
+    "sessions": _Figure(
+        "Sessions",
+        "Betas in percent signal change: mean of all vertices, median of their standard deviations,"
+        " and the share of vertices that have data.",
+    ),
 }
+
+_BRAINS: Final = {
+    "noise_ceiling": ("Noise ceiling", "ncsnr"),
+    "reliability": ("Reliability", "reliability"),
+}
+"""Figures of a noise ceiling's artifact: their titles, and columns of its table."""
 
 
 class Report(Step):
     """One HTML page about every experiment and cohort that was measured."""
 
     name = "decoding_report"
-    code_version = "4"
+    code_version = "5"
 
     def __init__(self, store: Store, steps: Mapping[str, type[Metrics]]) -> None:
         super().__init__(store)
@@ -210,32 +220,40 @@ class Report(Step):
         }
 
     def _brains(self) -> list[report.PageFigure]:
-        """Noise ceilings of the subjects that have one."""
+        """Noise ceilings and reliabilities of the subjects that have them."""
         return [
             report.PageFigure(
-                f"Noise ceiling of {made.partition}",
+                f"{title} of {made.partition}",
                 picture,
-                f"Median ncsnr {made.metadata['median ncsnr']:.2f}, from"
+                f"Median {median} {made.metadata[f'median {median}']:.2f}, from"
                 f" {made.metadata['images shown three times']} images that were shown three times.",
             )
             for made in self._ceilings
-            if (picture := read_figure(self.store.folder(made.key), "noise_ceiling"))
+            for name, (title, median) in _BRAINS.items()
+            if (picture := read_figure(self.store.folder(made.key), name))
         ]
 
     def _surface(self, draft: Draft) -> str:
-        """Write the brain that can be turned, of the first result that has one; its file's name."""
+        """Write the brain that can be turned; its file's name, if there is something to show."""
+        layers = []
         for each in self._measured:
             if VERTICES_FILE in each.metrics.files:
                 path = self.store.folder(each.metrics.key) / VERTICES_FILE
-                page = report.turnable_surface(
-                    pd.read_parquet(path)["contribution"],
-                    f"Where the model finds it: {each.experiment}, {each.cohort}",
-                    cmap="RdBu_r",
-                    symmetric=True,
-                )
-                (draft.folder / SURFACE_FILE).write_text(page, encoding="utf-8")
-                return SURFACE_FILE
-        return ""
+                title = f"Where the model finds it: {each.experiment}, {each.cohort}"
+                values = pd.read_parquet(path)["contribution"]
+                layers.append(report.SurfaceLayer(title, values, "RdBu_r", symmetric=True))
+                break
+        for made in self._ceilings:
+            table = pd.read_parquet(self.store.folder(made.key) / CEILING_FILE)
+            layers += [
+                report.SurfaceLayer(f"{title}: {made.partition}", table[column], "viridis")
+                for title, column in _BRAINS.values()
+                if column in table
+            ]
+        if not layers:
+            return ""
+        (draft.folder / SURFACE_FILE).write_text(report.turnable_surface(layers), encoding="utf-8")
+        return SURFACE_FILE
 
 
 def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:

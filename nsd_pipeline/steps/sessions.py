@@ -1,22 +1,31 @@
 """How sessions stand: which are still to be prepared, and which are not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, Space
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
-from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
+from nsd_pipeline.steps.raw import BetasConfig, Design
 from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
 from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.spaces import betas_step, space_of, surface_step
 from nsd_pipeline.steps.step import Change, Step
-from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
+from nsd_pipeline.steps.surface import SurfaceConfig
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
-BETAS_STEPS: Final[tuple[type[Step], ...]] = (Betas, Events, FsaverageEvents, SurfaceBetas)
+
+def betas_steps(space: Space) -> tuple[type[Step], ...]:
+    """What prepares a session for a model of a space's betas, in order."""
+    return betas_step(space), Events, FsaverageEvents, surface_step(space)
+
+
+BETAS_STEPS: Final[tuple[type[Step], ...]] = betas_steps(DEFAULT_SPACE)
 SERIES_STEPS: Final[tuple[type[Step], ...]] = (
     Events,
     FsaverageEvents,
@@ -24,7 +33,32 @@ SERIES_STEPS: Final[tuple[type[Step], ...]] = (
     SeriesEvents,
     Series,
 )
-"""What prepares a session for a model of betas, or of windows of time series, in order."""
+"""What prepares a session for a model of betas on fsaverage, or of windows of time series."""
+
+
+class Preparation(NamedTuple):
+    """What is prepared of every session, and how that is called."""
+
+    name: str
+    steps: tuple[type[Step], ...]
+    space: Space | None = None
+    """Of betas; None for time series."""
+
+    @classmethod
+    def for_all(cls, trainings: Iterable[TrainingConfig]) -> "list[Preparation]":
+        """All that some experiments need, each once."""
+        kinds = dict.fromkeys(map(space_of, trainings))
+        return [
+            cls("time series", SERIES_STEPS)
+            if space is None
+            else cls(
+                "sessions" if space == DEFAULT_SPACE else f"sessions in {space}",
+                betas_steps(space),
+                space,
+            )
+            for space in kinds
+        ]
+
 
 State = Literal["missing", "stale", "left alone", "up to date", "not on the source"]
 
@@ -54,8 +88,12 @@ class SessionStates:
         return ", ".join(counts).replace("left alone", "left alone (made with other settings)")
 
 
-def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> SessionStates:
+def look_at_sessions(
+    source: Source, store: Store, sessions: Sequence[str], space: Space = DEFAULT_SPACE
+) -> SessionStates:
     """Ask every step how it stands with some sessions (by their keys), by the default settings.
+
+    Of betas in one space.
 
     Nothing is fetched but headers: the store's manifests are compared with each other, with the
     code's versions and with the source's files.
@@ -72,21 +110,21 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
         key
         for subject in subjects
         # As a folder, so that one which is a link to a disk that is away is an error.
-        for key in source.list(f"{layout.betas_folder(subject, 'fsaverage')}/")
+        for key in source.list(f"{layout.betas_folder(subject, space)}/")
     }
     design = Design(store, source).look("")
     steps: list[Step] = []
     if design.manifest is not None:
         steps = [
-            Betas(store, source, BetasConfig()),
+            betas_step(space)(store, source, BetasConfig(space=space)),
             Events(store, source),
             FsaverageEvents(store, EventFilter()),
-            SurfaceBetas(store, SurfaceConfig()),
+            surface_step(space)(store, SurfaceConfig()),
         ]
 
     def state_of(session: str) -> State:
-        files = layout.betas_keys(*layout.parse_session_key(session), "fsaverage")
-        if not on_source.issuperset(files):
+        formats = layout.betas_files(*layout.parse_session_key(session), space)
+        if not any(on_source.issuperset(files) for files in formats.values()):
             return "not on the source"
         if not steps:
             return "missing"

@@ -71,16 +71,5 @@ def test_commands_run(page: Path, block: str, small_nsd: SmallNsd, tmp_path: Pat
 @pytest.mark.parametrize(
     ("page", "block"), [pytest.param(*each, id=each[0].stem) for each in blocks("python")]
 )
-def test_python_runs(
-    page: Path,
-    block: str,
-    trained: Path,
-    small_nsd: SmallNsd,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "artifacts").symlink_to(trained / "artifacts")
-    # The small dataset's encoder is known by the name of its folder.
-    (tmp_path / "encoder").symlink_to(small_nsd.encoder)
+def test_python_runs(page: Path, block: str, workplace: Path) -> None:
     exec(compile(block, str(page), "exec"), {})

@@ -52,7 +52,8 @@ def test_values_are_exactly_those_of_retrieval_metrics():
     assert set(table.index) == {name for name in of_seeds if not name.startswith("batch_")}
     for name, row in table.iterrows():
         assert row["value"] == of_seeds[name].mean()
-        assert row["seed_sd"] == of_seeds[name].std()
+        assert row["sd_of_seeds"] == of_seeds[name].std()
+        assert row[["seed_0", "seed_1", "seed_33"]].tolist() == of_seeds[name].tolist()
         assert row["low"] <= row["high"]
     together = retrieval_metrics(ensemble(estimates), *rest, set_sizes=SETS)
     assert table["ensemble"].to_dict() == {name: together[name] for name in table.index}
@@ -60,7 +61,8 @@ def test_values_are_exactly_those_of_retrieval_metrics():
     one = query_ranks(estimates[:1], *rest, seeds=[0], set_sizes=SETS)
     alone = metric_intervals(one).set_index("metric")
     assert alone["value"].to_dict() == {name: of_seeds.loc[0, name] for name in alone.index}
-    assert alone[["seed_sd", "ensemble", "ensemble_low"]].isna().all(axis=None)
+    assert alone[["sd_of_seeds", "ensemble_low"]].isna().all(axis=None)
+    assert alone["ensemble"].equals(alone["value"])
 
 
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 14]))

@@ -123,7 +123,7 @@ def test_page_shows_differences_and_how_many_they_are_corrected_for():
     assert "corrected for 1 comparisons" in page
     assert "windows: other images" in page
     assert "Noise ceiling of subj01" in page
-    assert "does not bound how well images are retrieved" in page
+    assert "Neither bounds how well images are retrieved" in page
 
 
 def test_page_warns_of_photographs_only_when_it_has_some():
