@@ -12,13 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, MappingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _POINTERS: Final = (b"/annex/objects/", b"version https://git-lfs")
 """How files begin that git-annex and Git LFS put in the place of content that is elsewhere."""
@@ -88,16 +90,9 @@ def parse_number(cell: str) -> float | None:
 class Table:
     """A text table with a header line.
 
-    Attributes
-    ----------
-    path
-        Its file.
-    lines
-        1-based line of the file that each row is from.
-    columns
-        Cells of each column by its name, without blanks around them.
-    next_step
-        What to do about a cell that is not as it should be.
+    `lines` are the 1-based lines of the file that the rows are from, and `columns` the cells of
+    each column by its name, without blanks around them. `next_step` is what to do about a cell that
+    is not as it should be.
     """
 
     path: Path
@@ -172,7 +167,7 @@ class NsdTable:
     step.
     """
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     name: str
     next_step: str
 
@@ -191,6 +186,8 @@ class NsdTable:
         An InvalidFileError if it is not a table with that separator; a MappingError if a wanted
         column is missing.
         """
+        import pandas as pd
+
         name = os.fspath(path)
         columns = [*wanted, *optional]
         choose: Callable[[str], bool] = set(columns).__contains__
@@ -232,6 +229,8 @@ class NsdTable:
         return true
 
     def _parsed(self, column: str) -> NDArray[np.float64]:
+        import pandas as pd
+
         values = self.frame[column]
         if values.dtype == object:  # whole numbers of any length, for which pandas has no rule
             values = values.map(
@@ -242,6 +241,8 @@ class NsdTable:
         return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
 
     def _require(self, column: str, valid: NDArray[np.bool_], expected: str) -> None:
+        import pandas as pd
+
         if valid.all():
             return
         row = int(np.flatnonzero(~valid)[0])
