@@ -66,7 +66,7 @@ _FIGURES: Final = {
     ),
     "training_curves": _Figure("Training", "The marked epochs' weights are the models'."),
     "sessions": _Figure(
-        "Sessions",
+        "Betas by session",
         "Betas in percent signal change: mean of all vertices, median of their standard deviations,"
         " and the share of vertices that have data.",
     ),
