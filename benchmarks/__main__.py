@@ -26,6 +26,7 @@ _FAMILIES: Final = (
     "metrics",
     "experiments_report",
     "graph",
+    "startup",
 )
 
 

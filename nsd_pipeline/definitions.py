@@ -80,14 +80,9 @@ def build_defs(
 ) -> dg.Definitions:
     """Every asset, check, job and schedule, bound to a source of NSD and a place for artifacts.
 
-    Parameters
-    ----------
-    source_url
-        ``s3://bucket[/prefix]`` or the folder of a local mirror.
-    storage_url
-        A folder, or ``s3://bucket/prefix``.
-    experiments
-        What is trained, by name, ``default`` among them; those of `chosen_file` if None.
+    The source is ``s3://bucket[/prefix]`` or the folder of a local mirror, the place a folder or
+    ``s3://bucket/prefix``. What is trained are experiments by name, ``default`` among them; those
+    of `chosen_file` if None.
     """
     backfill = BackfillSettings.from_environment()
     experiments = experiments or read_experiments(chosen_file())

@@ -140,6 +140,7 @@ def _do_every_run(
         store,
         preparations=Preparation.for_all(trainings),
         bold=config.bold,
+        series=config.series,
     )
     problems: list[str] = []
     failed: dict[str, str] = {}

@@ -21,6 +21,7 @@ from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import in_words
 from nsd_pipeline.steps.series_files import BoldConfig
+from nsd_pipeline.steps.series_surface import SeriesConfig
 from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
@@ -146,25 +147,23 @@ def to_the_end(
     *,
     preparations: Iterable[Preparation],
     bold: BoldConfig | None = None,
+    series: SeriesConfig | None = None,
 ) -> Iterator[Stage]:
     """Everything from the design to the report, for what was asked for.
 
-    Which sessions are left is looked up when the design has been made.
-
-    Parameters
-    ----------
-    preparations
-        What to prepare of the sessions.
-    bold
-        Where time series come from; as the environment says if None.
+    Which sessions are left is looked up when the design has been made; `preparations` says what is
+    prepared of them. Time series come from where `bold` says, and `series` says what is done to
+    them: those that somebody made with other settings are then made again. With None, for the
+    default settings, they are left alone.
     """
     yield Stage("experiment_design", [DESIGN])
-    bold = bold or BoldConfig()
     for prepared in preparations:
-        if prepared.space:
-            left = look_at_sessions(source, store, wanted.sessions, prepared.space).to_do
-        else:  # time series that are done are found to be so by their runs
-            left = [key for key in wanted.sessions if bold.has_session(source, key)]
+        states = look_at_sessions(
+            source, store, wanted.sessions, prepared.space, bold=bold, series=series
+        )
+        left = states.to_do
+        if series is not None and prepared.space is None:
+            left = sorted(left + states["left alone"])
         yield Stage(prepared.name, [*prepare(left, prepared, at_most=1)], alone=True)
     yield Stage("images", [*embed(wanted.subjects, wanted.experiments)])
     yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)])
@@ -174,12 +173,8 @@ def to_the_end(
 class Done:
     """A run that has ended.
 
-    Attributes
-    ----------
-    said
-        What its assets say of their artifacts.
-    problem
-        Why it failed, or that its models are at chance, in words; else empty.
+    `said` is what its assets say of their artifacts; `problem`, in words, is why it failed, or that
+    its models are at chance, else empty.
     """
 
     stage: Stage

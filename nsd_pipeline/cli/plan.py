@@ -23,6 +23,7 @@ from nsd_pipeline.nsd.layout import (
     DEFAULT_SPACE,
     EXPDESIGN_KEY,
     SUBJECTS,
+    Space,
     betas_files,
     betas_folder,
     parse_session_key,
@@ -32,6 +33,7 @@ from nsd_pipeline.nsd.session_lists import sessions_of
 if TYPE_CHECKING:
     from nsd_pipeline.nsd.design import ExperimentDesign
     from nsd_pipeline.steps.forecast import Forecast, Looked, Wanted
+    from nsd_pipeline.steps.sessions import Preparation
     from nsd_pipeline.storage.source import Source
     from nsd_pipeline.storage.store import Store
 
@@ -83,7 +85,6 @@ class Plan:
     sessions: dict[str, int]
     steps: list["Forecast"]
     free_bytes: int | None
-    notes: list[str]
 
 
 @click.command("plan", cls=NsdCommand)
@@ -103,23 +104,17 @@ def plan(
     wanted = choose(cohorts, sessions, experiments)
     source, store = the_source(), the_store()
     snapshot = Snapshot(store)
-    spaces = _look(source, snapshot, wanted)
-    in_place = source.local_path(EXPDESIGN_KEY) is not None
-    steps = forecast(snapshot, _read_design(store, source), wanted, spaces, in_place=in_place)
+    looked = _look(source, snapshot, wanted)
+    steps = forecast(snapshot, _read_design(store, source), wanted, looked, lambda: source)
     found = Plan(
         store=store.url,
         sessions={
-            state if looked.space == DEFAULT_SPACE else f"{state} in {looked.space}": len(keys)
-            for looked in spaces
-            for state, keys in looked.states.by_state.items()
+            f"{state}{_of(each.prepared)}": len(keys)
+            for each in looked
+            for state, keys in each.states.by_state.items()
         },
         steps=steps,
         free_bytes=_free(store.url),
-        notes=[
-            f"{each.model.experiment.name} learns from time series, whose making is not counted"
-            for each in wanted.experiments
-            if each.model.experiment.training.windowed
-        ],
     )
     if as_json:
         print_json(found)
@@ -130,23 +125,41 @@ def plan(
 
 
 def _look(source: "Source", store: "Store", wanted: "Wanted") -> list["Looked"]:
-    """How the sessions stand in every space that betas are asked for in."""
+    """How the sessions stand, for all that is prepared of them."""
     from nsd_pipeline.steps.forecast import Looked
     from nsd_pipeline.steps.sessions import look_at_sessions
 
     found = []
     for prepared in wanted.preparations:
-        space = prepared.space or DEFAULT_SPACE
-        states, n_bytes = look_at_sessions(source, store, wanted.sessions, space), 0
-        if space != DEFAULT_SPACE and (left := states.to_do):
-            # Sessions are alike, and to ask for each takes some requests.
-            subject, session = parse_session_key(left[0])
-            there = set(source.list(f"{betas_folder(subject, space)}/"))
-            formats = betas_files(subject, session, space).values()
-            files = next(keys for keys in formats if there.issuperset(keys))
-            n_bytes = sum(source.describe(key).n_bytes for key in files)
-        found.append(Looked(space, states, n_bytes))
+        states = look_at_sessions(source, store, wanted.sessions, prepared.space)
+        # Sessions are alike, and to ask for each takes some requests.
+        files = _files(source, states.to_do[0], prepared.space) if states.to_do else []
+        n_bytes = sum(source.describe(key).n_bytes for key in files)
+        found.append(Looked(prepared, states, n_bytes))
     return found
+
+
+def _files(source: "Source", session_key: str, space: Space | None) -> Sequence[str]:
+    """Keys of the files that are fetched whole for a session; of fsaverage, it is ranges."""
+    from nsd_pipeline.nsd.nsd_series import session_prefixes
+    from nsd_pipeline.steps.series_files import BoldConfig
+
+    subject, session = parse_session_key(session_key)
+    if space == DEFAULT_SPACE:
+        return []
+    if space:
+        there = set(source.list(f"{betas_folder(subject, space)}/"))
+        formats = betas_files(subject, session, space).values()
+        return next(keys for keys in formats if there.issuperset(keys))
+    bold = BoldConfig()
+    volumes, _ = session_prefixes(subject, session, bold.space)
+    return [] if bold.derivatives else source.list(volumes)
+
+
+def _of(prepared: "Preparation") -> str:
+    if prepared.space == DEFAULT_SPACE:
+        return ""
+    return f" in {prepared.space}" if prepared.space else " of time series"
 
 
 def _read_design(store: "Store", source: "Source") -> "ExperimentDesign":
@@ -196,8 +209,6 @@ def _show(found: Plan) -> None:
             " times as fast.",
             soft_wrap=True,
         )
-    for note in found.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
     if found.free_bytes is not None and found.steps:
         room = "[red]too little room[/]" if _short(found) else "enough room"
         console.print(f"Disk: {size(found.free_bytes)} free, {room}.", soft_wrap=True)

@@ -137,7 +137,9 @@ def _test_trial(
             " betas.",
             next_step="name an experiment of betas.",
         )
-    betas = store.betas(decoder.subject, str(session), zscore=decoder.config.zscore)
+    betas = store.betas(
+        decoder.subject, str(session), zscore=decoder.config.zscore, space=decoder.space
+    )
     key = session_key(decoder.subject, session)
     if not (betas.trial == trial).any():
         raise NotEnoughDataError(

@@ -180,6 +180,7 @@ def sessions_with(store: Store, folder: str, subjects: Sequence[str]) -> list[st
     return [
         session_key(subject, number)
         for subject, n_sessions in N_SESSIONS.items()
+        if subject in subjects
         for number in range(1, n_sessions + 1)
         if f"{folder}/{session_key(subject, number).replace('_', '/')}" in found
     ]

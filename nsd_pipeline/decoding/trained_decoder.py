@@ -25,8 +25,9 @@ from nsd_pipeline.embeddings.own_pictures import embed_pictures, encoder_argumen
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import ensemble
 from nsd_pipeline.evaluation.retrieval import cosine_to_candidates
+from nsd_pipeline.experiments.entry import DEFAULT
 from nsd_pipeline.folders import SHARED
-from nsd_pipeline.nsd.layout import N_VERTICES
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, N_VERTICES
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface.session_files import CHUNK_ROWS
 
@@ -73,6 +74,13 @@ class TrainedDecoder:
     _encoder_named: EncoderSettings = field(repr=False)
     _store: Store = field(repr=False)
     _image_keys: Sequence[str] = field(repr=False)
+
+    @property
+    def space(self) -> str:
+        """Space of the betas that they learned from, as :meth:`Artifacts.betas` takes it."""
+        # The default's betas have one place, whichever space a run made them from.
+        asked = None if self.experiment == DEFAULT else self.config.space
+        return asked or DEFAULT_SPACE
 
     @property
     def seeds(self) -> list[int]:

@@ -118,7 +118,6 @@ def write_nifti(
     voxels: Grid,
     vertex: NDArray[np.int64],
     betas: NDArray[np.float32],
-    dtype: str = VALUE.str,
 ) -> None:
     """Write volumes as gzipped NIfTI.
 
@@ -129,7 +128,7 @@ def write_nifti(
     from isal import igzip
 
     header = nibabel.Nifti1Header()
-    header.set_data_dtype(dtype)
+    header.set_data_dtype(VALUE)
     header.set_data_shape((*voxels.shape, len(betas)) if len(betas) > 1 else voxels.shape)
     header.set_xyzt_units("mm", "sec")
     header.set_sform(voxels.affine, code="scanner")
@@ -138,7 +137,7 @@ def write_nifti(
     header["vox_offset"] = 352
     places = np.flatnonzero((vertex >= 0).ravel(order="F"))
     sources = vertex.ravel(order="F")[places]
-    frame = np.zeros(vertex.size, dtype)
+    frame = np.zeros(vertex.size, VALUE)
     with path.open("wb") as file, igzip.IGzipFile("", "wb", 1, file, mtime=0) as volumes:
         header.write_to(volumes)
         for row in betas:

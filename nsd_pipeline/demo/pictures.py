@@ -89,10 +89,10 @@ class Canvas:
         rows, columns = slice(low_y, high_y), slice(low_x, high_x)
         return (rows, columns), self.x[:, columns] - x, self.y[rows] - y
 
-    def disc(self, x: float, y: float, radius: float, paint: Colour, opacity: float = 1.0) -> None:
+    def disc(self, x: float, y: float, radius: float, paint: Colour) -> None:
         """Paint a filled circle."""
         where, dx, dy = self.around(x, y, radius)
-        self.blend(self.soft(radius - np.hypot(dx, dy)) * np.float32(opacity), paint, where)
+        self.blend(self.soft(radius - np.hypot(dx, dy)), paint, where)
 
     def box(self, left: float, top: float, right: float, bottom: float, paint: Colour) -> None:
         """Paint a filled rectangle, its edges on whole pixels."""

@@ -140,7 +140,12 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     1,000 of every subject, or if two subjects have another image in common.
     """
     name = os.fspath(path)
-    arrays = _load_arrays(path)
+    with parsing(
+        lambda problem: InvalidFileError(
+            f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP
+        )
+    ):
+        arrays = read_arrays(Path(path), _FIELDS, largest=_LARGEST_FIELD)
     missing = [field for field in _FIELDS if field not in arrays]
     if missing:
         raise _wrong(name, f" lacks the field {', '.join(missing)}")
@@ -155,16 +160,6 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     )
     _check_images(design, name)
     return design
-
-
-def _load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    name = os.fspath(path)
-    with parsing(
-        lambda problem: InvalidFileError(
-            f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP
-        )
-    ):
-        return read_arrays(Path(path), _FIELDS, largest=_LARGEST_FIELD)
 
 
 def _integers(

@@ -102,7 +102,7 @@ class FsaverageDownload:
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+    def download(self, folder: Path, scratch: Path) -> TransferReport:
         """Fetch both hemispheres into a folder, or record where a local mirror has them.
 
         The folder receives ``{lh,rh}.betas_sessionNN.mgh``, or ``mirror.json``; `scratch` keeps
@@ -130,7 +130,6 @@ class FsaverageDownload:
                 ranges,
                 scratch / found.name,
                 prefix=prefix,
-                max_concurrency=max_concurrency,
                 progress=found.name,
             )
             reports.append(report)

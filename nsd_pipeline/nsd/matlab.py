@@ -98,14 +98,11 @@ def _array(
     name = bytes(encoded).decode("ascii", errors="replace")
     if name not in names:
         return name, None
-    if len(parts) != 4 or not flags or _class(flags, order) not in _NUMERIC_CLASSES:
+    is_numeric = bool(flags) and flags[0 if order == "<" else 3] in _NUMERIC_CLASSES
+    if len(parts) != 4 or not is_numeric:
         raise MatlabError(f"{name} holds no (real) numbers")
     kind, stored = parts[3]
     shape = np.frombuffer(dimensions, f"{order}i4").tolist()
     if kind not in _DTYPES:
         raise MatlabError(f"{name} holds values of the unknown kind {kind}")
     return name, np.frombuffer(stored, order + _DTYPES[kind]).reshape(shape, order="F")
-
-
-def _class(flags: memoryview, order: str) -> int:
-    return flags[0 if order == "<" else 3]

@@ -222,12 +222,14 @@ def read_any(path: Path) -> NDArray[Any]:
     ValueError if the header claims more values than the file can hold.
     """
     from nibabel.freesurfer import MGHImage
+    from nibabel.openers import ImageOpener
 
-    stored = MGHImage.from_filename(path).dataobj
-    # Before memory is reserved for a size that the header alone claims.
-    if math.prod(stored.shape) > _GZIP_MOST * path.stat().st_size:
-        raise ValueError(f"it is too short for values of shape {stored.shape}")
-    return np.asarray(stored)
+    # Before nibabel reserves memory for what the header alone claims, counted in int32.
+    with ImageOpener(path) as file:
+        shape = struct.unpack(">4i", file.read(20)[4:])
+    if min(shape) < 1 or math.prod(shape) > _GZIP_MOST * path.stat().st_size:
+        raise ValueError(f"it is too short for values of shape {shape}")
+    return np.asarray(MGHImage.from_filename(path).dataobj)
 
 
 def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:

@@ -136,8 +136,6 @@ def download_series(
     space: FunctionalSpace,
     folder: Path,
     scratch: Path,
-    *,
-    max_concurrency: int,
 ) -> tuple[list[BoldRun], TransferReport]:
     """Fetch a session's runs into a folder, or find them on a local mirror.
 
@@ -157,15 +155,8 @@ def download_series(
             path = source.local_path(info.key)
             if path is None:
                 arrived = scratch / Path(info.key).name
-                report = fetch(
-                    source,
-                    info,
-                    [(0, info.n_bytes)],
-                    arrived,
-                    max_concurrency=max_concurrency,
-                    progress=arrived.name,
-                )
-                reports.append(report)
+                whole = [(0, info.n_bytes)]
+                reports.append(fetch(source, info, whole, arrived, progress=arrived.name))
                 path = arrived.rename(folder / arrived.name)
             paths.append(path)
         volumes, design = paths

@@ -72,12 +72,8 @@ class BoldRun(BaseModel):
 class Onsets(NamedTuple):
     """When images were shown in a run.
 
-    Attributes
-    ----------
-    seconds : array of shape (n,), float64
-        After the run's first sample, ascending.
-    numbers : array of shape (n,), int64
-        NSD's number of each image among the 73,000, from 0 or from 1 as the file counts.
+    `seconds` (n,), ascending, count from the run's first sample. `numbers` (n,) are NSD's numbers
+    of the images among the 73,000, from 0 or from 1 as the file counts.
     """
 
     seconds: NDArray[np.float64]

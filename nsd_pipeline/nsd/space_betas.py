@@ -90,7 +90,7 @@ class SpaceDownload:
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * len(self.voxels)
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+    def download(self, folder: Path, scratch: Path) -> TransferReport:
         """Fetch betas and mask into a folder, or record where a local mirror has them.
 
         `scratch` keeps what has arrived if this process dies, for the next attempt.
@@ -100,17 +100,9 @@ class SpaceDownload:
         def move(
             info: ObjectInfo, name: str, ranges: list[tuple[int, int]], prefix: bytes = b""
         ) -> str:
-            report = fetch(
-                self.source,
-                info,
-                ranges,
-                scratch / name,
-                prefix=prefix,
-                max_concurrency=max_concurrency,
-                progress=name,
-            )
-            reports.append(report)
-            return (scratch / name).rename(folder / name).name
+            file = scratch / name
+            reports.append(fetch(self.source, info, ranges, file, prefix=prefix, progress=name))
+            return file.rename(folder / name).name
 
         def move_whole(info: ObjectInfo) -> str:
             return move(info, PurePosixPath(info.key).name, [(0, info.n_bytes)])

@@ -163,13 +163,7 @@ def part_bytes(n_images: int) -> int:
 
 
 def download_images(
-    source: Source,
-    info: ObjectInfo,
-    image_ids: ImageIds,
-    folder: Path,
-    scratch: Path,
-    *,
-    max_concurrency: int,
+    source: Source, info: ObjectInfo, image_ids: ImageIds, folder: Path, scratch: Path
 ) -> int:
     """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
@@ -198,7 +192,6 @@ def download_images(
         ranges,
         arrived,
         prefix=npy_header(shape, np.uint8),
-        max_concurrency=max_concurrency,
         progress=f"{len(image_ids)} images",
     )
     arrived.rename(folder / PART_FILE)

@@ -88,16 +88,9 @@ def parse_number(cell: str) -> float | None:
 class Table:
     """A text table with a header line.
 
-    Attributes
-    ----------
-    path
-        Its file.
-    lines
-        1-based line of the file that each row is from.
-    columns
-        Cells of each column by its name, without blanks around them.
-    next_step
-        What to do about a cell that is not as it should be.
+    `lines` are the 1-based lines of the file that the rows are from, and `columns` the cells of
+    each column by its name, without blanks around them. `next_step` is what to do about a cell that
+    is not as it should be.
     """
 
     path: Path

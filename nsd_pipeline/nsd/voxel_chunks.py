@@ -36,14 +36,8 @@ _PART_BYTES: Final = 24 * 2**20
 class VoxelLayout:
     """What an HDF5 file of betas holds, and where.
 
-    Attributes
-    ----------
-    shape
-        (X, Y, Z) voxels, or (V,) vertices.
-    n_trials
-        Trials: values in a chunk.
-    offsets : array of shape (n_voxels,), int64
-        Byte of the file where the chunk of each voxel starts; voxels in C order.
+    Its voxels (X, Y, Z), or vertices (V,), each have a chunk of as many values as there are trials.
+    `offsets` (n_voxels,) are the bytes of the file where the chunks start; voxels in C order.
     """
 
     shape: tuple[int, ...]
@@ -60,14 +54,8 @@ class VoxelLayout:
 class ChunkPlan:
     """Some voxels in the order of the file, with what lies between neighbours.
 
-    Attributes
-    ----------
-    voxels : array of shape (n,), int64
-        Indices of voxels, in C order of the layout's shape.
-    offsets : array of shape (n,), int64
-        Where their chunks start; increasing.
-    chunk_bytes
-        Size of a chunk.
+    `voxels` (n,) are indices in C order of the layout's shape, and `offsets` (n,), increasing,
+    where their chunks of `chunk_bytes` start.
     """
 
     voxels: NDArray[np.int64]

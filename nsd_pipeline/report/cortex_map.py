@@ -191,7 +191,10 @@ def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
         scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
         showlegend=False,
     )
-    page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
+    # A name of our own: plotly draws one, and the same values would make another file each time.
+    page: str = figure.to_html(
+        include_plotlyjs=True, config={"displaylogo": False}, div_id="surface"
+    )
     return page
 
 

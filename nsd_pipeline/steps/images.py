@@ -125,14 +125,7 @@ class Stimuli(Step):
                 config={},
                 expected_bytes=part_bytes(len(new)),
             ) as draft:
-                n_bytes = download_images(
-                    self.source,
-                    file,
-                    new,
-                    draft.folder,
-                    scratch,
-                    max_concurrency=self.source.max_concurrency,
-                )
+                n_bytes = download_images(self.source, file, new, draft.folder, scratch)
         index = pd.concat([known, part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 

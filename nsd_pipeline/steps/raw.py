@@ -143,11 +143,7 @@ class Betas(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         download = self._found[partition]
-        report = download.download(
-            draft.folder,
-            self.store.scratch(self.key(partition)),
-            max_concurrency=self.source.max_concurrency,
-        )
+        report = download.download(draft.folder, self.store.scratch(self.key(partition)))
         return {
             "space": self.config.space,
             "trials": download.n_trials,

@@ -11,8 +11,8 @@ from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import DEFAULT_SPACE, Space
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
 from nsd_pipeline.steps.raw import BetasConfig, Design
-from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
-from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.series_files import BoldConfig, SeriesEvents, SeriesFiles
+from nsd_pipeline.steps.series_surface import Series, SeriesConfig
 from nsd_pipeline.steps.spaces import betas_step, space_of, surface_step
 from nsd_pipeline.steps.step import Change, Step
 from nsd_pipeline.steps.surface import SurfaceConfig
@@ -89,14 +89,25 @@ class SessionStates:
 
 
 def look_at_sessions(
-    source: Source, store: Store, sessions: Sequence[str], space: Space = DEFAULT_SPACE
+    source: Source,
+    store: Store,
+    sessions: Sequence[str],
+    space: Space | None = DEFAULT_SPACE,
+    *,
+    bold: BoldConfig | None = None,
+    series: SeriesConfig | None = None,
 ) -> SessionStates:
-    """Ask every step how it stands with some sessions (by their keys), by the default settings.
-
-    Of betas in one space.
+    """Ask every step how it stands with some sessions (by their keys).
 
     Nothing is fetched but headers: the store's manifests are compared with each other, with the
     code's versions and with the source's files.
+
+    Parameters
+    ----------
+    space
+        Of betas, by their default settings; None for time series.
+    bold, series
+        Settings of time series; the default ones if None.
 
     Raises
     ------
@@ -106,25 +117,33 @@ def look_at_sessions(
         If the store does not answer.
     """
     subjects = {layout.parse_session_key(session)[0] for session in sessions}
+    bold = bold or BoldConfig()
     on_source = {
         key
         for subject in subjects
+        if space
         # As a folder, so that one which is a link to a disk that is away is an error.
         for key in source.list(f"{layout.betas_folder(subject, space)}/")
     }
     design = Design(store, source).look("")
     steps: list[Step] = []
     if design.manifest is not None:
-        steps = [
-            betas_step(space)(store, source, BetasConfig(space=space)),
-            Events(store, source),
-            FsaverageEvents(store, EventFilter()),
-            surface_step(space)(store, SurfaceConfig()),
-        ]
+        steps = [Events(store, source), FsaverageEvents(store, EventFilter())]
+        if space:
+            fetched = betas_step(space)(store, source, BetasConfig(space=space))
+            steps = [fetched, *steps, surface_step(space)(store, SurfaceConfig())]
+        else:
+            steps += [SeriesFiles(store, source, bold), SeriesEvents(store)]
+            steps.append(Series(store, series or SeriesConfig(), lambda _: None))
+
+    def is_on_source(session: str) -> bool:
+        if not space:
+            return bold.has_session(source, session)
+        formats = layout.betas_files(*layout.parse_session_key(session), space)
+        return any(on_source.issuperset(files) for files in formats.values())
 
     def state_of(session: str) -> State:
-        formats = layout.betas_files(*layout.parse_session_key(session), space)
-        if not any(on_source.issuperset(files) for files in formats.values()):
+        if not is_on_source(session):
             return "not on the source"
         if not steps:
             return "missing"

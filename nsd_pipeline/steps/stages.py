@@ -114,7 +114,7 @@ def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
         *(
             stage
             for metrics in experiments.values()
-            for stage in (_models_of(metrics.model), _metrics_of(metrics))
+            for stage in (models_of(metrics.model), metrics_of(metrics))
         ),
         Stage(Report, lambda store, _: Report(store, experiments)),
     )
@@ -139,7 +139,7 @@ def _betas_in(space: Space) -> tuple[Stage, Stage]:
     )
 
 
-def _models_of(step: type[Model]) -> Stage:
+def models_of(step: type[Model]) -> Stage:
     """Stage of an experiment's models."""
     training = step.experiment.training
 
@@ -156,7 +156,7 @@ def _models_of(step: type[Model]) -> Stage:
     )
 
 
-def _metrics_of(step: type[Metrics]) -> Stage:
+def metrics_of(step: type[Metrics]) -> Stage:
     """Stage of an experiment's metrics."""
     return Stage(
         step,

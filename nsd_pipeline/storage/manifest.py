@@ -37,17 +37,10 @@ _Component = Annotated[str, _is(is_component, "a plain name")]
 
 
 class FileRecord(BaseModel):
-    """One file of an artifact.
+    """One file of an artifact: its size, and what its content is compared with.
 
-    Attributes
-    ----------
-    bytes
-        Its size.
-    sha256
-        What is compared when a file is used as a whole.
-    crc32
-        What is compared at every reading of a part of a large artifact. Earlier versions of the
-        code did not write it.
+    `sha256` is compared when a file is used as a whole, and `crc32` at every reading of a part of a
+    large artifact. Earlier versions of the code did not write the second.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

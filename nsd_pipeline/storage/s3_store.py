@@ -108,8 +108,7 @@ class S3Store(Store):
         return self._bucket.zarr(f"{manifest.location}/")
 
     def _manifest_bytes(self, key: str) -> bytes | None:
-        answer = self._bucket.get(_record(check_artifact_key(key)))
-        return answer and answer[0]
+        return self._bucket.read(_record(check_artifact_key(key)))
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""

@@ -81,7 +81,9 @@ class Snapshot(Store):
 
     def find(self, key: str) -> Manifest | None:
         """Manifest of an artifact if it was there; see :meth:`Store.find`."""
-        found = self.found.get(check_artifact_key(key))
+        found = self.found.get(key)
+        if found is None:
+            check_artifact_key(key)
         if isinstance(found, DamagedArtifactError):
             # Anew for each who asks: whoever catches it may add to it.
             raise DamagedArtifactError(

@@ -50,18 +50,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One version of one object.
+    """One version of one object, by its key relative to the source's root.
 
-    Attributes
-    ----------
-    key
-        Name relative to the source's root.
-    n_bytes
-        Size in bytes.
-    etag
-        What identifies this version: the source's ETag, or what stands in for one. Opaque.
-    checksum
-        Checksum of all its bytes, where the source states one.
+    `etag` is what identifies this version: the source's ETag, or what stands in for one. Opaque.
+    `checksum` is that of all its bytes, where the source states one.
     """
 
     key: str
@@ -94,13 +86,7 @@ class Source(Protocol):
         ...
 
     def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
-        """Exactly `length` bytes of one version of an object.
-
-        Raises
-        ------
-        SourceChangedError
-            If the object is no longer that version.
-        """
+        """Exactly `length` bytes of one version; a SourceChangedError if it is another by now."""
         ...
 
     def open(self, key: str) -> BinaryIO:

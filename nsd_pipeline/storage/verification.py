@@ -108,7 +108,11 @@ def unnamed_files(snapshot: Snapshot, now: datetime | None = None) -> list[Findi
     be those of a writer that has not published yet, or be read by somebody: they are left out.
     """
     now = now or datetime.now(UTC)
-    owned = _owned(snapshot)
+    owned = {  # by an artifact, whole or not
+        f"{manifest.location}/{name}"
+        for manifest in snapshot.recorded.values()
+        for name in manifest.files
+    }
     unnamed: dict[tuple[Kind, str], list[str]] = {}
     for name, file in snapshot.listing.items():
         if name.startswith("manifests/") or name in owned:
@@ -154,15 +158,6 @@ def take_away(store: Store, finding: Finding) -> None:
         store.delete(finding.key)
     else:
         store.remove_unnamed(finding.key, finding.files)
-
-
-def _owned(snapshot: Snapshot) -> set[str]:
-    """Files that belong to an artifact, whole or not."""
-    return {
-        f"{manifest.location}/{name}"
-        for manifest in snapshot.recorded.values()
-        for name in manifest.files
-    }
 
 
 def _artifact_above(name: str, keys: Mapping[str, object]) -> str | None:

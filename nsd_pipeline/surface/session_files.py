@@ -215,15 +215,12 @@ def write_series(
 
     Parameters
     ----------
-    folder
-        Becomes the root of the group. The caller publishes it as a whole.
+    folder, attributes
+        As for `write_session`.
     series : array of shape (R, V), float32
         Cleaned time series of all runs; vertices of the left hemisphere, then of the right.
     layout
         Where the runs lie in it.
-    attributes
-        What only the caller knows: subject, session, source space, ... They are added to the
-        group's own and must be JSON.
 
     Raises
     ------

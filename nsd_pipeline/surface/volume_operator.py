@@ -200,25 +200,10 @@ class FsaverageOperator:
     def apply_to_parts(
         self, parts: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], n_volumes: int
     ) -> NDArray[np.float32]:
-        """Map volumes that come a few voxels at a time, each voxel in all volumes.
+        """Map volumes that come a few voxels at a time, each in all ``n_volumes``: as `apply`.
 
-        Parameters
-        ----------
-        parts
-            Places (k,) in ``touched_voxels``, and the values (k, T) of these voxels. Together,
-            each touched voxel once, in any order.
-        n_volumes
-            T.
-
-        Returns
-        -------
-        array of shape (T, 20484), float32
-            As `apply` gives it.
-
-        Raises
-        ------
-        ValueError
-            If the parts are not all of the touched voxels.
+        Parts are places (k,) in ``touched_voxels`` and the values (k, T) of these voxels: together,
+        each touched voxel once, in any order. A ValueError if they are not all of them.
         """
         by_voxel = self.weights.tocsc()
         total = np.zeros((self.weights.shape[0], n_volumes), np.float32)

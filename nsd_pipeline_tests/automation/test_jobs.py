@@ -96,7 +96,9 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
         return {}
 
     monkeypatch.setattr("nsd_pipeline.jobs.planned_runs.execute", execute)
-    monkeypatch.setattr("nsd_pipeline.planned_runs.look_at_sessions", lambda *_: SessionStates())
+    monkeypatch.setattr(
+        "nsd_pipeline.planned_runs.look_at_sessions", lambda *_, **__: SessionStates()
+    )
     monkeypatch.setenv("NSD_SOURCE", str(small_nsd.folder))
     monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
     code = str(shutil.copy(LOCATION, tmp_path / "location_at_chance.py"))

@@ -234,9 +234,9 @@ def test_surface_map_sees_the_back_of_the_brain_on_the_outer_side():
 
 
 def test_surface_that_can_be_turned_needs_no_network_and_has_both_hemispheres():
-    page = turnable_surface(
-        [SurfaceLayer("the back", back()), SurfaceLayer("another", -back(), "viridis")]
-    )
+    layers = [SurfaceLayer("the back", back()), SurfaceLayer("another", -back(), "viridis")]
+    page = turnable_surface(layers)
+    assert page == turnable_surface(layers)  # the same values make the same file
     assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", page) == []
     assert page.count('"hoverinfo":"skip"') == 2
     assert re.findall(r'"label":"([^"]+)"', page) == ["the back", "another"]

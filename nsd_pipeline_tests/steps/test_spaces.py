@@ -143,6 +143,7 @@ def test_two_spaces_live_side_by_side(
         model = graph.store.find(f"experiments/{name}/model/subj01")
         assert model.metadata["space"] == space
         assert f"{betas_folder(space)}/subj01/ses01" in model.inputs
+        assert "figures/sessions.svg" in model.files
     page = (graph.artifacts / "decoding_report/report.html").read_text()
     assert "surface, subj01" in page
     assert "volume, subj01" in page
@@ -156,6 +157,8 @@ def test_two_spaces_live_side_by_side(
     )
     assert fsaverage.sizes == volume_betas.sizes
     assert not np.array_equal(fsaverage, volume_betas)
+    assert notebook.decoder("subj01", "volume").space == "func1pt8mm"
+    assert notebook.decoder("subj01", "surface").space == "fsaverage"
 
 
 def test_hdf5_and_nifti_hold_the_same(
