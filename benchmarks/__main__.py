@@ -24,6 +24,7 @@ _FAMILIES: Final = (
     "streaming",
     "ridge",
     "metrics",
+    "experiments_report",
     "graph",
     "startup",
 )

@@ -75,7 +75,12 @@ def metric_intervals(
 
 
 def paired_differences(
-    table: "pd.DataFrame", baseline: "pd.DataFrame", n_draws: int = N_DRAWS, seed: int = 0
+    table: "pd.DataFrame",
+    baseline: "pd.DataFrame",
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    *,
+    medians: bool = True,
 ) -> "pd.DataFrame":
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
@@ -89,6 +94,8 @@ def paired_differences(
         What :func:`query_ranks` returned for each experiment.
     n_draws, seed
         As in :func:`metric_intervals`.
+    medians
+        Whether medians are compared, too. They take most of the time.
 
     Returns
     -------
@@ -120,8 +127,9 @@ def paired_differences(
         seeds = by_seed(each[each["image_id"].isin(images)], images)
         seeds.pop(ENSEMBLE, None)
         values.append(_values(seeds).mean(axis=1))
-        drawn.append(_drawn(seeds.values(), weights))
+        drawn.append(_drawn(seeds.values(), weights, medians=medians))
     result = pd.concat(values, axis=1, keys=["value", "baseline"], join="inner").dropna()
+    result = result[result.index.isin(drawn[0])]
     differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
     result["difference"] = result["value"] - result["baseline"]
     result[["low", "high"]] = _intervals(differences, n_draws)
@@ -173,12 +181,14 @@ def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def _drawn(seeds: Collection[Sequence[RankedQueries]], weights: Floats) -> dict[str, Doubles]:
+def _drawn(
+    seeds: Collection[Sequence[RankedQueries]], weights: Floats, *, medians: bool = True
+) -> dict[str, Doubles]:
     """Mean over seeds of every metric, for each column of weights."""
     sums: dict[str, Doubles] = {}
     for parts in seeds:
         for queries in parts:
-            for name, values in queries.drawn(weights):
+            for name, values in queries.drawn(weights, medians=medians):
                 sums[name] = sums[name] + values if name in sums else values
     return {name: values / len(seeds) for name, values in sums.items()}
 

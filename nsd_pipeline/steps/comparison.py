@@ -45,16 +45,15 @@ def compare(store: Store, measured: Sequence[Measured]) -> "tuple[pd.DataFrame, 
 
     found: list[pd.DataFrame] = []
     notes = []
-    baselines = {each.cohort: each for each in measured if each.experiment == DEFAULT}
-    for each in measured:
-        baseline = baselines.get(each.cohort)
-        if baseline is None or baseline is each:
+    # Those of an earlier version have no ranks of queries.
+    known = [each for each in measured if QUERIES_FILE in each.metrics.files]
+    baselines = {each.cohort: _queries(store, each) for each in known if each.experiment == DEFAULT}
+    for each in known:
+        if each.experiment == DEFAULT or each.cohort not in baselines:
             continue
-        if not (QUERIES_FILE in each.metrics.files and QUERIES_FILE in baseline.metrics.files):
-            continue  # measured by an earlier version
         try:
             compared = evaluation.paired_differences(
-                _queries(store, each), _queries(store, baseline)
+                _queries(store, each), baselines[each.cohort], medians=False
             )
         except NsdError as error:
             notes.append(f"{each.experiment}, {each.cohort}: {error}")

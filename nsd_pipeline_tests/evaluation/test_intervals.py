@@ -138,6 +138,9 @@ def test_a_difference_is_found_and_said_to_be_the_same_by_interval_and_p_value()
     assert found.loc["top1_acc", "p_value"] < 0.01
     beside = (found["low"] > 0) | (found["high"] < 0)
     assert (beside == (found["p_value"] < 0.05)).mean() > 0.95
+    fewer = paired_differences(*tables, medians=False).set_index("metric")
+    assert set(found.index) - set(fewer.index) == {name for name in found.index if "median" in name}
+    pd.testing.assert_frame_equal(found.loc[fewer.index], fewer)
     back = paired_differences(*tables[::-1]).set_index("metric")
     np.testing.assert_allclose(back["difference"], -found["difference"])
     np.testing.assert_allclose(back["low"], -found["high"], atol=0.02)
