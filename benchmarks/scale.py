@@ -42,7 +42,7 @@ TRAIN_CPU: Final = Rate(3270, "trials/s of training, two cores", _BENCH)
 TRAIN_GPU: Final = Rate(6.74, "s a subject, betas in memory to metrics, 40 epochs", _GPU)
 JOINT_EPOCH: Final = Rate(1.24, "s an epoch of all subjects", _GPU)
 HISTORY: Final = Rate(16e6 / 1136, "bytes of Dagster's history an artifact", _LOAD)
-MODEL: Final = Rate(4 * 5_214_853, "bytes of a model", "REFERENCE: 5,214,853 parameters, float32")
+MODEL: Final = Rate(4 * 5_214_853, "bytes of a model", "5,214,853 parameters in float32")
 RATES: Final = (
     OTHER_REQUESTS,
     LINE,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span
@@ -69,6 +68,8 @@ def _finds_no_problem(
                 "artifacts looked at": dg.MetadataValue.int(len(manifests))
             }
             if problems:
+                import pandas as pd
+
                 table = pd.DataFrame(problems).to_markdown(index=False)
                 metadata["problems"] = dg.MetadataValue.md(table)
             severity = dg.AssetCheckSeverity.WARN if only_warns else dg.AssetCheckSeverity.ERROR
@@ -197,6 +198,8 @@ def experiment_checks(metrics: type[Metrics]) -> list[dg.AssetChecksDefinition]:
     @_finds_no_problem(model, "No image of the test set was shown in a trial of the training.")
     def no_test_image_in_training(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
         """Compare the images of each model's training and validation trials with its test's."""
+        import pandas as pd
+
         for manifest in manifests:
             trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
             learned = trials["split"].isin(["train", "val"])

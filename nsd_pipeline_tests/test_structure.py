@@ -34,7 +34,7 @@ DOMAIN = (
     "report",
     "export",
 )
-HEAVY = ("torch", "transformers", "nilearn", "nibabel")
+HEAVY = ("torch", "transformers", "nilearn", "nibabel", "pandas", "pyarrow", "scipy")
 
 
 def loaded_by(statement: str) -> set[str]:

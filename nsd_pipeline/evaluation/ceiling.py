@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NotEnoughDataError
@@ -112,6 +111,8 @@ def noise_ceiling(
 
 def _numbers(images: Mapping[str, ArrayLike]) -> tuple[dict[str, Integers], int]:
     """Number the images that were shown three times; -1 for the trials of others."""
+    import pandas as pd
+
     trials = np.concatenate([np.asarray(each) for each in images.values()])
     distinct, counts = np.unique(trials, return_counts=True)
     shown = distinct[counts == REPEATS]

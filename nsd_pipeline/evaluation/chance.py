@@ -8,18 +8,20 @@ distribution, with ranks taken as independent. The standard deviation is that of
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.evaluation.metrics import BATCH_SIZE, TOP_K, metric_ending
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Doubles = NDArray[np.float64]
 
 
-def table_chance(table: pd.DataFrame) -> dict[str, float]:
+def table_chance(table: "pd.DataFrame") -> dict[str, float]:
     """Compute what every metric of :func:`metric_intervals` is expected to be at chance.
 
     Parameters
@@ -48,6 +50,8 @@ def batch_chance(groups: Sequence[Any], batch_size: int = BATCH_SIZE) -> dict[st
     groups, batch_size
         As :func:`retrieval_metrics` takes them.
     """
+    import pandas as pd
+
     codes, _ = pd.factorize(np.asarray(groups))
     # How many trials have an image that is `own` times in their batch, beside those others.
     cases: Counter[tuple[int, tuple[int, ...]]] = Counter()

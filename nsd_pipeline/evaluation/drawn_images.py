@@ -8,10 +8,9 @@ a loop over draws and metrics.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.evaluation.metrics import (
@@ -20,6 +19,9 @@ from nsd_pipeline.evaluation.metrics import (
     rank_statistics,
     subject_statistics,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -61,6 +63,8 @@ class RankedQueries:
 
     def metrics(self) -> dict[str, float]:
         """All metrics, as `retrieval_metrics` computes them."""
+        import pandas as pd
+
         ending = metric_ending(self.aggregation, self.set_name)
         found = rank_statistics(self.ranks, self.n_candidates, ending)
         if self.aggregation:
@@ -93,6 +97,8 @@ class RankedQueries:
                 yield from self._of_subjects(weights)
 
     def _of_subjects(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
+        import pandas as pd
+
         name = f"median_retrieval_rank_subject-ind{metric_ending('', self.set_name)}"
         medians = []
         for subject in np.unique(self.subject):
@@ -124,7 +130,7 @@ def weighted_medians(ranks: Doubles, image: Integers, weights: Floats) -> tuple[
     return medians[0], medians[1]
 
 
-def by_seed(table: pd.DataFrame, images: NDArray[Any]) -> dict[str, Sequence[RankedQueries]]:
+def by_seed(table: "pd.DataFrame", images: NDArray[Any]) -> dict[str, Sequence[RankedQueries]]:
     """Split what :func:`query_ranks` returned by seed, and that by retrieval set and averaging.
 
     Parameters
@@ -134,6 +140,8 @@ def by_seed(table: pd.DataFrame, images: NDArray[Any]) -> dict[str, Sequence[Ran
     images
         The images (N,) that rows of weights belong to.
     """
+    import pandas as pd
+
     row_of = pd.Series(np.arange(len(images)), index=images)
     result: dict[str, list[RankedQueries]] = {}
     keys = ["seed", "set", "aggregation"]

@@ -17,10 +17,9 @@ order of trials, so every draw would need the scores of new batches.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
@@ -33,13 +32,18 @@ from nsd_pipeline.evaluation.drawn_images import (
 )
 from nsd_pipeline.evaluation.seeds import ENSEMBLE, over_seeds
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 N_DRAWS: Final = 2000
 _MOST_GROUPS: Final = 500
 """Beyond it, several images are left out together, which changes the skewness hardly."""
 _TAILS: Final = np.array([0.025, 0.975])
 
 
-def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0) -> pd.DataFrame:
+def metric_intervals(
+    table: "pd.DataFrame", n_draws: int = N_DRAWS, seed: int = 0
+) -> "pd.DataFrame":
     """Compute every metric that is a function of ranks, with its 95 % interval over images.
 
     Parameters
@@ -71,8 +75,8 @@ def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0)
 
 
 def paired_differences(
-    table: pd.DataFrame, baseline: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0
-) -> pd.DataFrame:
+    table: "pd.DataFrame", baseline: "pd.DataFrame", n_draws: int = N_DRAWS, seed: int = 0
+) -> "pd.DataFrame":
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
     Ranks mean the same only among the same candidates: retrieval sets that have others are left
@@ -100,6 +104,8 @@ def paired_differences(
     NsdError
         If no retrieval set has the same candidates in both, or they share no image.
     """
+    import pandas as pd
+
     sets = _comparable(table, baseline)
     table, baseline = (each[each["set"].isin(sets)] for each in (table, baseline))
     images = np.intersect1d(table["image_id"].unique(), baseline["image_id"].unique())
@@ -145,8 +151,10 @@ def holm(p_values: ArrayLike) -> Doubles:
     return np.minimum(adjusted, 1)
 
 
-def _values(seeds: Mapping[str, Sequence[RankedQueries]]) -> pd.DataFrame:
+def _values(seeds: Mapping[str, Sequence[RankedQueries]]) -> "pd.DataFrame":
     """Metrics (rows) of each seed (columns)."""
+    import pandas as pd
+
     columns = {
         seed: {name: value for queries in parts for name, value in queries.metrics().items()}
         for seed, parts in seeds.items()
@@ -175,8 +183,9 @@ def _drawn(seeds: Collection[Sequence[RankedQueries]], weights: Floats) -> dict[
     return {name: values / len(seeds) for name, values in sums.items()}
 
 
-def _intervals(drawn: Mapping[str, Doubles], n_draws: int) -> pd.DataFrame:
+def _intervals(drawn: Mapping[str, Doubles], n_draws: int) -> "pd.DataFrame":
     """Low and high end for each metric (row), from what `_weights` gave of it."""
+    import pandas as pd
     from scipy.special import ndtr, ndtri
 
     ends = {}
@@ -216,7 +225,7 @@ def _share_below(draws: Doubles, value: float) -> float:
     return (below + 0.5) / (len(draws) + 1)
 
 
-def _comparable(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+def _comparable(table: "pd.DataFrame", baseline: "pd.DataFrame") -> list[str]:
     """Retrieval sets that have the same candidates in both; an `NsdError` if there is none."""
     first, second = (
         each.drop_duplicates("set").set_index("set")["candidates"].to_dict()

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
@@ -134,6 +133,8 @@ def subject_statistics(
 
     Images are numbered in order of first appearance, which is the order of summation.
     """
+    import pandas as pd
+
     name = f"median_retrieval_rank_subject-ind{ending}"
     of_subjects = [lower_median(ranks[subjects == subject]) for subject in np.unique(subjects)]
     return {

@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
@@ -16,6 +15,9 @@ from nsd_pipeline.evaluation.retrieval import (
 )
 from nsd_pipeline.evaluation.seeds import seeds_and_ensemble
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def trial_ranks(
     y_pred: ArrayLike,
@@ -23,7 +25,7 @@ def trial_ranks(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     set_sizes: Sequence[int | None] = (None, 250),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank of the right image for every trial, in every retrieval set that holds it.
 
     Parameters
@@ -44,6 +46,8 @@ def trial_ranks(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     tables = [
@@ -69,7 +73,7 @@ def query_ranks(
     subjects: Sequence[Any],
     seeds: Sequence[int],
     set_sizes: Sequence[int | None] = (None, 250),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank of the right image for every query of an experiment: all that its statistics need.
 
     A query is what is ranked: a trial's estimate, or the mean of several trials'. The table is what
@@ -101,6 +105,8 @@ def query_ranks(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     subject_of = np.asarray(subjects)
     tables = []
     for seed, estimates in seeds_and_ensemble(predictions, seeds):
@@ -123,8 +129,10 @@ def rank_table(
     images: NDArray[Any],
     subjects: NDArray[Any] | None,
     scores: Scores,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Put the ranks of some queries into the columns that :func:`query_ranks` documents."""
+    import pandas as pd
+
     subject = pd.array([None] * len(images) if subjects is None else subjects, dtype="str")
     columns = {
         "seed": seed,
@@ -151,7 +159,7 @@ def top_images(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     n_top: int = 10,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """List the images that come first for every trial, among all distinct ones.
 
     Parameters
@@ -174,6 +182,8 @@ def top_images(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     scores = score_trials(y_pred, y_true, groups)
     n_trials, n_images = scores.values.shape
     n_top = min(n_top, n_images)
@@ -191,7 +201,7 @@ def top_images(
     )
 
 
-def name_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+def name_trials(table: "pd.DataFrame", trials: "pd.DataFrame") -> "pd.DataFrame":
     """Add to each row of a table which trial it is about.
 
     Parameters

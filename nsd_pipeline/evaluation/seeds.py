@@ -1,13 +1,15 @@
 """Models that differ in their seeds only, one after the other, and their ensemble."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.evaluation.retrieval import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENSEMBLE: Final = "ensemble"
 """What ``seed`` is where the estimates of several seeds were put together."""
@@ -40,7 +42,7 @@ def seeds_and_ensemble(
         yield ENSEMBLE, ensemble(estimates)
 
 
-def over_seeds(values: pd.DataFrame) -> pd.DataFrame:
+def over_seeds(values: "pd.DataFrame") -> "pd.DataFrame":
     """Put the metrics of seeds together.
 
     Parameters
@@ -54,6 +56,8 @@ def over_seeds(values: pd.DataFrame) -> pd.DataFrame:
         ``value`` (mean over seeds), ``sd_of_seeds`` (of a sample; NaN for one seed), ``ensemble``
         (of one seed: its value) and ``seed_<k>`` for each, with the metrics as index.
     """
+    import pandas as pd
+
     each = values.drop(columns=ENSEMBLE, errors="ignore")
     mean = each.mean(axis=1)
     found = {

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, MappingError, SourceError, parsing
@@ -37,6 +36,9 @@ from nsd_pipeline.nsd.layout import (
 )
 from nsd_pipeline.nsd.matlab import read_arrays
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_SUBJECT_IMAGES: Final = 10_000
 """Images set aside for one subject, the shared ones included."""
@@ -80,7 +82,7 @@ class ExperimentDesign:
         """0-based number, over all sessions, of a session's (1-based) first trial."""
         return int(self._first_trials[session - 1])
 
-    def trials(self, subject: str, session: int) -> pd.DataFrame:
+    def trials(self, subject: str, session: int) -> "pd.DataFrame":
         """One row for each trial of a session (1-based), in the order of its betas.
 
         Returns
@@ -101,6 +103,8 @@ class ExperimentDesign:
         NsdError
             If the subject never had such a session.
         """
+        import pandas as pd
+
         parse_session_key(session_key(subject, session))
         first, last = self.first_trial(session), self.first_trial(session + 1)
         run, slot = np.nonzero(self.stimpattern[session - 1])
@@ -128,6 +132,8 @@ class ExperimentDesign:
     @cached_property
     def _repetitions(self) -> NDArray[np.int64]:
         """How often each trial's image came before; the same for all subjects."""
+        import pandas as pd
+
         order = pd.Series(self.masterordering)
         return np.asarray(order.groupby(order).cumcount(), np.int64)
 

@@ -15,10 +15,9 @@ there too, so no row is ever dropped.
 
 import math
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
@@ -33,6 +32,9 @@ from nsd_pipeline.nsd.layout import (
     subject_number,
 )
 from nsd_pipeline.nsd.text_tables import NsdTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_REPETITIONS: Final = 3
 """How often a subject sees an image, at most."""
@@ -76,7 +78,7 @@ def repetition_column(subject: str, repetition: int) -> str:
     return f"subject{subject_number(subject)}_rep{repetition}"
 
 
-def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_stimulus_info(path: str | os.PathLike[str]) -> "pd.DataFrame":
     """Read and validate ``nsd_stim_info_merged.csv``.
 
     Returns 73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
@@ -113,7 +115,7 @@ def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
     return info
 
 
-def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_responses(path: str | os.PathLike[str]) -> "pd.DataFrame":
     """Read and validate a subject's ``responses.tsv``.
 
     Returns all rows, in the file's order, under NSD's column names: `IDENTIFYING_COLUMNS` as int64,
@@ -137,10 +139,10 @@ def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def check_mapping(
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     design: ExperimentDesign,
-    stimulus_info: pd.DataFrame,
-    responses: pd.DataFrame,
+    stimulus_info: "pd.DataFrame",
+    responses: "pd.DataFrame",
     subject: str,
     session: int,
 ) -> None:
@@ -155,7 +157,7 @@ def check_mapping(
 
 
 def _check_responses(
-    trials: pd.DataFrame, responses: pd.DataFrame, subject: str, session: int
+    trials: "pd.DataFrame", responses: "pd.DataFrame", subject: str, session: int
 ) -> None:
     """Check that responses have the session's trials, all and in order, with the same images."""
     of_subject = responses["SUBJECT"] == subject_number(subject)
@@ -178,9 +180,9 @@ def _check_responses(
 
 
 def _check_repetitions(
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     design: ExperimentDesign,
-    stimulus_info: pd.DataFrame,
+    stimulus_info: "pd.DataFrame",
     subject: str,
     session: int,
 ) -> None:
@@ -202,7 +204,7 @@ def _check_repetitions(
     )
 
 
-def _check_shared(design: ExperimentDesign, stimulus_info: pd.DataFrame) -> None:
+def _check_shared(design: ExperimentDesign, stimulus_info: "pd.DataFrame") -> None:
     """Check that the sources agree on which images all subjects see."""
     in_design = np.isin(stimulus_info["nsdId"].to_numpy(), design.sharedix - 1)
     differ = np.flatnonzero(in_design != stimulus_info["shared1000"].to_numpy())
@@ -215,7 +217,7 @@ def _check_shared(design: ExperimentDesign, stimulus_info: pd.DataFrame) -> None
 
 
 def _compare_trials(
-    name: str, found: NDArray[np.int64], designed: pd.Series, trials: pd.DataFrame
+    name: str, found: NDArray[np.int64], designed: "pd.Series", trials: "pd.DataFrame"
 ) -> None:
     """Check that one of the other sources says of each trial what the design says."""
     expected = designed.to_numpy()

@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
@@ -28,6 +27,9 @@ from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.storage.transfer import fetch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATASET: Final = "imgBrick"
 IMAGE_BYTES: Final = math.prod(IMAGE_SHAPE)
@@ -198,16 +200,20 @@ def download_images(
     return report.n_bytes
 
 
-def part_index(image_ids: ImageIds, part: str) -> pd.DataFrame:
+def part_index(image_ids: ImageIds, part: str) -> "pd.DataFrame":
     """Index of a downloaded part: columns ``image_id``, ``part``, ``row``."""
+    import pandas as pd
+
     return pd.DataFrame({"image_id": image_ids, "part": part, "row": np.arange(len(image_ids))})
 
 
-def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
+def mirror_index(image_ids: ImageIds, mirror: Path) -> "pd.DataFrame":
     """Index of images that are read in place: the row is the image's id itself.
 
     An InvalidFileError if the mirror's stimulus file does not have them, or is not what NSD's is.
     """
+    import pandas as pd
+
     with StimulusFile(mirror) as brick:
         brick.check_ids(image_ids)
     return pd.DataFrame({"image_id": image_ids, "part": _IN_PLACE, "row": image_ids})
@@ -222,7 +228,7 @@ class ImageReader:
     """
 
     def __init__(
-        self, index: pd.DataFrame, part_folder: Callable[[str], Path], mirror: Path | None
+        self, index: "pd.DataFrame", part_folder: Callable[[str], Path], mirror: Path | None
     ) -> None:
         self._index = index.set_index("image_id")
         self._mirror = mirror or Path()
@@ -280,6 +286,8 @@ def open_images(
         Gives the mirror's stimulus file, if the source is a mirror. Called only if images are read
         there.
     """
+    import pandas as pd
+
     folder, _, _ = index.key.rpartition("/")
     return ImageReader(
         pd.read_parquet(store.folder(index.key) / INDEX_FILE),

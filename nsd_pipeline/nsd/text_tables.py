@@ -12,13 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, MappingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _POINTERS: Final = (b"/annex/objects/", b"version https://git-lfs")
 """How files begin that git-annex and Git LFS put in the place of content that is elsewhere."""
@@ -165,7 +167,7 @@ class NsdTable:
     step.
     """
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     name: str
     next_step: str
 
@@ -184,6 +186,8 @@ class NsdTable:
         An InvalidFileError if it is not a table with that separator; a MappingError if a wanted
         column is missing.
         """
+        import pandas as pd
+
         name = os.fspath(path)
         columns = [*wanted, *optional]
         choose: Callable[[str], bool] = set(columns).__contains__
@@ -225,6 +229,8 @@ class NsdTable:
         return true
 
     def _parsed(self, column: str) -> NDArray[np.float64]:
+        import pandas as pd
+
         values = self.frame[column]
         if values.dtype == object:  # whole numbers of any length, for which pandas has no rule
             values = values.map(
@@ -235,6 +241,8 @@ class NsdTable:
         return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
 
     def _require(self, column: str, valid: NDArray[np.bool_], expected: str) -> None:
+        import pandas as pd
+
         if valid.all():
             return
         row = int(np.flatnonzero(~valid)[0])

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import NsdError
@@ -22,6 +21,7 @@ from nsd_pipeline.report.drawing import (
 from nsd_pipeline.report.tables import place_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _AT_EACH_END: Final = 3
@@ -59,7 +59,7 @@ class Example(NamedTuple):
     among: str
 
 
-def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
+def gallery_examples(ranks: "pd.DataFrame", top: "pd.DataFrame") -> list[Example]:
     """Choose the best, the median and the worst of each image's first trials.
 
     Parameters

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NsdError
@@ -26,6 +25,7 @@ from nsd_pipeline.report.drawing import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -51,7 +51,7 @@ _COLUMNS: Final = (
 
 
 def training_curves(
-    history: pd.DataFrame,
+    history: "pd.DataFrame",
     *,
     batch_size: int | None = None,
     monitor: str = "val/batch_top5_acc",
@@ -192,7 +192,7 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
 
 
 def interval_rows(
-    rows: pd.DataFrame, xlabel: str, *, title: str = "", reference: float | None = None
+    rows: "pd.DataFrame", xlabel: str, *, title: str = "", reference: float | None = None
 ) -> Picture:
     """Draw values with their intervals one below the other (a forest plot).
 
@@ -208,6 +208,8 @@ def interval_rows(
     reference
         Value that is drawn as a line. Rows whose interval holds it are grey.
     """
+    import pandas as pd
+
     headed = rows["group"].nunique() < len(rows)  # else a group's name is its only row's
     y, ticks, heads = [], [], []
     place = 0.0
@@ -254,7 +256,9 @@ def interval_rows(
 _LINES: Final = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, "#B8A300", MUTED)
 
 
-def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: str = "") -> Picture:
+def interval_curves(
+    points: "pd.DataFrame", xlabel: str, ylabel: str, *, title: str = ""
+) -> Picture:
     """Draw values with their intervals against a number, a line for each series.
 
     Parameters
@@ -285,7 +289,7 @@ def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: st
     return draw(figure)
 
 
-def session_numbers(sessions: pd.DataFrame) -> Picture:
+def session_numbers(sessions: "pd.DataFrame") -> Picture:
     """Draw numbers of single sessions in the order of the scans, a panel each and a line a subject.
 
     Parameters

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline import folders, partitions, report
@@ -65,6 +64,8 @@ class Ceiling(Step):
         return Plan(inputs=own | {file.key: file.etag for file in self._of_nsd(partition)})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         sessions = self._sessions[partition]
         events = {session: FsaverageEvents.read(self.store, session) for session in sessions}
         images = {

@@ -1,9 +1,7 @@
 """What experiments are beside each other: differences, and figures of several results."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nsd_pipeline import evaluation, report
 from nsd_pipeline.decoding.config import TrainingConfig
@@ -13,6 +11,9 @@ from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.steps.measurement import QUERIES_FILE, Metrics
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAIN_METRIC: Final = report.MAIN_METRICS[0]
 """What experiments are compared by, and curves are drawn of."""
@@ -38,8 +39,10 @@ class Measured(NamedTuple):
         return str(self.metrics.partition)
 
 
-def compare(store: Store, measured: Sequence[Measured]) -> tuple[pd.DataFrame, list[str]]:
+def compare(store: Store, measured: Sequence[Measured]) -> "tuple[pd.DataFrame, list[str]]":
     """Compare experiments to the default; say what cannot be compared, and why."""
+    import pandas as pd
+
     found: list[pd.DataFrame] = []
     notes = []
     baselines = {each.cohort: each for each in measured if each.experiment == DEFAULT}
@@ -65,14 +68,16 @@ def compare(store: Store, measured: Sequence[Measured]) -> tuple[pd.DataFrame, l
     return table[["experiment", "cohort", *_COMPARED, "p_holm"]], notes
 
 
-def _queries(store: Store, measured: Measured) -> pd.DataFrame:
+def _queries(store: Store, measured: Measured) -> "pd.DataFrame":
     """Ranks of single trials among all images."""
+    import pandas as pd
+
     queries = pd.read_parquet(store.folder(measured.metrics.key) / QUERIES_FILE)
     return queries[(queries["set"] == "all") & (queries["aggregation"] == "")]
 
 
 def figures_across(
-    measured: Sequence[Measured], table: pd.DataFrame, differences: pd.DataFrame
+    measured: Sequence[Measured], table: "pd.DataFrame", differences: "pd.DataFrame"
 ) -> dict[str, report.PageFigure]:
     """Figures of several results, as far as there is something to compare."""
     of_sessions = {

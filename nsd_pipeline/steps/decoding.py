@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.automation import carry_on_after
@@ -41,6 +40,9 @@ from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline.surface import read_roi
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class FmriSteps(NamedTuple):
@@ -140,6 +142,8 @@ class Model(Step):
         return FmriSteps.of(config.model_copy(update={"space": space}))
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         config, cohort = self.config, self._cohorts[partition]
         own = partitions.subjects_of_cohort(partition)
         trials, left_out = read_trials(self.store, cohort, config)
@@ -195,6 +199,8 @@ class Model(Step):
 
     def _draw_sessions(self, cohort: Cohort) -> report.Picture:
         """Draw what is known of each session: the UI's own plot shows the last 120 of NSD's 284."""
+        import pandas as pd
+
         made = self.store.at_once(self.store.manifest, list(cohort.fmri.values()))
         rows = [
             {
@@ -265,7 +271,7 @@ def _in_nsd(sessions: Sequence[str]) -> int:
     return sum(N_SESSIONS[subject] for subject in {parse_session_key(key)[0] for key in sessions})
 
 
-def _sessions_of(trials: pd.DataFrame) -> list[str]:
+def _sessions_of(trials: "pd.DataFrame") -> list[str]:
     pairs = trials[["subject", "session"]].drop_duplicates()
     return [session_key(*each) for each in pairs.itertuples(index=False)]
 

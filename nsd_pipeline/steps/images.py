@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline import folders, partitions
@@ -43,6 +42,9 @@ from nsd_pipeline.steps.running import materialize, step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PHOTOGRAPHS: Final = "photographs of NSD"
 """What a stimulus set's pictures are, unless generated. NSD's terms forbid passing them on."""
@@ -103,8 +105,10 @@ class Stimuli(Step):
             "pictures": layout.GENERATED if generated else PHOTOGRAPHS,
         }
 
-    def _fetch_new_images(self, partition: str) -> tuple[pd.DataFrame, int]:
+    def _fetch_new_images(self, partition: str) -> "tuple[pd.DataFrame, int]":
         """Index of all images needed, after fetching those that no part of this version holds."""
+        import pandas as pd
+
         image_ids, file = self._needed[partition], self._file
         known = self._known_images(partition)
         new = image_ids[~pd.Index(image_ids).isin(known["image_id"])]
@@ -129,8 +133,10 @@ class Stimuli(Step):
         index = pd.concat([known, part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 
-    def _known_images(self, partition: str) -> pd.DataFrame:
+    def _known_images(self, partition: str) -> "pd.DataFrame":
         """Index of the images that have been fetched from this version of the stimulus file."""
+        import pandas as pd
+
         manifest = self.store.manifest(self.key(partition))
         current = {self._file.key: self._file.etag}
         if manifest is None or manifest.inputs != current or manifest.config["in_place"]:

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline import decoding, evaluation, folders, partitions, report
@@ -34,6 +33,9 @@ from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import read_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
@@ -86,6 +88,8 @@ class Metrics(Step):
         return Plan(inputs={self.model.name: self.model.made(self.store, partition).fingerprint})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         trained = self.model.made(self.store, partition)
         options = TrainingConfig.of_model(trained.config)
         trials = pd.read_parquet(self.store.folder(trained.key) / TRIALS_FILE)
@@ -130,7 +134,7 @@ class Metrics(Step):
         }
 
     def _estimate(
-        self, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+        self, trained: Manifest, options: TrainingConfig, trials: "pd.DataFrame"
     ) -> _Estimates:
         """Let the models of all seeds estimate what some of their cohort's trials showed."""
         folder = self.store.folder(trained.key)
@@ -159,7 +163,7 @@ class Metrics(Step):
         return _Estimates(data, np.stack(estimates), contributions)
 
     def _held_out(
-        self, draft: Draft, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+        self, draft: Draft, trained: Manifest, options: TrainingConfig, trials: "pd.DataFrame"
     ) -> dict[str, Any]:
         """Metrics of the sessions that were kept for a second test, if there are any."""
         second = trials[trials["split"] == HELD_OUT]
@@ -194,7 +198,7 @@ class Metrics(Step):
         }
 
     def _draw_photographs(
-        self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame
+        self, draft: Draft, ranks: "pd.DataFrame", top: "pd.DataFrame", difficulty: "pd.DataFrame"
     ) -> None:
         """Draw what was retrieved, and which images are easy and hard."""
         read = Stimuli.open_images(self.store, self.open_source, partitions.SHARED)
@@ -210,7 +214,7 @@ class Metrics(Step):
         ]
         write_figure(draft, "retrieval_gallery", report.retrieval_gallery(gallery))
 
-        def rated(images: pd.DataFrame) -> list[report.Rated]:
+        def rated(images: "pd.DataFrame") -> list[report.Rated]:
             photos = read(images["image_id"].to_numpy())
             return [report.Rated(*each) for each in zip(photos, images["mean_place"], strict=True)]
 
@@ -220,7 +224,7 @@ class Metrics(Step):
 
 
 def _draw_numbers(
-    draft: Draft, ranks: pd.DataFrame, table: pd.DataFrame, contributions: NDArray[np.float32]
+    draft: Draft, ranks: "pd.DataFrame", table: "pd.DataFrame", contributions: NDArray[np.float32]
 ) -> None:
     """Draw places, repeats, and what each vertex adds to the score (V,)."""
     set_size = int(ranks["n_candidates"].iloc[0])
@@ -235,12 +239,14 @@ def _draw_numbers(
     write_figure(draft, "where_the_model_finds_it", picture)
 
 
-def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _measure(found: _Estimates, seeds: Sequence[int]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Every metric with its interval, and the rank of every query that they follow from.
 
     The reference's metrics, then those of other candidates and of numbers of repeats, then those
     within batches, which do not follow from these ranks.
     """
+    import pandas as pd
+
     by_seed, y_true, images, _, _ = known = found.tested(seeds)
     ways = (
         evaluation.query_ranks,
@@ -356,6 +362,8 @@ def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:
 
 def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:
     """Say whether a cohort's models beat guessing; an ArtifactError if they were not measured."""
+    import pandas as pd
+
     metrics, model = step.made(store, cohort), step.model.made(store, cohort)
     table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
     # Artifacts of before have one seed, and no ensemble.

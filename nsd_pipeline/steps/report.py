@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import dagster as dg
-import pandas as pd
 
 from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
@@ -33,6 +32,9 @@ from nsd_pipeline.steps.running import materialize, read_figure, step_asset, wri
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAGE_FILE = "report.html"
 SURFACE_FILE = "surface.html"
@@ -107,6 +109,8 @@ class Report(Step):
         return Plan(inputs={manifest.key: manifest.fingerprint for manifest in made_from})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         results = [self._result(each) for each in self._measured]
         table = pd.concat(
             [
@@ -147,6 +151,8 @@ class Report(Step):
         }
 
     def _result(self, measured: Measured) -> report.Result:
+        import pandas as pd
+
         step, metrics, model = measured
         folders = [self.store.folder(manifest.key) for manifest in (metrics, model)]
         table = pd.read_parquet(folders[0] / METRICS_FILE)
@@ -204,6 +210,8 @@ class Report(Step):
 
     def _drawn(self, metrics: Manifest) -> dict[str, str]:
         """Both directions of the literature's protocol, mean over seeds and subjects."""
+        import pandas as pd
+
         if DRAWN_FILE not in metrics.files:
             return {}
         drawn = pd.read_parquet(self.store.folder(metrics.key) / DRAWN_FILE)
@@ -235,6 +243,8 @@ class Report(Step):
 
     def _surface(self, draft: Draft) -> str:
         """Write the brain that can be turned; its file's name, if there is something to show."""
+        import pandas as pd
+
         layers = []
         for each in self._measured:
             if VERTICES_FILE in each.metrics.files:
@@ -275,7 +285,7 @@ def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
     return decoding_report
 
 
-def _results_in_words(table: pd.DataFrame) -> list[dict[str, str]]:
+def _results_in_words(table: "pd.DataFrame") -> list[dict[str, str]]:
     """The main metric of every result, as the UI shows it."""
     return [
         {
@@ -289,7 +299,7 @@ def _results_in_words(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _downloads(table: pd.DataFrame, differences: pd.DataFrame) -> dict[str, str]:
+def _downloads(table: "pd.DataFrame", differences: "pd.DataFrame") -> dict[str, str]:
     """Tables by the name of the file that they are offered as."""
     first = ["experiment", "cohort", "metric"]
     results = table[[*first, *(name for name in table if name not in first)]]

@@ -93,7 +93,7 @@ def make_everything(order: Order) -> None:
         graph = Pipeline(order.source, order.store, Path(order.encoder), instance)  # type: ignore[arg-type]
         graph.run_sessions(*SESSIONS)
         graph.run_images("shared", SUBJECT)
-        model = {"fmri_mlp": {"n_epochs": 2, "hidden": 8, "seed": order.seed}}
+        model = {"fmri_mlp": {"n_epochs": 2, "hidden": 8, "seeds": [order.seed]}}
         graph.run("fmri_mlp", "retrieval_metrics", first=SUBJECT, config=model)
         graph.run("decoding_report")
 
