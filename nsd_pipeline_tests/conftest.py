@@ -1,6 +1,7 @@
 """What holds for every test, and the small dataset that many of them share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,13 +72,11 @@ def workplace(
     trained: Path, small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The folder that a user works in: artifacts, dataset, encoder, and pictures of their own."""
-    for name, place in (
-        ("artifacts", trained / "artifacts"),
-        ("nsd", small_nsd.folder),
-        # The small dataset's encoder is known by the name of its folder.
-        ("encoder", small_nsd.encoder),
-    ):
-        (tmp_path / name).symlink_to(place)
+    # Links to the same files, of which none is ever written to in place.
+    shutil.copytree(trained / "artifacts", tmp_path / "artifacts", copy_function=os.link)
+    small_nsd.copy(tmp_path / "nsd")
+    # The small dataset's encoder is known by the name of its folder.
+    (tmp_path / "encoder").symlink_to(small_nsd.encoder)
     (tmp_path / "my_pictures").mkdir()
     for color in ("red", "navy"):
         Image.new("RGB", (640, 480), color).save(tmp_path / "my_pictures" / f"{color}.png")

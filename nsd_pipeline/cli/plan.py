@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from nsd_pipeline.storage.store import Store
 
 _ALL = "all"
+_AMOUNTS = ("fetched", "requests", "disk", "memory", "time")
+_NAME_WIDTH = 19
+_WIDE = 100
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -193,21 +196,27 @@ def _show(found: Plan) -> None:
     console.print(f"[bold]{found.store}[/]: sessions {there}", soft_wrap=True)
     if found.steps:
         table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-        table.add_column("to make")
-        for name in ("artifacts", "fetched", "requests", "disk", "memory", "time", "time from"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for each in found.steps:
-            table.add_row(each.step, str(each.artifacts), *_amounts(vars(each)), each.basis)
-        table.add_section()
-        table.add_row("in all", "", *_amounts(_total(found.steps)), "")
+        table.add_column("to make", overflow="fold", min_width=_NAME_WIDTH)
+        for name in ("number", *_AMOUNTS):
+            # In a window of 80 columns, what matters less goes before anything is cut.
+            if name != "requests" or console.width >= _WIDE:
+                table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("time from", justify="right", overflow="fold")
+        rows = [(each.step, str(each.artifacts), vars(each), each.basis) for each in found.steps]
+        for step, number, amounts, basis in [*rows, ("in all", "", _total(found.steps), "")]:
+            if step == "in all":
+                table.add_section()
+            cells = _amounts(amounts)
+            if console.width < _WIDE:
+                del cells[_AMOUNTS.index("requests")]
+            table.add_row(step, number, *cells, basis)
         console.print(table)
     else:
         console.print("Nothing is left to be made.")
     if any(each.basis == "defaults" for each in found.steps):
         console.print(
             "Defaults: two CPU cores, DINOv2-giant, a line of 100 Mbit/s; a GPU embeds some hundred"
-            " times as fast.",
-            soft_wrap=True,
+            " times as fast."
         )
     if found.free_bytes is not None and found.steps:
         room = "[red]too little room[/]" if _short(found) else "enough room"

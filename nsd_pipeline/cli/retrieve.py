@@ -82,8 +82,8 @@ def retrieve(
 ) -> None:
     """Show which images a model retrieves for a trial, and draw them.
 
-    Among the test images at hand, of which the image seen is one, or among a folder's pictures, to
-    which it is not added. The estimate is the mean over the experiment's seeds; similarity is its
+    Among the test images at hand, or a folder's pictures. The image seen is marked if it is among
+    them, and is not added. The estimate is the mean over the experiment's seeds; similarity is its
     cosine with the image's embedding. Photographs of NSD may not be passed on.
     """
     import nsd_pipeline as nsd
@@ -222,7 +222,6 @@ def _show(answer: Answer) -> None:
         else f"at place {answer.seen_place}"
     )
     console.print(
-        f"Of {answer.n_candidates} {answer.among}; the image seen is {where}.\n{answer.figure}",
-        markup=False,
-        soft_wrap=True,
+        f"Of {answer.n_candidates} {answer.among}; the image seen is {where}.", markup=False
     )
+    console.print(answer.figure, markup=False, soft_wrap=True)
