@@ -62,7 +62,7 @@ REPORT = PlannedRun(("decoding_report",))
 
 
 def operators(sessions: Iterable[str], space: Space | None) -> Iterator[PlannedRun]:
-    """Runs that make what some sessions' betas in a space need once a subject."""
+    """Runs that make what some sessions' fMRI in a space needs once a subject."""
     if space in OPERATOR_SPACES:
         for subject in dict.fromkeys(parse_session_key(session)[0] for session in sessions):
             partition = partitions.subject_space(subject, space)
@@ -73,7 +73,6 @@ def prepare(
     sessions: Sequence[str], prepared: Preparation, *, at_most: int
 ) -> Iterator[PlannedRun]:
     """Runs that prepare some sessions, given in order, each at most a number of them."""
-    yield from operators(sessions, prepared.space)
     assets = tuple(step.name for step in prepared.steps)
     for first, last in partitions.ranges(sessions, at_most):
         yield PlannedRun(assets, first, last)
@@ -157,6 +156,7 @@ def to_the_end(
     default settings, they are left alone.
     """
     yield Stage("experiment_design", [DESIGN])
+    bold = bold or BoldConfig()
     for prepared in preparations:
         states = look_at_sessions(
             source, store, wanted.sessions, prepared.space, bold=bold, series=series
@@ -164,7 +164,10 @@ def to_the_end(
         left = states.to_do
         if series is not None and prepared.space is None:
             left = sorted(left + states["left alone"])
-        yield Stage(prepared.name, [*prepare(left, prepared, at_most=1)], alone=True)
+        # Time series in a space of BIDS derivatives say themselves where they are.
+        space = prepared.space or (None if bold.derivatives else bold.space)
+        runs = [*operators(left, space), *prepare(left, prepared, at_most=1)]
+        yield Stage(prepared.name, runs, alone=True)
     yield Stage("images", [*embed(wanted.subjects, wanted.experiments)])
     yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)])
 

@@ -11,9 +11,11 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.jobs import STARTED_BY_TAG
 from nsd_pipeline.nsd.layout import betas_keys
-from nsd_pipeline.planned_runs import PlannedRun
+from nsd_pipeline.planned_runs import PlannedRun, to_the_end
 from nsd_pipeline.steps.decoding import FmriMlp
-from nsd_pipeline.steps.sessions import SessionStates
+from nsd_pipeline.steps.forecast import Wanted
+from nsd_pipeline.steps.series_files import BoldConfig
+from nsd_pipeline.steps.sessions import SERIES_STEPS, Preparation, SessionStates
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline_tests.pipeline import SmallNsd
 
@@ -108,3 +110,23 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
     failure = result.failure_data_for_node("every_run")
     assert failure is not None
     assert failure.user_failure_data.description.endswith("no better than guessing.")
+
+
+@pytest.mark.parametrize("derivatives", ["", "/derivatives"])
+def test_time_series_in_a_space_of_nsd_are_prepared_with_their_map_to_fsaverage5(
+    derivatives: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = [f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"]
+    states = SessionStates({"missing": sessions})
+    monkeypatch.setattr("nsd_pipeline.planned_runs.look_at_sessions", lambda *_, **__: states)
+    source = store = open_store("unused")
+    _, stage, *_ = to_the_end(
+        Wanted(sessions, (SUBJECT,), ()),
+        source,  # type: ignore[arg-type]  # nobody asks it
+        store,
+        preparations=[Preparation("time series", SERIES_STEPS)],
+        bold=BoldConfig(derivatives=derivatives, space="func1mm"),
+    )
+    made = [(run.assets[-1], run.first) for run in stage.runs]
+    operator = [] if derivatives else [("fsaverage5_operator", "subj01_func1mm")]
+    assert made == [*operator, *(("fsaverage5_series", key) for key in sessions)]

@@ -17,6 +17,7 @@ from nsd_pipeline.demo import generate
 from nsd_pipeline.experiments import Experiment
 from nsd_pipeline.folders import betas_folder
 from nsd_pipeline.nsd.layout import betas_keys
+from nsd_pipeline.planned_runs import operators
 from nsd_pipeline.planned_runs import prepare as prepare_sessions
 from nsd_pipeline.steps.measurement import metrics_steps
 from nsd_pipeline.steps.overview import State, look_at_store
@@ -123,7 +124,10 @@ def test_two_spaces_live_side_by_side(
     (volume,) = Preparation.for_all([steps["volume"].model.experiment.training])
     states = look_at_sessions(source, graph.store, [SESSION, "subj01_ses02"], "func1pt8mm")
     assert (states.to_do, states["not on the source"]) == ([SESSION], ["subj01_ses02"])
-    for planned in prepare_sessions(states.to_do, volume, at_most=1):
+    for planned in (
+        *operators(states.to_do, volume.space),
+        *prepare_sessions(states.to_do, volume, at_most=1),
+    ):
         graph.run(*planned.assets, first=planned.first)
     assert graph.failed_checks == []
     assert look_at_sessions(source, graph.store, [SESSION], "func1pt8mm").to_do == []
