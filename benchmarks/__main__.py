@@ -25,6 +25,7 @@ _FAMILIES: Final = (
     "ridge",
     "metrics",
     "graph",
+    "jobs",
 )
 
 
