@@ -27,6 +27,7 @@ _FAMILIES: Final = (
     "experiments_report",
     "graph",
     "startup",
+    "jobs",
 )
 
 

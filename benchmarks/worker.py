@@ -29,11 +29,14 @@ class Outcome:
         Numbers to show or to hold against a bar, such as bytes.
     seconds
         What to count as the time, where that is not the time from call to return.
+    peak_bytes
+        What to count as the memory, where that is not this process's.
     """
 
     values: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    peak_bytes: int | None = None
 
 
 Repeat = Callable[[], Outcome]
@@ -90,7 +93,10 @@ def _measure(repeat: Repeat, n_touched: int) -> tuple[Sample, Mapping[str, NDArr
     outcome = repeat()
     seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
     sample = Sample(
-        seconds if outcome.seconds is None else outcome.seconds, cpu, _peak_bytes(), outcome.facts
+        seconds if outcome.seconds is None else outcome.seconds,
+        cpu,
+        _peak_bytes() if outcome.peak_bytes is None else outcome.peak_bytes,
+        outcome.facts,
     )
     return sample, {name: np.asarray(value) for name, value in outcome.values.items()}
 
