@@ -15,17 +15,18 @@ from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.steps.measurement import choose_experiments, metrics_steps
-from nsd_pipeline.steps.sessions import SERIES_STEPS
+from nsd_pipeline.steps.sessions import Preparation
 
 SUBJECT = "subj01"
 
 if __name__ == "__main__":
     experiments = choose_experiments(["windows"], metrics_steps(read_experiments(chosen_file())))
     sessions = [session_key(SUBJECT, number) for number in range(1, int(sys.argv[1]) + 1)]
+    (series,) = Preparation.for_all(each.model.experiment.training for each in experiments)
     with open_history() as instance:
         for planned in (
             planned_runs.DESIGN,
-            *planned_runs.prepare(sessions, at_most=1, steps=SERIES_STEPS),
+            *planned_runs.prepare(sessions, series, at_most=1),
             *planned_runs.embed([SUBJECT], experiments),
             *planned_runs.decode([SUBJECT], experiments),
         ):
