@@ -199,7 +199,7 @@ def carry_out(stages: Iterable[Stage], do: Callable[[PlannedRun], Iterable[str]]
             started = time.perf_counter()
             said, problem, failed = "failed", "", True
             try:
-                said, failed = ", ".join(do(planned)), False
+                said, failed = "; ".join(do(planned)), False
             except AtChance as found:
                 said, problem, failed = "made, but at chance", str(found.description), False
             except dg.Failure as failure:

@@ -43,7 +43,8 @@ def run(
         raise click.ClickException("\n\n".join(told))
     else:
         said = Counter(each.said for each in done)
-        click.echo("; ".join(f"{count} runs: {what}" for what, count in said.items()) + ".")
+        for what, count in said.items():
+            click.echo(f"{count} run{'s' * (count > 1)}: {what}.")
     if problems:
         raise click.exceptions.Exit(1)
 

@@ -22,6 +22,7 @@ from nsd_pipeline.embeddings import (
     read_embeddings,
     write_embeddings,
 )
+from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
 from nsd_pipeline.embeddings.encoder_settings import ENCODER, EncoderSettings
 from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.errors import NotEnoughDataError
@@ -202,8 +203,9 @@ class Embeddings(Step):
     """Embeddings of a stimulus set's images."""
 
     name = folders.EMBEDDINGS
-    # The model is part of the version, so that the UI shows what a change of it makes stale.
-    code_version = f"1 {ENCODER}"
+    # It once had NSD_ENCODER's value, which made a folder that was moved another encoder. Those of
+    # the default model stay current.
+    code_version = f"1 {DEFAULT_MODEL}"
     partitions = partitions.stimulus_sets
 
     def __init__(
@@ -305,6 +307,8 @@ def embeddings_asset(
         pool=GPU_POOL,
         automation_condition=CARRY_ON,
         description=about,
+        # With the model, so that the UI shows what a change of it makes stale.
+        code_version=step.code_version if encoder else f"1 {ENCODER}",
         columns=[
             dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
             dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),

@@ -54,6 +54,7 @@ def step_asset(
     """
     if ranged and step.partitions:
         options["backfill_policy"] = dg.BackfillPolicy.single_run()
+    options.setdefault("code_version", step.code_version)
     if columns:
         options["metadata"] = {"dagster/column_schema": dg.TableSchema(columns)}
 
@@ -73,7 +74,6 @@ def step_asset(
             warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
             asset: dg.AssetsDefinition = dg.asset(
                 name=step.name,
-                code_version=step.code_version,
                 partitions_def=step.partitions,
                 **options,
             )(run)

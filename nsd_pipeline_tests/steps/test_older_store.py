@@ -4,6 +4,9 @@ The manifests beside this file were written by commit 1145f76 for the small data
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -40,3 +43,18 @@ def test_an_artifact_of_before_is_one_that_would_be_made_again(
         read.code_version,
     )
     assert now.fingerprint == read.fingerprint
+
+
+def test_a_folder_of_weights_may_be_moved(small_nsd: SmallNsd) -> None:
+    ask = "from nsd_pipeline.steps.images import Embeddings; print(Embeddings.code_version)"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", ask],
+            env=os.environ | {"NSD_ENCODER": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for folder in (str(small_nsd.encoder), "/moved/elsewhere")
+    }
+    assert said == {"1 facebook/dinov2-giant\n"}
