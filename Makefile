@@ -3,7 +3,7 @@
 # make test   the whole test suite
 # make docs   the site, into build/site; a warning is an error
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
-# make soak   random kills, power cuts, orders of use and damaged files, for MINUTES (15)
+# make soak   all stages, random kills, power cuts, orders of use, damaged files, for MINUTES (10)
 # make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
 # make gpu-check   what this machine's GPU computes, against the CPU, and how fast: 4 minutes, no network
 SHELL := /bin/bash
@@ -37,7 +37,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
 
 soak: $(VENV)/.installed-dev
-	NSD_SOAK_MINUTES=$(or $(MINUTES),15) NSD_SOAK_SEED=$(or $(SEED),33) \
+	NSD_SOAK_MINUTES=$(or $(MINUTES),10) NSD_SOAK_SEED=$(or $(SEED),33) \
 		$(BIN)/python -m pytest -m soak nsd_pipeline_tests/soak
 
 bench: $(VENV)/.installed-dev
@@ -50,8 +50,10 @@ gpu-check: # with the environment that is there: torch, transformers and what tr
 audit: $(VENV)/.installed build/audit/.installed
 	build/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON \
 		--output-file build/sbom.json $(BIN)/python
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock \
-		-r requirements-cluster.lock -r requirements-dev.lock
+	rm -f build/audit.json
+	-build/audit/bin/pip-audit --no-deps --disable-pip --format json --output build/audit.json \
+		-r requirements.lock -r requirements-cluster.lock -r requirements-dev.lock
+	$(BIN)/python .ci/audit.py build/audit.json
 
 build/audit/.installed: # apart, so that neither tool is part of what it looks at
 	$(PYTHON) -m venv build/audit

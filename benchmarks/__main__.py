@@ -24,7 +24,9 @@ _FAMILIES: Final = (
     "streaming",
     "ridge",
     "metrics",
+    "experiments_report",
     "graph",
+    "startup",
     "jobs",
 )
 

@@ -67,6 +67,12 @@ class Measured:
         return min(times), max(times)
 
     @property
+    def varies(self) -> bool:
+        """Whether the longest and the shortest time differ by more than the median."""
+        low, high = self.range
+        return high - low > self.seconds
+
+    @property
     def cpu_seconds(self) -> float:
         """Median time on processors."""
         return statistics.median(sample.cpu_seconds for sample in self.samples)

@@ -15,7 +15,7 @@ from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.steps.measurement import choose_experiments, metrics_steps
-from nsd_pipeline.steps.sessions import SERIES_STEPS
+from nsd_pipeline.steps.sessions import SERIES_STEPS, Preparation
 
 SUBJECT = "subj01"
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     with open_history() as instance:
         for planned in (
             planned_runs.DESIGN,
-            *planned_runs.prepare(sessions, at_most=1, steps=SERIES_STEPS),
+            *planned_runs.prepare(sessions, Preparation("time series", SERIES_STEPS), at_most=1),
             *planned_runs.embed([SUBJECT], experiments),
             *planned_runs.decode([SUBJECT], experiments),
         ):

@@ -178,10 +178,15 @@ def make_all(
     return time.monotonic() - start
 
 
-def _start_web_server(servers: Servers) -> str:
+def free_port() -> int:
+    """Port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def _start_web_server(servers: Servers) -> str:
+    port = free_port()
     servers.start("dagster-webserver", "-h", "127.0.0.1", "-p", str(port))
     server = Webserver(f"http://127.0.0.1:{port}")
     until(server.is_up, "the web server is up")

@@ -25,6 +25,8 @@ from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 OTHERS: Final = ""
 """Who asks, where it is no run: the ticks of schedules, in the daemon's code server."""
 
+_SMALL: Final = 2**18
+
 
 @dataclass(frozen=True)
 class Request:
@@ -235,8 +237,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _etag(path: Path) -> str:
-    """Of an object that came in parts, as NSD's large ones: no checksum of its bytes."""
+    """The MD5 of a small object; no checksum of one that came in parts, as NSD's large ones."""
     state = path.stat()
+    if state.st_size < _SMALL:
+        return f'"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}"'
     text = f"{path} {state.st_size} {state.st_mtime_ns}"
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}-2"'
 

@@ -194,17 +194,15 @@ def _experiments(_folder: Path, quick: bool) -> Iterator[Inputs]:
     )
 
 
-def _rank_table(settings: Settings) -> "pd.DataFrame":
+def rank_table(n_trials: int, n_images: int, n_subjects: int = 8) -> "pd.DataFrame":
     """What an experiment of three seeds keeps of its test."""
     from nsd_pipeline.evaluation import query_ranks
 
     rng = np.random.default_rng(0)
-    n_trials: int = settings["n_trials"]
-    n_images: int = settings["n_images"]
     images = rng.permutation(np.arange(n_trials) % n_images)
     targets = rng.standard_normal((n_images, 64), np.float32)[images]
     estimates = targets + 6 * rng.standard_normal((3, *targets.shape), np.float32)
-    subjects = [f"subj{n:02d}" for n in rng.integers(1, 9, size=n_trials).tolist()]
+    subjects = [f"subj{n:02d}" for n in rng.integers(1, 1 + n_subjects, size=n_trials).tolist()]
     return query_ranks(estimates, targets, images.tolist(), subjects, [0, 1, 2], SET_SIZES)
 
 
@@ -212,7 +210,7 @@ def measure_drawn(settings: Settings) -> Repeat:
     """`metric_intervals`; to be compared, metrics of the first draws."""
     from nsd_pipeline.evaluation import metric_intervals
 
-    table = _rank_table(settings)
+    table = rank_table(**settings)
 
     def repeat() -> Outcome:
         start = time.perf_counter()
@@ -230,7 +228,7 @@ def measure_draw_by_draw(settings: Settings) -> Repeat:
 
     A few draws; the time is scaled to all of them.
     """
-    table = _rank_table(settings)
+    table = rank_table(**settings)
 
     def repeat() -> Outcome:
         queries, weights = _first_draws(table)

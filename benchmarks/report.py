@@ -109,6 +109,16 @@ def to_markdown(results: Sequence[RowResult], described: dict[str, str], *, quic
     header = "| row | side | time | processor time | memory | |\n|---|---|---|---|---|---|"
     parts.append(header)
     parts += [_cells(cells) for result in results for cells in side_cells(result)]
+    varying = [
+        f"- {result.row.title}: {name}"
+        for result in results
+        for name, measured in result.sides.items()
+        if measured.varies
+    ]
+    if varying:
+        parts.append("\n## What varies more than its median\n")
+        parts.append("Of ratios with these, the low end counts.\n")
+        parts += varying
     limits = [result.row for result in results if result.row.limit]
     if limits:
         parts.append("\n## What bounds them\n")

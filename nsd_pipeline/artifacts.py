@@ -13,32 +13,31 @@ Everything here reads; nothing is made or changed. A store may be read while run
 has been opened stays one version, or an error says that it was replaced.
 """
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from xarray.core.indexing import LazilyIndexedArray
 
+from nsd_pipeline import folders
 from nsd_pipeline.decoding.cohort import read_sessions, sessions_with
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.decoding.processes import read_vertices, seed_folder
+from nsd_pipeline.decoding.processes import TRIALS_FILE, read_vertices, seed_folder
 from nsd_pipeline.decoding.trained_decoder import OF_A_TRIAL, TrainedDecoder, read_images
+from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, Remake
 from nsd_pipeline.experiments import DEFAULT, chosen_file, read_experiments
-from nsd_pipeline.folders import (
-    BETAS,
-    EMBEDDINGS,
-    FSAVERAGE_EVENTS,
-    SHARED,
-    artifact_key,
-    model_folder,
-)
-from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, HEMISPHERES, N_VERTICES, session_key
+from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.session_lists import choose_sessions
-from nsd_pipeline.storage.opening import DEFAULT_STORE, open_store
+from nsd_pipeline.nsd.stimuli import open_images
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.opening import DEFAULT_STORE, open_source, open_store
+from nsd_pipeline.storage.source import DEFAULT_URL
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface.lazy_betas import SessionsRows
 
@@ -85,7 +84,14 @@ class Artifacts:
     def __repr__(self) -> str:
         return f"nsd.open({self._store.url!r})"
 
-    def betas(self, subject: str, sessions: str = "all", *, zscore: bool = True) -> xr.DataArray:
+    def betas(
+        self,
+        subject: str,
+        sessions: str = "all",
+        *,
+        zscore: bool = True,
+        space: str = layout.DEFAULT_SPACE,
+    ) -> xr.DataArray:
         """Single-trial betas on fsaverage5, one row a trial; read when their values are asked for.
 
         Parameters
@@ -98,6 +104,8 @@ class Artifacts:
             Z-score each vertex over all finite trials of its session, as models are trained on
             them: 0 where a value is missing, and for vertices without a z-score. Otherwise percent
             signal change as NSD published it, with NaN where a value is missing.
+        space
+            Space that they come from: fsaverage, or one that an experiment names.
 
         Returns
         -------
@@ -125,12 +133,16 @@ class Artifacts:
         >>> bool(abs(shared.mean()) < 1)
         True
         """
-        keys = self._sessions(BETAS, subject, sessions)
-        events = read_sessions(self._store, [artifact_key(FSAVERAGE_EVENTS, key) for key in keys])
+        folder = folders.betas_folder(space)
+        keys = self._sessions(folder, subject, sessions)
+        events = read_sessions(
+            self._store, [folders.artifact_key(folders.FSAVERAGE_EVENTS, key) for key in keys]
+        )
         images = events[events["type"] == "Image"]
         place = {name: images[name].to_numpy(np.int64) for name in OF_A_TRIAL}
+        session_key = partial(layout.session_key, subject)
         rows = SessionsRows(
-            lambda number: self._store.zarr(artifact_key(BETAS, session_key(subject, number))),
+            lambda each: self._store.zarr(folders.artifact_key(folder, session_key(each))),
             place["session"],
             place["trial"],
             zscore=zscore,
@@ -140,8 +152,8 @@ class Artifacts:
             coords={
                 **{name: ("trial", values) for name, values in place.items()},
                 "shared": ("trial", images["shared"].to_numpy(bool)),
-                "vertex": np.arange(N_VERTICES),
-                "hemisphere": ("vertex", np.repeat(HEMISPHERES, FSAVERAGE5_VERTICES)),
+                "vertex": np.arange(layout.N_VERTICES),
+                "hemisphere": ("vertex", np.repeat(layout.HEMISPHERES, layout.FSAVERAGE5_VERTICES)),
             },
             name="betas",
             attrs={
@@ -156,7 +168,7 @@ class Artifacts:
         subject: str,
         sessions: str = "all",
         *,
-        asset: Literal["fsaverage_events", "events", "bold_events"] = FSAVERAGE_EVENTS,
+        asset: Literal["fsaverage_events", "events", "bold_events"] = folders.FSAVERAGE_EVENTS,
     ) -> pd.DataFrame:
         """Tables of events of some sessions, one after the other.
 
@@ -187,9 +199,9 @@ class Artifacts:
         (30, True)
         """
         keys = self._sessions(asset, subject, sessions)
-        return read_sessions(self._store, [artifact_key(asset, key) for key in keys])
+        return read_sessions(self._store, [folders.artifact_key(asset, key) for key in keys])
 
-    def embeddings(self, *stimulus_sets: str, asset: str = EMBEDDINGS) -> xr.DataArray:
+    def embeddings(self, *stimulus_sets: str, asset: str = folders.EMBEDDINGS) -> xr.DataArray:
         """Embeddings of images, as the vision model gave them.
 
         Parameters
@@ -217,16 +229,68 @@ class Artifacts:
         >>> seen.sizes["dimension"] == images.sizes["dimension"]
         True
         """
-        keys = [artifact_key(asset, name) for name in stimulus_sets] or self._store.keys(
+        keys = [folders.artifact_key(asset, name) for name in stimulus_sets] or self._store.keys(
             f"{asset}/"
         )
         if not keys:
             raise ArtifactError(
                 f"{self._store.url} has no {asset}.",
                 next_step=f"make {asset} of a stimulus set.",
-                remake=Remake(asset, SHARED),
+                remake=Remake(asset, folders.SHARED),
             )
         return read_images(self._store, keys)
+
+    def images(
+        self, image_ids: ArrayLike, *, source: str | Path | None = None
+    ) -> NDArray[np.uint8]:
+        """Images that were shown, as they are in NSD.
+
+        NSD's terms forbid passing them on.
+
+        Parameters
+        ----------
+        image_ids
+            NSD's 0-based 73k rows.
+        source
+            The mirror of NSD that they are read in, if the store was made from one; that of
+            ``NSD_SOURCE`` if None.
+
+        Returns
+        -------
+        array of shape (image, 425, 425, 3), uint8
+            In RGB, in the order of the ids.
+
+        Raises
+        ------
+        ArtifactError
+            If the store lacks one of them, or the mirror is not there.
+
+        Examples
+        --------
+        >>> seen = store.images(store.betas("subj01").image_id[:2], source="nsd")
+        >>> seen.shape
+        (2, 425, 425, 3)
+        """
+        ids = np.asarray(image_ids, np.int64)
+        images = np.empty((len(ids), *layout.IMAGE_SHAPE), np.uint8)
+        lacking = np.ones(len(ids), bool)
+        mirror = source or os.environ.get("NSD_SOURCE", DEFAULT_URL)
+        for stimulus_set in (folders.SHARED, *layout.SUBJECTS):
+            index = self._store.find(f"{folders.STIMULI}/{stimulus_set}/index")
+            if index is not None:
+                read = open_images(
+                    self._store, index, lambda: open_source(mirror).local_path(layout.STIMULI_KEY)
+                )
+                here = lacking & np.isin(ids, read.image_ids)
+                images[here] = read(ids[here])
+                lacking &= ~here
+        if lacking.any():
+            raise ArtifactError(
+                f"{self._store.url} has no picture of the image {ids[lacking][0]}.",
+                next_step=f"make {folders.STIMULI} of the subject that saw it, or of"
+                f" {folders.SHARED}.",
+            )
+        return images
 
     def decoder(self, subject: str, experiment: str = DEFAULT) -> "TrainedDecoder":
         """Models of an experiment, one for each seed, ready to predict on the CPU.
@@ -252,19 +316,13 @@ class Artifacts:
         """
         from nsd_pipeline.decoding import load_model
 
-        key = artifact_key(model_folder(experiment), subject)
-        made = self._store.find(key)
-        if made is None:
-            raise ArtifactError(
-                f"The experiment {experiment} has no models of {subject} in {self._store.url}.",
-                next_step="train them, or name another experiment.",
-            )
-        folder, config = self._store.folder(key), TrainingConfig.of_model(made.config)
+        made = find_models(self._store, subject, experiment)
+        folder, config = self._store.folder(made.key), TrainingConfig.of_model(made.config)
         # A class of a user's own is imported by the name in their file, not by one in the store.
         own = read_experiments(chosen_file()).get(experiment)
-        trusted = own.training if own else None
+        trusted, named = (own.training, own.encoder) if own else (None, None)
         # Names of embeddings differ by encoder: what the models learned from says which are theirs.
-        images = [name for name in made.inputs if name.startswith(EMBEDDINGS)]
+        images = [name for name in made.inputs if name.startswith(folders.EMBEDDINGS)]
         return TrainedDecoder(
             subject=subject,
             experiment=experiment,
@@ -275,6 +333,8 @@ class Artifacts:
             },
             vertices=read_vertices(folder),
             encoder=made.metadata["encoder"],
+            trials=pd.read_parquet(folder / TRIALS_FILE),
+            _encoder_named=named or EncoderSettings(),
             _store=self._store,
             _image_keys=images,
         )
@@ -288,6 +348,17 @@ class Artifacts:
                 " subj08.",
             )
         return choose_sessions(sessions, at_hand)
+
+
+def find_models(store: Store, subject: str, experiment: str) -> Manifest:
+    """Manifest of an experiment's models of a subject; an ArtifactError if there is none."""
+    made = store.find(folders.artifact_key(folders.model_folder(experiment), subject))
+    if made is None:
+        raise ArtifactError(
+            f"The experiment {experiment} has no models of {subject} in {store.url}.",
+            next_step="train them, or name another experiment.",
+        )
+    return made
 
 
 def to_surface_image(values: xr.DataArray | ArrayLike) -> "SurfaceImage":
@@ -314,12 +385,12 @@ def to_surface_image(values: xr.DataArray | ArrayLike) -> "SurfaceImage":
     from nilearn.surface import SurfaceImage
 
     if isinstance(values, xr.DataArray) and "vertex" in values.coords:
-        values = values.transpose(..., "vertex").reindex(vertex=np.arange(N_VERTICES))
+        values = values.transpose(..., "vertex").reindex(vertex=np.arange(layout.N_VERTICES))
     array = np.asarray(values, np.float32)
-    if array.shape[-1] != N_VERTICES:
+    if array.shape[-1] != layout.N_VERTICES:
         raise ValueError(
-            f"An array of {array.shape[-1]} vertices: fsaverage5 has {N_VERTICES}. A DataArray"
-            " with the coordinate `vertex` may have some of them."
+            f"An array of {array.shape[-1]} vertices: fsaverage5 has {layout.N_VERTICES}. A"
+            " DataArray with the coordinate `vertex` may have some of them."
         )
     left, right = np.split(array.T, 2)
     return SurfaceImage(load_fsaverage("fsaverage5")["inflated"], {"left": left, "right": right})

@@ -27,12 +27,8 @@ def carry_on_after(embeddings: str, fmri: str) -> dg.AutomationCondition[Any]:
 
     Embeddings are brought up to date, and recorded, for every new session, also if it has no new
     image. The shared images concern every cohort that has a session; one whose embeddings did not
-    change is found to be up to date.
-
-    Parameters
-    ----------
-    embeddings, fmri
-        Names of the assets that a model learns to find, and learns from.
+    change is found to be up to date. Takes the names of the assets that a model learns to find, and
+    learns from.
     """
     return (
         dg.AutomationCondition.any_deps_updated()
@@ -49,14 +45,9 @@ def carry_on_after(embeddings: str, fmri: str) -> dg.AutomationCondition[Any]:
 def carry_on_sensor(
     experiments: Iterable[str], *, running: bool
 ) -> dg.AutomationConditionSensorDefinition:
-    """Sensor that acts on the conditions; in the web UI, somebody can turn it off or on.
+    """Sensor that acts on the conditions of some experiments, by the groups of their assets.
 
-    Parameters
-    ----------
-    experiments
-        Groups of the experiments' assets.
-    running
-        Whether it is on until then.
+    It is `running` or not until somebody turns it off or on in the web UI.
     """
     return dg.AutomationConditionSensorDefinition(
         "carry_on",

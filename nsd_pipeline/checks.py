@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span
@@ -69,6 +68,8 @@ def _finds_no_problem(
                 "artifacts looked at": dg.MetadataValue.int(len(manifests))
             }
             if problems:
+                import pandas as pd
+
                 table = pd.DataFrame(problems).to_markdown(index=False)
                 metadata["problems"] = dg.MetadataValue.md(table)
             severity = dg.AssetCheckSeverity.WARN if only_warns else dg.AssetCheckSeverity.ERROR
@@ -110,9 +111,6 @@ def _nan_shares(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
 
 
 _FEW = f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data"
-nan_share = _finds_no_problem(SurfaceBetas, f"{_FEW}.", name="nan_share", only_warns=True)(
-    _nan_shares
-)
 series_nan_share = _finds_no_problem(
     Series, f"{_FEW} in any run.", name="nan_share", only_warns=True
 )(_nan_shares)
@@ -138,32 +136,43 @@ def made_alike(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
             yield {"space": space, "TR": tr, "treatment": how, "sessions": ", ".join(sessions)}
 
 
-@dg.asset_check(
-    asset=SurfaceBetas.name,
-    description="The newest session made, read as a model reads it, is z-scored and finite.",
-)
-def z_scores(context: dg.AssetCheckExecutionContext, store: StoreResource) -> dg.AssetCheckResult:
-    """Read the newest session back: mean 0, standard deviation 1, and no NaN that spread."""
-    artifacts = store.open()
-    manifests = _manifests(context, artifacts, SurfaceBetas)
-    if not manifests:
-        return dg.AssetCheckResult(passed=True, metadata={"artifacts looked at": 0})
-    newest = max(manifests, key=lambda manifest: manifest.created)
-    group = artifacts.zarr(newest.key)
-    betas = read_session(group)
-    valid = group["valid"][...]
-    complete = valid & np.isfinite(group["betas"][...]).all(axis=0)
-    mean = float(np.abs(betas[:, complete].mean(axis=0)).max())
-    std = float(np.abs(betas[:, complete].std(axis=0, ddof=1) - 1).max())
-    return dg.AssetCheckResult(
-        passed=bool(np.isfinite(betas).all() and mean < 1e-3 and std < 1e-3),
-        metadata={
-            "session": str(newest.partition),
-            "largest |mean|": mean,
-            "largest |standard deviation - 1|": std,
-            "vertices looked at": int(complete.sum()),
-        },
+def betas_checks(step: type[SurfaceBetas]) -> list[dg.AssetChecksDefinition]:
+    """Checks of betas on fsaverage5, from whichever space."""
+    nan_share = _finds_no_problem(step, f"{_FEW}.", name="nan_share", only_warns=True)(_nan_shares)
+
+    @dg.asset_check(
+        asset=step.name,
+        description="The newest session made, read as a model reads it, is z-scored and finite.",
     )
+    def z_scores(
+        context: dg.AssetCheckExecutionContext, store: StoreResource
+    ) -> dg.AssetCheckResult:
+        """Read the newest session back: mean 0, standard deviation 1, and no NaN that spread."""
+        artifacts = store.open()
+        manifests = _manifests(context, artifacts, step)
+        if not manifests:
+            return dg.AssetCheckResult(passed=True, metadata={"artifacts looked at": 0})
+        newest = max(manifests, key=lambda manifest: manifest.created)
+        group = artifacts.zarr(newest.key)
+        betas = read_session(group)
+        valid = group["valid"][...]
+        complete = valid & np.isfinite(group["betas"][...]).all(axis=0)
+        mean = float(np.abs(betas[:, complete].mean(axis=0)).max())
+        std = float(np.abs(betas[:, complete].std(axis=0, ddof=1) - 1).max())
+        return dg.AssetCheckResult(
+            passed=bool(np.isfinite(betas).all() and mean < 1e-3 and std < 1e-3),
+            metadata={
+                "session": str(newest.partition),
+                "largest |mean|": mean,
+                "largest |standard deviation - 1|": std,
+                "vertices looked at": int(complete.sum()),
+            },
+        )
+
+    return [nan_share, z_scores]
+
+
+nan_share, z_scores = betas_checks(SurfaceBetas)
 
 
 @_finds_no_problem(Embeddings, "Norms are alike, and no two images have the same embedding.")
@@ -189,6 +198,8 @@ def experiment_checks(metrics: type[Metrics]) -> list[dg.AssetChecksDefinition]:
     @_finds_no_problem(model, "No image of the test set was shown in a trial of the training.")
     def no_test_image_in_training(store: Store, manifests: list[Manifest]) -> Iterator[Problem]:
         """Compare the images of each model's training and validation trials with its test's."""
+        import pandas as pd
+
         for manifest in manifests:
             trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
             learned = trials["split"].isin(["train", "val"])

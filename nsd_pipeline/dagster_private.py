@@ -72,16 +72,9 @@ def record_some_partitions(
     it knows its own observed sources by keeps it from recording anything. Would be replaced by: an
     output that says which of its partitions it has.
 
-    Parameters
-    ----------
-    context
-        Of the step.
-    done
-        Metadata of each partition that is done; ``""`` for an asset without partitions.
-    version
-        Data version of all of them.
-    goes_on
-        Whether the step is about to end well, so that the steps after it are run.
+    `done` is the metadata of each partition that is done (``""`` for an asset without partitions),
+    and `version` the data version of all of them. The step `goes_on` if it is about to end well, so
+    that the steps after it are run.
     """
     code = context.assets_def.code_versions_by_key[context.asset_key]
     tags = {DATA_VERSION_TAG: version.value, **({CODE_VERSION_TAG: code} if code else {})}
@@ -253,16 +246,9 @@ def start_backfill(
 
     Would be replaced by: what `StartedBackfill` says.
 
-    Parameters
-    ----------
-    assets, partitions
-        Names of assets that are partitioned alike, and their partitions to make.
-    run_config
-        Configuration of each of its runs.
-    definitions
-        Where the assets are defined: ``{"module_name": ...}`` or ``{"python_file": ...}``.
-    location
-        Name of the code location, by which the web UI finds the assets of the runs.
+    The assets, by name, are partitioned alike; `run_config` is that of each run. They are defined
+    in ``{"module_name": ...}`` or ``{"python_file": ...}``, and `location` is the name of the code
+    location, by which the web UI finds the assets of the runs.
     """
     from dagster._core.execution.backfill import PartitionBackfill
     from dagster._core.remote_origin import InProcessCodeLocationOrigin

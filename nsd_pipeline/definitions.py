@@ -20,8 +20,8 @@ another encoder's.
 ``noise_ceiling`` says of each vertex how much of its response could be of use.
 
 ``raw``, ``events`` and ``surface`` are cut by session, images and embeddings by stimulus set,
-models by cohort; see ``partitions``. Betas from another space than fsaverage also need a subject's
-``fsaverage5_operator``.
+models by cohort; see ``partitions``. A space that an experiment names has ``betas_<space>`` and
+``fsaverage5_betas_<space>`` of its own; most also need a subject's ``fsaverage5_operator``.
 """
 
 import os
@@ -31,11 +31,11 @@ import dagster as dg
 
 from nsd_pipeline import checks
 from nsd_pipeline.automation import carry_on_sensor
-from nsd_pipeline.checks import experiment_checks
+from nsd_pipeline.checks import betas_checks, experiment_checks
 from nsd_pipeline.embeddings.encoder import DEFAULT_MODEL
 from nsd_pipeline.experiments import Experiment, chosen_file, read_experiments
 from nsd_pipeline.jobs import build_jobs
-from nsd_pipeline.nsd.layout import OPERATOR_SPACES, SUBJECTS
+from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedule
 from nsd_pipeline.steps import (
@@ -46,15 +46,15 @@ from nsd_pipeline.steps import (
     raw,
     series_files,
     series_surface,
+    surface,
 )
 from nsd_pipeline.steps.decoding import group_of, model_asset
 from nsd_pipeline.steps.images import embeddings_asset
 from nsd_pipeline.steps.measurement import metrics_asset, metrics_steps
-from nsd_pipeline.steps.raw import betas_asset
 from nsd_pipeline.steps.report import report_asset
-from nsd_pipeline.steps.surface import surface_asset
+from nsd_pipeline.steps.spaces import betas_assets, other_spaces, surface_step
 
-STAGES = [raw, events, operators, series_files, series_surface, images, ceiling]
+STAGES = [raw, events, operators, surface, series_files, series_surface, images, ceiling]
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
 LINKS = {
@@ -80,26 +80,20 @@ def build_defs(
 ) -> dg.Definitions:
     """Every asset, check, job and schedule, bound to a source of NSD and a place for artifacts.
 
-    Parameters
-    ----------
-    source_url
-        ``s3://bucket[/prefix]`` or the folder of a local mirror.
-    storage_url
-        A folder, or ``s3://bucket/prefix``.
-    experiments
-        What is trained, by name, ``default`` among them; those of `chosen_file` if None.
+    The source is ``s3://bucket[/prefix]`` or the folder of a local mirror, the place a folder or
+    ``s3://bucket/prefix``. What is trained are experiments by name, ``default`` among them; those
+    of `chosen_file` if None.
     """
     backfill = BackfillSettings.from_environment()
     experiments = experiments or read_experiments(chosen_file())
     steps = metrics_steps(experiments)
-    by_operator = any(each.training.space in OPERATOR_SPACES for each in experiments.values())
+    spaces = other_spaces(each.training for each in experiments.values())
     encoders: dict[str, dg.AssetsDefinition] = {}
     for model in [metrics.model for metrics in steps.values()]:
         if model.targets.name not in encoders:
             encoders[model.targets.name] = embeddings_asset(model.targets, model.experiment.encoder)
     grown = [
-        betas_asset(by_operator=by_operator),
-        surface_asset(by_operator=by_operator),
+        *(asset for space in spaces for asset in betas_assets(space)),
         *encoders.values(),
         *(model_asset(metrics.model) for metrics in steps.values()),
         *(metrics_asset(metrics) for metrics in steps.values()),
@@ -114,6 +108,7 @@ def build_defs(
         ],
         asset_checks=[
             *dg.load_asset_checks_from_modules([checks]),
+            *(check for space in spaces for check in betas_checks(surface_step(space))),
             *(check for metrics in steps.values() for check in experiment_checks(metrics)),
         ],
         jobs=build_jobs(steps),

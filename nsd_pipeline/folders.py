@@ -6,11 +6,18 @@ A step whose artifacts nobody but other steps reads is named in its own file.
 from typing import Final
 
 from nsd_pipeline.experiments.entry import DEFAULT
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE
 
 EVENTS: Final = "events"
 FSAVERAGE_EVENTS: Final = "fsaverage_events"
 BETAS: Final = "fsaverage5_betas.zarr"
+STIMULI: Final = "stimuli"
 EMBEDDINGS: Final = "stimulus_embeddings"
+CEILING: Final = "noise_ceiling"
+
+RANKS_FILE: Final = "ranks.parquet"
+TOP_FILE: Final = "top10.parquet"
+"""Of metrics: the rank of each test trial's image, and the ten images that come first."""
 
 EXPERIMENTS: Final = "experiments"
 """Folder of the models and metrics of every experiment but the default, by its name."""
@@ -22,6 +29,11 @@ SHARED: Final = "shared"
 def artifact_key(folder: str, partition: str = "") -> str:
     """Key in the store of a partition's artifact: ``events/subj01/ses07``."""
     return "/".join(part for part in (folder, *partition.split("_")) if part)
+
+
+def betas_folder(space: str) -> str:
+    """Folder of the betas on fsaverage5 that come from a space."""
+    return BETAS if space == DEFAULT_SPACE else BETAS.replace(".", f"_{space}.")
 
 
 def model_folder(experiment: str) -> str:

@@ -25,12 +25,8 @@ _ROOM: Final = 2**20
 def open_history() -> dg.DagsterInstance:
     """Open the history of this environment, and create it where there is none yet.
 
-    Raises
-    ------
-    NsdError
-        If ``DAGSTER_HOME`` is not set to a folder that can be used, or its history is damaged.
-    StorageFullError
-        If its disk is full.
+    An NsdError if ``DAGSTER_HOME`` is not set to a folder that can be used, or its history is
+    damaged; a StorageFullError if its disk is full.
     """
     named = os.environ.get("DAGSTER_HOME")
     if not named or not Path(named).expanduser().is_absolute():

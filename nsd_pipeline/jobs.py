@@ -1,8 +1,8 @@
 """What people ask for by name.
 
-Asset jobs stay within one way in which the graph is cut: ``session`` and ``bold_session`` by
-session, ``embed`` by stimulus set, ``train`` by cohort (and ``train_<experiment>``), ``report`` not
-at all.
+Asset jobs stay within one way in which the graph is cut: ``session`` (and ``session_<space>``) and
+``bold_session`` by session, ``embed`` by stimulus set, ``train`` by cohort (and
+``train_<experiment>``), ``report`` not at all.
 A backfill of any of them, by a range of its partitions, is started on its page in the web UI.
 
 An asset job's assets share one kind of partition, so none of these can go from a session to a
@@ -12,14 +12,13 @@ Unlike Dagster's asset backfill, which drops everything downstream of a failed p
 on the sessions that could be prepared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions, planned_runs
-from nsd_pipeline.checks import AtChance
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.launchers.base import GPU_POOL, KUBERNETES_GPU
@@ -27,28 +26,33 @@ from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.nsd.session_lists import sessions_of
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlpConfig
+from nsd_pipeline.steps.forecast import Wanted
 from nsd_pipeline.steps.images import EncoderConfig
 from nsd_pipeline.steps.measurement import Metrics, choose_experiments
+from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.series_surface import SeriesConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
+from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, Preparation, betas_steps
+from nsd_pipeline.steps.spaces import other_spaces
+from nsd_pipeline.steps.step import Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
 STARTED_BY_TAG = "nsd/started_by"
 """Run of the job ``subject`` that started a run."""
 
-session = dg.define_asset_job(
-    "session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in BETAS_STEPS)),
-    description="One session, from the bucket to fsaverage5 betas.",
-)
 
-bold_session = dg.define_asset_job(
+def _session_job(name: str, steps: Iterable[type[Step]], description: str) -> Any:
+    selection = dg.AssetSelection.assets(Design.name, *(step.name for step in steps))
+    return dg.define_asset_job(name, selection=selection, description=description)
+
+
+session = _session_job("session", BETAS_STEPS, "One session, from the bucket to fsaverage5 betas.")
+
+bold_session = _session_job(
     "bold_session",
-    selection=dg.AssetSelection.assets("experiment_design", *(step.name for step in SERIES_STEPS)),
-    description="One session for the preset neuralbench: from recordings to time series on"
-    " fsaverage5.",
+    SERIES_STEPS,
+    "One session for the preset neuralbench: from recordings to time series on fsaverage5.",
 )
 
 embed = dg.define_asset_job(
@@ -112,6 +116,7 @@ def _do_every_run(
     ]
     others = any(training.train_on != "own" for training in trainings)
     subjects = SUBJECTS if others else partitions.subjects_of_cohort(cohort)
+    sessions = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
     settings = {
         "stimulus_embeddings": config.encoder.model_dump(mode="json"),
         "fmri_mlp": config.training.model_dump(mode="json"),
@@ -119,64 +124,40 @@ def _do_every_run(
         "fsaverage5_series": config.series.model_dump(mode="json"),
     }
 
-    def run(planned: planned_runs.PlannedRun) -> None:
+    def run(planned: planned_runs.PlannedRun) -> Iterable[str]:
         context.log.info(planned.title)
-        outcome = planned_runs.execute(
+        return planned_runs.execute(
             context.repository_def,
             context.instance,
             planned,
             config=settings,
             tags={STARTED_BY_TAG: context.run_id},
         )
-        context.log.info(f"{planned.title}: {', '.join(dict.fromkeys(outcome.values()))}")
 
-    run(planned_runs.DESIGN)
-    wanted = [key for subject in subjects for key in sessions_of(subject, config.sessions)]
-    failed: dict[str, str] = {}
-    for windowed in sorted({training.windowed for training in trainings}):
-        to_do = _sessions_to_do(context, config, wanted, source, store, windowed=windowed)
-        steps = SERIES_STEPS if windowed else BETAS_STEPS
-        for planned in planned_runs.prepare(to_do, at_most=1, steps=steps):
-            try:
-                run(planned)
-            except Exception as error:  # whatever it is, it is this session's alone
-                context.log.error(f"{planned.title}: {error}")
-                failed[planned.first] = str(error)
+    stages = planned_runs.to_the_end(
+        Wanted(sessions, (cohort,), experiments),
+        source,
+        store,
+        preparations=Preparation.for_all(trainings),
+        bold=config.bold,
+        series=config.series,
+    )
     problems: list[str] = []
-    for planned in (
-        *planned_runs.embed(subjects, experiments),
-        *planned_runs.decode((cohort,), experiments),
-    ):
-        try:
-            run(planned)
-        except AtChance as found:  # the report says so as well
-            problems.append(str(found.description))
+    failed: dict[str, str] = {}
+    for done in planned_runs.carry_out(stages, run):
+        if done.failed:
+            context.log.error(f"{done.planned.title}: {done.problem}")
+        else:
+            context.log.info(f"{done.planned.title}: {done.said}")
+        if done.failed and done.stage.alone:
+            failed[done.planned.first] = done.problem
+        elif done.problem:
+            problems.append(done.problem)
     if failed:
-        problems.append(
-            f"{cohort} is trained and measured, but without these sessions:\n"
-            + "\n".join(f"{key}: {message}" for key, message in failed.items())
-        )
+        left_out = "\n".join(f"{key}: {message}" for key, message in failed.items())
+        problems.append(f"These sessions of {cohort} could not be prepared:\n{left_out}")
     if problems:
         raise dg.Failure(description="\n\n".join(problems), allow_retries=False)
-
-
-def _sessions_to_do(
-    context: dg.OpExecutionContext,
-    config: SubjectConfig,
-    wanted: Sequence[str],
-    source: Source,
-    store: Store,
-    *,
-    windowed: bool,
-) -> list[str]:
-    """Sessions that are left of the wanted ones; time series that are done are found to be so."""
-    if windowed:
-        there = [key for key in wanted if config.bold.has_session(source, key)]
-        context.log.info(f"Sessions with time series: {len(there)} of {len(wanted)}.")
-        return there
-    states = look_at_sessions(source, store, wanted)
-    context.log.info(f"Sessions of {context.partition_key}: {states}")
-    return states.to_do
 
 
 def _subject_job(known: Mapping[str, type[Metrics]]) -> dg.JobDefinition:
@@ -221,4 +202,10 @@ def build_jobs(known: Mapping[str, type[Metrics]]) -> list[Any]:
         )
 
     trainings = [train(name, metrics) for name, metrics in known.items()]
-    return [session, bold_session, embed, *trainings, report, _subject_job(known)]
+    in_spaces = [
+        _session_job(
+            f"session_{space}", betas_steps(space), f"One session, from its betas in {space}."
+        )
+        for space in other_spaces(each.model.experiment.training for each in known.values())
+    ]
+    return [session, *in_spaces, bold_session, embed, *trainings, report, _subject_job(known)]

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline.launchers import run_processes
-from nsd_pipeline.launchers.devices import GpuLease
+from nsd_pipeline.launchers.devices import leased_device
 from nsd_pipeline.storage.opening import open_source, open_store
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
@@ -94,11 +94,5 @@ class GpuResource(dg.ConfigurableResource["GpuResource"]):
 
         Yields its name for torch; None where there is none to choose: torch's own choice stands.
         """
-        with GpuLease(timeout=self.timeout) as lease:
-            if lease.index is None:
-                yield None
-                return
-            import torch
-
-            # A driver can show GPUs that this build of torch has no use for.
-            yield f"cuda:{lease.index}" if torch.cuda.is_available() else "cpu"
+        with leased_device(self.timeout) as device:
+            yield device

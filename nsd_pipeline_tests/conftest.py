@@ -1,12 +1,14 @@
 """What holds for every test, and the small dataset that many of them share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import hypothesis
 import pytest
+from PIL import Image
 
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
 
@@ -63,3 +65,21 @@ def trained(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Pa
         graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": settings})
         graph.run("retrieval_metrics", first="subj01")
     return folder
+
+
+@pytest.fixture
+def workplace(
+    trained: Path, small_nsd: SmallNsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder that a user works in: artifacts, dataset, encoder, and pictures of their own."""
+    # Links to the same files, of which none is ever written to in place.
+    shutil.copytree(trained / "artifacts", tmp_path / "artifacts", copy_function=os.link)
+    small_nsd.copy(tmp_path / "nsd")
+    # The small dataset's encoder is known by the name of its folder.
+    (tmp_path / "encoder").symlink_to(small_nsd.encoder)
+    (tmp_path / "my_pictures").mkdir()
+    for color in ("red", "navy"):
+        Image.new("RGB", (640, 480), color).save(tmp_path / "my_pictures" / f"{color}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path

@@ -31,8 +31,7 @@ def test_opening_loads_neither_dagster_nor_torch() -> None:
     assert not loaded_by("import nsd_pipeline; nsd_pipeline.open") & {"dagster", "torch"}
 
 
-def test_every_example_runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(trained)
+def test_every_example_runs(workplace: Path) -> None:
     examples: dict[str, object] = {}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
     for module in (artifacts, trained_decoder):

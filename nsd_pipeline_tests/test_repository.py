@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +49,34 @@ def test_the_workflow_runs_what_any_machine_can_run() -> None:
     jobs = read(".github/workflows/ci.yml")["jobs"]
     for job, command in (("test", ".ci/run"), ("audit", "make audit")):
         assert command in [step.get("run") for step in jobs[job]["steps"]]
+
+
+KNOWN = {"id": "CVE-1", "fix_versions": []}
+
+
+@pytest.mark.parametrize(
+    ("found", "says", "code"),
+    [
+        ([{"name": "a", "version": "1", "vulns": []}], "1 packages audited, 0 with", 0),
+        (
+            [{"name": "a", "version": "1", "vulns": [KNOWN]}],
+            "a 1: CVE-1, fixed in no version yet",
+            1,
+        ),
+        ([{"name": "a", "skip_reason": "not on PyPI"}], "NOT AUDITED: 1 of 1", 0),
+        (None, "NOT AUDITED: PyPI could not be asked", 0),
+    ],
+)
+def test_the_audit_fails_of_a_finding_and_says_what_it_did_not_look_at(
+    tmp_path: Path, found: object, says: str, code: int
+) -> None:
+    report = tmp_path / "audit.json"
+    if found is not None:
+        report.write_text(json.dumps({"dependencies": found}))
+    command = [sys.executable, ROOT / ".ci/audit.py", report]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert says in done.stdout
 
 
 def test_hooks_before_a_commit_download_nothing() -> None:

@@ -32,8 +32,9 @@ DOMAIN = (
     "decoding",
     "evaluation",
     "report",
+    "export",
 )
-HEAVY = ("torch", "transformers", "nilearn", "nibabel")
+HEAVY = ("torch", "transformers", "nilearn", "nibabel", "pandas", "pyarrow", "scipy")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -172,9 +173,21 @@ def test_an_experiment_depends_on_what_it_needs_and_on_nothing_else() -> None:
     last = graph.get(dg.AssetKey("last_model")).partitions_def
     assert last is not None
     assert "all" not in last.get_partition_keys()
-    spaces = {"mine": Experiment(name="mine", training=TrainingConfig(space="func1mm"))}
+    spaces = {
+        name: Experiment(name=name, training=TrainingConfig(space=space))
+        for name, space in {"mine": "func1mm", "MNI": "MNI", "same": "fsaverage"}.items()
+    }
     graph = build_defs("nsd", "artifacts", experiments | spaces).resolve_asset_graph()
-    assert needs("betas") == {"experiment_design", "fsaverage5_operator"}
+    assert needs("betas") == {"experiment_design"}
+    assert needs("betas_func1mm") == {"experiment_design", "fsaverage5_operator"}
+    assert needs("fsaverage5_betas_func1mm") == {"betas_func1mm", "fsaverage5_operator"}
+    assert needs("fsaverage5_betas_MNI") == {"betas_MNI"}
+    assert needs("mine_model") == {
+        "fsaverage5_betas_func1mm",
+        "fsaverage_events",
+        "stimulus_embeddings",
+    }
+    assert needs("same_model") == needs("fmri_mlp") == {*betas, "stimulus_embeddings"}
 
 
 def test_sessions_are_the_284_that_exist_and_map_to_their_sets_and_cohorts() -> None:

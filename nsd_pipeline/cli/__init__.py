@@ -9,8 +9,10 @@ import click
 from nsd_pipeline.cli.carry_out import run
 from nsd_pipeline.cli.check import check
 from nsd_pipeline.cli.console import NsdGroup
+from nsd_pipeline.cli.export import export
 from nsd_pipeline.cli.machine import completion, prepare, show_terms
 from nsd_pipeline.cli.plan import plan
+from nsd_pipeline.cli.retrieve import retrieve
 from nsd_pipeline.cli.status import status
 from nsd_pipeline.cli.verify import prune, verify
 
@@ -25,5 +27,10 @@ def main() -> None:
     """
 
 
-for command in (status, plan, run, verify, prune, check, show_terms, prepare, completion):
+_COMMANDS = (
+    *(status, plan, run, retrieve, export),
+    *(verify, prune, check, show_terms, prepare, completion),
+)
+
+for command in _COMMANDS:
     main.add_command(command)

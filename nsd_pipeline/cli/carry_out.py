@@ -1,10 +1,8 @@
 """``nsd run``: a selection to the end, one recorded run after the other in this process."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,23 +11,10 @@ from nsd_pipeline.cli.console import NsdCommand, json_option, print_json, the_so
 from nsd_pipeline.cli.plan import choose, selecting
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-    from nsd_pipeline.planned_runs import PlannedRun
+    from nsd_pipeline.planned_runs import Done, PlannedRun, Stage
     from nsd_pipeline.steps.forecast import Wanted
-    from nsd_pipeline.steps.step import Step
     from nsd_pipeline.storage.source import Source
     from nsd_pipeline.storage.store import Store
-
-Advance = Callable[[], object]
-
-
-@dataclass
-class Outcome:
-    """What was done, run by run, and what went wrong, in words, by what it is about."""
-
-    runs: list[dict[str, object]] = field(default_factory=list)
-    problems: dict[str, str] = field(default_factory=dict)
 
 
 @click.command("run", cls=NsdCommand)
@@ -45,86 +30,38 @@ def run(
     does not stop the others. Ends with 1 if anything failed, or a model is no better than guessing.
     """
     wanted = choose(cohorts, sessions, experiments)
-    outcome = _do(wanted, the_source(), the_store(), quiet=as_json)
+    done = _do(wanted, the_source(), the_store(), quiet=as_json)
+    problems = {each.planned.title: each.problem for each in done if each.problem}
     if as_json:
-        print_json(outcome)
-    elif outcome.problems:
-        told = (f"{name}: {problem}" for name, problem in outcome.problems.items())
+        runs = [
+            {"run": each.planned.title, "said": each.said, "seconds": round(each.seconds, 1)}
+            for each in done
+        ]
+        print_json({"runs": runs, "problems": problems})
+    elif problems:
+        told = (f"{name}: {problem}" for name, problem in problems.items())
         raise click.ClickException("\n\n".join(told))
     else:
-        said = Counter(str(each["said"]) for each in outcome.runs)
+        said = Counter(each.said for each in done)
         click.echo("; ".join(f"{count} runs: {what}" for what, count in said.items()) + ".")
-    if outcome.problems:
+    if problems:
         raise click.exceptions.Exit(1)
 
 
-def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> Outcome:
-    import dagster as dg
-
-    from nsd_pipeline import planned_runs
-    from nsd_pipeline.checks import AtChance
+def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> "list[Done]":
     from nsd_pipeline.definitions import defs
     from nsd_pipeline.history import open_history
+    from nsd_pipeline.planned_runs import execute, to_the_end
 
-    outcome, repository = Outcome(), defs.get_repository_def()
-
-    def carry_out(instance: "dg.DagsterInstance", planned: "PlannedRun") -> bool:
-        """Do one run; whether what comes after it can be done."""
-        started, said = time.perf_counter(), ""
-        try:
-            made = planned_runs.execute(repository, instance, planned)
-            said = ", ".join(dict.fromkeys(made.values()))
-        except AtChance as found:  # it is made all the same
-            said = "made, but at chance"
-            outcome.problems[planned.title] = str(found.description)
-        except dg.Failure as failure:
-            outcome.problems[planned.title] = str(failure.description)
-        seconds = round(time.perf_counter() - started, 1)
-        outcome.runs.append({"run": planned.title, "said": said or "failed", "seconds": seconds})
-        return bool(said)
-
-    with open_history() as instance, _bars(quiet=quiet) as bar:
-        with bar("experiment_design", 1) as advance:
-            designed = carry_out(instance, planned_runs.DESIGN)
-            advance()
-        if not designed:
-            return outcome
-        for name, steps, to_do in _sessions_to_do(wanted, source, store):
-            runs = [*planned_runs.prepare(to_do, at_most=1, steps=steps)]
-            with bar(name, len(runs)) as advance:
-                for planned in runs:
-                    carry_out(instance, planned)
-                    advance()
-        embedding = [*planned_runs.embed(wanted.subjects, wanted.experiments)]
-        decoding = [*planned_runs.decode(wanted.cohorts, wanted.experiments)]
-        for name, runs in (("images", embedding), ("models", decoding)):
-            with bar(name, len(runs)) as advance:
-                for planned in runs:
-                    if not carry_out(instance, planned):
-                        return outcome
-                    advance()
-    return outcome
+    stages = to_the_end(wanted, source, store, preparations=wanted.preparations)
+    with open_history() as instance:
+        return _show(stages, partial(execute, defs.get_repository_def(), instance), quiet=quiet)
 
 
-def _sessions_to_do(
-    wanted: "Wanted", source: "Source", store: "Store"
-) -> Iterator[tuple[str, Sequence[type["Step"]], Sequence[str]]]:
-    """What the experiments learn from: its name, its steps, and the sessions that are left."""
-    from nsd_pipeline.steps.series_files import BoldConfig
-    from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS, look_at_sessions
-
-    windowed = {each.model.experiment.training.windowed for each in wanted.experiments}
-    if False in windowed:
-        yield "sessions", BETAS_STEPS, look_at_sessions(source, store, wanted.sessions).to_do
-    if True in windowed:
-        bold = BoldConfig()
-        there = [key for key in wanted.sessions if bold.has_session(source, key)]
-        yield "time series", SERIES_STEPS, there
-
-
-@contextmanager
-def _bars(*, quiet: bool) -> Iterator[Callable[[str, int], AbstractContextManager[Advance]]]:
-    """Progress bars on standard error, one for each stage; lines where that is no terminal."""
+def _show(
+    stages: "Iterable[Stage]", do: "Callable[[PlannedRun], Iterable[str]]", *, quiet: bool
+) -> "list[Done]":
+    """Carry out stages, with a bar for each on standard error; lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -135,6 +72,8 @@ def _bars(*, quiet: bool) -> Iterator[Callable[[str, int], AbstractContextManage
         TimeRemainingColumn,
     )
 
+    from nsd_pipeline.planned_runs import carry_out
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -144,20 +83,18 @@ def _bars(*, quiet: bool) -> Iterator[Callable[[str, int], AbstractContextManage
     )
     console = Console(stderr=True)
     lines = not quiet and not console.is_terminal
-
+    found = []
     with Progress(*columns, console=console, disable=quiet or lines) as progress:
 
-        @contextmanager
-        def bar(name: str, total: int) -> Iterator[Advance]:
-            task, done = progress.add_task(name, total=total), 0
+        def begun() -> "Iterator[Stage]":
+            for stage in stages:
+                progress.add_task(stage.name, total=len(stage.runs))
+                yield stage
 
-            def advance() -> None:
-                nonlocal done
-                done += 1
-                progress.advance(task)
-                if lines:
-                    click.echo(f"{name}: {done}/{total}", err=True)
-
-            yield advance
-
-        yield bar
+        for done in carry_out(begun(), do):
+            found.append(done)
+            task = progress.tasks[-1]
+            progress.advance(task.id)
+            if lines:
+                click.echo(f"{task.description}: {task.completed:.0f}/{task.total:.0f}", err=True)
+    return found

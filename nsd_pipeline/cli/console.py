@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,6 +66,12 @@ def fail(error: Exception, *, as_json: bool = False) -> None:
         text = in_words(explained)
     if isinstance(explained, UnexpectedError):
         text += "\nThe same command with --debug shows the stack trace."
+    if sys.stderr.isatty():
+        # A terminal would go on in the middle of a word. "Error: " comes before it.
+        fill = TextWrapper(
+            shutil.get_terminal_size().columns - 7, break_long_words=False, break_on_hyphens=False
+        ).fill
+        text = "\n".join(fill(line) for line in text.splitlines())
     raise click.ClickException(text)
 
 
@@ -81,7 +89,7 @@ def make_console(**options: Any) -> "Console":
 
     console = Console(highlight=False, soft_wrap=False, **options)
     if not console.is_terminal:
-        console.width = max(console.width, 110)
+        console.width = max(console.width, 120)
     return console
 
 

@@ -19,16 +19,28 @@ from nsd_pipeline.cli.console import (
     the_store,
 )
 from nsd_pipeline.errors import NsdError
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, SUBJECTS
+from nsd_pipeline.nsd.layout import (
+    DEFAULT_SPACE,
+    EXPDESIGN_KEY,
+    SUBJECTS,
+    Space,
+    betas_files,
+    betas_folder,
+    parse_session_key,
+)
 from nsd_pipeline.nsd.session_lists import sessions_of
 
 if TYPE_CHECKING:
     from nsd_pipeline.nsd.design import ExperimentDesign
-    from nsd_pipeline.steps.forecast import Forecast, Wanted
+    from nsd_pipeline.steps.forecast import Forecast, Looked, Wanted
+    from nsd_pipeline.steps.sessions import Preparation
     from nsd_pipeline.storage.source import Source
     from nsd_pipeline.storage.store import Store
 
 _ALL = "all"
+_AMOUNTS = ("fetched", "requests", "disk", "memory", "time")
+_NAME_WIDTH = 19
+_WIDE = 100
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,7 +88,6 @@ class Plan:
     sessions: dict[str, int]
     steps: list["Forecast"]
     free_bytes: int | None
-    notes: list[str]
 
 
 @click.command("plan", cls=NsdCommand)
@@ -91,25 +102,22 @@ def plan(
     newest artifacts, or defaults where it has none. Ends with 1 if the disk has too little room.
     """
     from nsd_pipeline.steps.forecast import forecast
-    from nsd_pipeline.steps.sessions import look_at_sessions
     from nsd_pipeline.storage.snapshot import Snapshot
 
     wanted = choose(cohorts, sessions, experiments)
     source, store = the_source(), the_store()
     snapshot = Snapshot(store)
-    states = look_at_sessions(source, snapshot, wanted.sessions)
-    in_place = source.local_path(EXPDESIGN_KEY) is not None
-    steps = forecast(snapshot, _read_design(store, source), wanted, states, in_place=in_place)
+    looked = _look(source, snapshot, wanted)
+    steps = forecast(snapshot, _read_design(store, source), wanted, looked, lambda: source)
     found = Plan(
         store=store.url,
-        sessions={state: len(keys) for state, keys in states.by_state.items()},
+        sessions={
+            f"{state}{_of(each.prepared)}": len(keys)
+            for each in looked
+            for state, keys in each.states.by_state.items()
+        },
         steps=steps,
         free_bytes=_free(store.url),
-        notes=[
-            f"{each.model.experiment.name} learns from time series, whose making is not counted"
-            for each in wanted.experiments
-            if each.model.experiment.training.windowed
-        ],
     )
     if as_json:
         print_json(found)
@@ -117,6 +125,44 @@ def plan(
         _show(found)
     if _short(found):
         raise click.exceptions.Exit(1)
+
+
+def _look(source: "Source", store: "Store", wanted: "Wanted") -> list["Looked"]:
+    """How the sessions stand, for all that is prepared of them."""
+    from nsd_pipeline.steps.forecast import Looked
+    from nsd_pipeline.steps.sessions import look_at_sessions
+
+    found = []
+    for prepared in wanted.preparations:
+        states = look_at_sessions(source, store, wanted.sessions, prepared.space)
+        # Sessions are alike, and to ask for each takes some requests.
+        files = _files(source, states.to_do[0], prepared.space) if states.to_do else []
+        n_bytes = sum(source.describe(key).n_bytes for key in files)
+        found.append(Looked(prepared, states, n_bytes))
+    return found
+
+
+def _files(source: "Source", session_key: str, space: Space | None) -> Sequence[str]:
+    """Keys of the files that are fetched whole for a session; of fsaverage, it is ranges."""
+    from nsd_pipeline.nsd.nsd_series import session_prefixes
+    from nsd_pipeline.steps.series_files import BoldConfig
+
+    subject, session = parse_session_key(session_key)
+    if space == DEFAULT_SPACE:
+        return []
+    if space:
+        there = set(source.list(f"{betas_folder(subject, space)}/"))
+        formats = betas_files(subject, session, space).values()
+        return next(keys for keys in formats if there.issuperset(keys))
+    bold = BoldConfig()
+    volumes, _ = session_prefixes(subject, session, bold.space)
+    return [] if bold.derivatives else source.list(volumes)
+
+
+def _of(prepared: "Preparation") -> str:
+    if prepared.space == DEFAULT_SPACE:
+        return ""
+    return f" in {prepared.space}" if prepared.space else " of time series"
 
 
 def _read_design(store: "Store", source: "Source") -> "ExperimentDesign":
@@ -150,24 +196,28 @@ def _show(found: Plan) -> None:
     console.print(f"[bold]{found.store}[/]: sessions {there}", soft_wrap=True)
     if found.steps:
         table = Table(box=SIMPLE_HEAD, collapse_padding=True)
-        table.add_column("to make")
-        for name in ("artifacts", "fetched", "requests", "disk", "memory", "time", "time from"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for each in found.steps:
-            table.add_row(each.step, str(each.artifacts), *_amounts(vars(each)), each.basis)
-        table.add_section()
-        table.add_row("in all", "", *_amounts(_total(found.steps)), "")
+        table.add_column("to make", overflow="fold", min_width=_NAME_WIDTH)
+        for name in ("number", *_AMOUNTS):
+            # In a window of 80 columns, what matters less goes before anything is cut.
+            if name != "requests" or console.width >= _WIDE:
+                table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("time from", justify="right", overflow="fold")
+        rows = [(each.step, str(each.artifacts), vars(each), each.basis) for each in found.steps]
+        for step, number, amounts, basis in [*rows, ("in all", "", _total(found.steps), "")]:
+            if step == "in all":
+                table.add_section()
+            cells = _amounts(amounts)
+            if console.width < _WIDE:
+                del cells[_AMOUNTS.index("requests")]
+            table.add_row(step, number, *cells, basis)
         console.print(table)
     else:
         console.print("Nothing is left to be made.")
     if any(each.basis == "defaults" for each in found.steps):
         console.print(
             "Defaults: two CPU cores, DINOv2-giant, a line of 100 Mbit/s; a GPU embeds some hundred"
-            " times as fast.",
-            soft_wrap=True,
+            " times as fast."
         )
-    for note in found.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
     if found.free_bytes is not None and found.steps:
         room = "[red]too little room[/]" if _short(found) else "enough room"
         console.print(f"Disk: {size(found.free_bytes)} free, {room}.", soft_wrap=True)

@@ -33,6 +33,10 @@ _MARKS: Final = {
 }
 """What stands behind a count if any of its artifacts stands so, the worst first."""
 _WRONG: Final = ("damaged", "cannot be made again", "stale")
+_NAME_WIDTH: Final = 30
+_SUBJECT_WIDTH: Final = 8
+_BESIDE: Final = _NAME_WIDTH + 24
+"""Columns of the table that are no subject's: the name, what is joint, the size."""
 _SHOWN: Final = 8
 """Names of artifacts that are listed for one reason; JSON has all of them."""
 
@@ -99,7 +103,10 @@ def _show(console: "Console", overview: "Overview", subjects: Sequence[str]) -> 
         if each.state != "missing"
     }
     shown = [subject for subject in subjects if subject in begun]
-    console.print(_table(overview, shown or subjects))
+    # As many subjects beside each other as there is room for: no count is cut.
+    listed, room = shown or subjects, max(1, (console.width - _BESIDE) // _SUBJECT_WIDTH)
+    for start in range(0, len(listed), room):
+        console.print(_table(overview, listed[start : start + room]))
     if shown and (rest := [subject for subject in subjects if subject not in shown]):
         console.print(f"Nothing yet of {', '.join(rest)}.")
     for stage in overview.stages:
@@ -120,7 +127,7 @@ def _table(overview: "Overview", subjects: Sequence[str]) -> "Table":
     used = {each.state for stage in overview.stages for each in stage.artifacts}
     marks = ", ".join(f"{mark} {state}" for state, (mark, _) in _MARKS.items() if state in used)
     table = Table(caption=marks, caption_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("there / possible, subject", no_wrap=True)
+    table.add_column("there / possible, subject", overflow="fold", max_width=_NAME_WIDTH)
     for subject in subjects:
         table.add_column(subject.removeprefix("subj"), justify="right", no_wrap=True)
     table.add_column("joint", justify="right", no_wrap=True)

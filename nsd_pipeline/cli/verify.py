@@ -16,6 +16,7 @@ from nsd_pipeline.cli.console import (
     size,
     the_store,
 )
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, SPACES, Space
 
 if TYPE_CHECKING:
     from nsd_pipeline.storage.snapshot import Snapshot
@@ -129,31 +130,37 @@ def _show_kind(kind: str, findings: Sequence["Finding"]) -> None:
 
 @click.command("prune", cls=NsdCommand)
 @click.option("--experiment", "experiments", multiple=True, help="All artifacts of an experiment.")
+@click.option(
+    "--space",
+    "spaces",
+    multiple=True,
+    type=click.Choice([space for space in SPACES if space != DEFAULT_SPACE]),
+    help="All betas of a space that experiments named.",
+)
 @click.option("--yes", is_flag=True, help="Delete, instead of only showing what would go.")
 @json_option
-def prune(*, experiments: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def prune(
+    *, experiments: tuple[str, ...], spaces: tuple[Space, ...], yes: bool, as_json: bool
+) -> None:
     """Delete what nobody needs: superseded versions, files that no manifest names.
 
-    With --experiment: that experiment's models and metrics instead. Without --yes, this only shows
-    what would go.
+    With --experiment: that experiment's models and metrics instead; with --space: the betas that
+    experiments of that space share. Without --yes, this only shows what would go.
     """
     from nsd_pipeline.folders import EXPERIMENTS
     from nsd_pipeline.steps.overview import superseded_images
+    from nsd_pipeline.steps.spaces import betas_step, surface_step
     from nsd_pipeline.storage.snapshot import Snapshot
     from nsd_pipeline.storage.verification import artifacts_below, take_away, unnamed_files
 
     store = the_store()
     snapshot = Snapshot(store)
-    if experiments:
-        findings = [
-            each
-            for name in experiments
-            for each in artifacts_below(snapshot, f"{EXPERIMENTS}/{name}")
-        ]
+    if named := (*experiments, *spaces):
+        folders = [f"{EXPERIMENTS}/{name}" for name in experiments]
+        folders += [step(space).folder() for space in spaces for step in (betas_step, surface_step)]
+        findings = [each for folder in folders for each in artifacts_below(snapshot, folder)]
         if not findings:
-            raise click.UsageError(
-                f"{snapshot.url} has nothing of the experiment {', '.join(experiments)}."
-            )
+            raise click.UsageError(f"{snapshot.url} has nothing of {', '.join(named)}.")
     else:
         findings = unnamed_files(snapshot) + superseded_images(snapshot)
     if yes:

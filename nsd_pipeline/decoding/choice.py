@@ -1,13 +1,14 @@
 """Which trials a model learns from, and which it is tested on."""
 
 from collections.abc import Sequence
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.nsd.layout import SUBJECTS, session_key
 from nsd_pipeline.nsd.session_lists import choose_sessions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELD_OUT: Final = "held out"
 """Split of the trials of sessions that are kept for a second test."""
@@ -18,7 +19,9 @@ def subjects_involved(own: Sequence[str], config: TrainingConfig) -> tuple[str, 
     return tuple(own) if config.train_on == "own" else SUBJECTS
 
 
-def choose_trials(trials: pd.DataFrame, own: Sequence[str], config: TrainingConfig) -> pd.DataFrame:
+def choose_trials(
+    trials: "pd.DataFrame", own: Sequence[str], config: TrainingConfig
+) -> "pd.DataFrame":
     """Keep the trials that a model learns from or is tested on; the others are dropped.
 
     Parameters
@@ -41,6 +44,8 @@ def choose_trials(trials: pd.DataFrame, own: Sequence[str], config: TrainingConf
     NotEnoughDataError
         If a session that was asked for is not at hand.
     """
+    import pandas as pd
+
     names = trials[["subject", "session"]]
     keys = pd.Series(
         [session_key(*each) for each in names.itertuples(index=False)], index=trials.index

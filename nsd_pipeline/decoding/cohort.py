@@ -8,10 +8,9 @@ for both. ``neuralbench`` with its defaults is the configuration that the refere
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.rows import Floats, Integers, Memory
@@ -25,6 +24,9 @@ from nsd_pipeline.nsd.layout import N_SESSIONS, session_key
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface import SessionRows, series_layout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _THREADS: Final = 16
 """Artifacts that are opened at once: on S3 each takes some requests, and a cohort has up to 284."""
@@ -180,13 +182,16 @@ def sessions_with(store: Store, folder: str, subjects: Sequence[str]) -> list[st
     return [
         session_key(subject, number)
         for subject, n_sessions in N_SESSIONS.items()
+        if subject in subjects
         for number in range(1, n_sessions + 1)
         if f"{folder}/{session_key(subject, number).replace('_', '/')}" in found
     ]
 
 
-def read_sessions(store: Store, keys: Sequence[str]) -> pd.DataFrame:
+def read_sessions(store: Store, keys: Sequence[str]) -> "pd.DataFrame":
     """Tables of events of several sessions, by their keys in the store, one after the other."""
+    import pandas as pd
+
     with ThreadPoolExecutor(_THREADS) as threads:
         tables = threads.map(lambda key: read_events(store.folder(key) / EVENTS_FILE), keys)
         return pd.concat(tables, ignore_index=True)
@@ -194,7 +199,7 @@ def read_sessions(store: Store, keys: Sequence[str]) -> pd.DataFrame:
 
 def read_trials(
     store: Store, cohort: Cohort, config: TrainingConfig
-) -> tuple[pd.DataFrame, dict[str, int]]:
+) -> "tuple[pd.DataFrame, dict[str, int]]":
     """Image events of all of a cohort's sessions, in order, without those that lack fMRI.
 
     Returns
@@ -240,7 +245,7 @@ def read_targets(store: Store, cohort: Cohort) -> tuple[Integers, Floats]:
 def read_data(
     store: Store,
     cohort: Cohort,
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     config: TrainingConfig,
     vertices: Integers | None = None,
 ) -> Trials:
@@ -305,7 +310,9 @@ def check_unchanged(store: Store, cohort: Cohort) -> None:
         )
 
 
-def _windows(store: Store, cohort: Cohort, trials: pd.DataFrame, config: TrainingConfig) -> Windows:
+def _windows(
+    store: Store, cohort: Cohort, trials: "pd.DataFrame", config: TrainingConfig
+) -> Windows:
     sessions = list(by_session(trials))
     with ThreadPoolExecutor(_THREADS) as threads:
         layouts = threads.map(

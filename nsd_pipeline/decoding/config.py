@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.nsd.layout import SPACES
 from nsd_pipeline.nsd.session_lists import check_choice
 
 PresetName = Literal["betas", "neuralbench"]
@@ -149,8 +150,9 @@ class TrainingConfig(BaseModel):
     )
     space: str | None = Field(
         default=None,
-        description="Space that the fMRI has to come from, such as fsaverage or func1pt8mm; null:"
-        " the one that it was prepared from.",
+        description="Space that the fMRI has to come from. An experiment on betas has stages of its"
+        " own for another space than fsaverage, such as func1pt8mm; everything else refuses fMRI of"
+        " another one. null: the one that it was prepared from.",
     )
     region: str | None = Field(
         default=None,
@@ -266,6 +268,8 @@ class TrainingConfig(BaseModel):
             raise ValueError("`alphas` must be above zero")
         if self.start_from and self.model == "ridge":
             raise ValueError("`start_from` is for what is trained; ridge is fitted at once")
+        if not self.windowed and self.space not in (None, *SPACES):
+            raise ValueError(f"NSD has no betas in `space` {self.space}: {', '.join(SPACES)}")
         return self
 
     @property

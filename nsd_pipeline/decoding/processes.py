@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
@@ -36,6 +35,7 @@ VERTICES_FILE: Final = "vertices.npy"
 HISTORY_FILE: Final = "history.parquet"
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 _EPOCH = "epoch "
@@ -162,6 +162,7 @@ def _train_here(
     dict or None
         Metadata of the models that were written; None in all but the first process.
     """
+    import pandas as pd
     from torch import distributed
 
     trials = pd.read_parquet(plan.folder / TRIALS_FILE)
@@ -200,7 +201,7 @@ class _Fitted(NamedTuple):
     """Models by seed, their history, how each came about in a line, and how long all took."""
 
     models: "Mapping[int, decoding.Decoder]"
-    history: pd.DataFrame
+    history: "pd.DataFrame"
     trainings: list[dict[str, float]]
     seconds: float
 
@@ -213,6 +214,8 @@ def _fit(
     on_epoch: OnEpoch,
 ) -> _Fitted:
     """Train a model for each seed, or fit a ridge regression."""
+    import pandas as pd
+
     config, monitor = plan.config, plan.config.monitor
     if config.model == "ridge":
         begun = time.perf_counter()

@@ -3,22 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.rows import Floats, Integers
-from nsd_pipeline.embeddings import describe_encoder, read_embeddings, same_encoder
+from nsd_pipeline.embeddings import (
+    ImageEncoder,
+    describe_encoder,
+    read_embeddings,
+    same_encoder,
+)
+from nsd_pipeline.embeddings.encoder_settings import EncoderSettings
 from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
+from nsd_pipeline.embeddings.own_pictures import embed_pictures, encoder_arguments, find_pictures
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import ensemble
 from nsd_pipeline.evaluation.retrieval import cosine_to_candidates
+from nsd_pipeline.experiments.entry import DEFAULT
 from nsd_pipeline.folders import SHARED
-from nsd_pipeline.nsd.layout import N_VERTICES
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, N_VERTICES
 from nsd_pipeline.storage.store import Store
 from nsd_pipeline.surface.session_files import CHUNK_ROWS
 
@@ -29,6 +38,9 @@ OF_A_TRIAL: Final = ("session", "trial", "image_id")
 """Coordinates that say which trial it is, and what it showed."""
 _TRIALS_AT_ONCE: Final = 2 * CHUNK_ROWS
 """Trials that a model is given together: whole chunks, so that none is read twice."""
+_SAME_PICTURE: Final = 1e-2
+"""Distance of two embeddings of one picture, as a share of their length: a GPU rounds in another
+order than a CPU, bfloat16 to 8 bits. The nearest two of 30 pictures of the demo are 0.39 apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,9 @@ class TrainedDecoder:
         fsaverage5 vertices that they take, ascending; None for all.
     encoder
         Settings of the vision model whose embeddings they estimate.
+    trials
+        What they were trained and tested on: ``subject``, ``session``, ``image_id``, ``split``
+        (``train``, ``val`` or ``test``, among others).
     """
 
     subject: str
@@ -55,8 +70,17 @@ class TrainedDecoder:
     models: "Mapping[int, Decoder]" = field(repr=False)
     vertices: Integers | None = field(repr=False)
     encoder: Mapping[str, Any] = field(repr=False)
+    trials: pd.DataFrame = field(repr=False)
+    _encoder_named: EncoderSettings = field(repr=False)
     _store: Store = field(repr=False)
     _image_keys: Sequence[str] = field(repr=False)
+
+    @property
+    def space(self) -> str:
+        """Space of the betas that they learned from, as :meth:`Artifacts.betas` takes it."""
+        # The default's betas have one place, whichever space a run made them from.
+        asked = None if self.experiment == DEFAULT else self.config.space
+        return asked or DEFAULT_SPACE
 
     @property
     def seeds(self) -> list[int]:
@@ -134,7 +158,8 @@ class TrainedDecoder:
         estimates : array of shape (trial, dimension)
             What :meth:`predict` or :meth:`ensemble` returned.
         among
-            Ids of the images to choose from; all shared images that are embedded, if None.
+            Ids of the images to choose from, or what :meth:`embed` returned; all shared images that
+            are embedded, if None.
         n_top
             Images for each trial; all of them if there are fewer.
 
@@ -142,7 +167,9 @@ class TrainedDecoder:
         -------
         DataFrame
             ``row`` (of the estimates), ``session``, ``trial`` and ``image_id`` (that was shown) if
-            the estimates have them, ``place`` (from 1), ``retrieved_image_id`` and ``score``.
+            the estimates have them, ``place`` (from 1), ``retrieved_image_id`` or
+            ``retrieved_picture``, ``score``, and ``seen``: whether it is the image that was shown
+            (a picture, if its embedding is that image's), if the estimates know which was.
 
         Raises
         ------
@@ -155,7 +182,7 @@ class TrainedDecoder:
         --------
         >>> table = decoder.retrieve(together[:3], n_top=2)
         >>> list(table.columns)
-        ['row', 'session', 'trial', 'image_id', 'place', 'retrieved_image_id', 'score']
+        ['row', 'session', 'trial', 'image_id', 'place', 'retrieved_image_id', 'score', 'seen']
         >>> len(table)
         6
         """
@@ -166,15 +193,78 @@ class TrainedDecoder:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :n_top]
         row = np.repeat(np.arange(len(values)), n_top)
         shown = estimates.coords if isinstance(estimates, xr.DataArray) else {}
-        return pd.DataFrame(
+        kind = str(candidates.dims[0])
+        table = pd.DataFrame(
             {
                 "row": row,
                 **{name: shown[name].to_numpy()[row] for name in OF_A_TRIAL if name in shown},
                 "place": np.tile(np.arange(1, n_top + 1), len(values)),
-                "retrieved_image_id": candidates.image_id.to_numpy()[best.ravel()],
+                f"retrieved_{kind}": candidates[kind].to_numpy()[best.ravel()],
                 "score": np.take_along_axis(scores, best, axis=1).ravel(),
             }
         )
+        if "image_id" in shown:
+            same = self._shows(shown["image_id"].to_numpy(), candidates)
+            table["seen"] = np.take_along_axis(same, best, axis=1).ravel()
+        return table
+
+    def embed(self, folder: str | Path, *, device: str | None = None) -> xr.DataArray:
+        """Embed the pictures of a folder by the encoder that the models learned from.
+
+        They are turned upright, cropped to the square at their centre and scaled to NSD's 425
+        pixels. Embeddings are kept below ``XDG_CACHE_HOME`` (``~/.cache``), so that a picture is
+        embedded once.
+
+        Parameters
+        ----------
+        folder
+            Its files whose names end as those of pictures do (``.jpg``, ``.png``, ...).
+        device
+            Of the encoder, as torch names it; a GPU if there is one, if None.
+
+        Returns
+        -------
+        DataArray of shape (picture, dimension), float32
+            ``picture`` is the file's name. :meth:`retrieve` takes it as ``among``.
+
+        Raises
+        ------
+        NotEnoughDataError
+            If the folder has no picture.
+        InvalidFileError
+            If a picture is damaged.
+        ModelError
+            If the encoder cannot be had: a local one is looked for where the experiment or
+            ``NSD_ENCODER`` names it.
+
+        Examples
+        --------
+        >>> pictures = decoder.embed("my_pictures")
+        >>> table = decoder.retrieve(together[:1], among=pictures, n_top=2)
+        >>> sorted(table.retrieved_picture)
+        ['navy.png', 'red.png']
+        """
+        paths = find_pictures(Path(folder))
+
+        def make_encoder() -> ImageEncoder:
+            named = (self._encoder_named.settings()["model"], self.encoder["model"])
+            return ImageEncoder(**encoder_arguments(self.encoder, named), device=device)
+
+        values = embed_pictures(paths, self.encoder, make_encoder)
+        names = {"picture": [path.name for path in paths]}
+        return xr.DataArray(values, names, ("picture", "dimension"), attrs=dict(self.encoder))
+
+    def _shows(self, image_ids: Integers, candidates: xr.DataArray) -> NDArray[np.bool_]:
+        """Whether candidates are the images that trials showed: (trial, candidate)."""
+        from scipy.spatial.distance import cdist
+
+        if "image_id" in candidates.coords:
+            same: NDArray[np.bool_] = image_ids[:, None] == candidates.image_id.to_numpy()
+            return same
+        # An image without an embedding becomes NaN, which is near nothing.
+        own = self._images.reindex(image_id=image_ids).to_numpy()
+        near = _SAME_PICTURE * np.linalg.norm(own, axis=1, keepdims=True)
+        return np.asarray(cdist(own, candidates.to_numpy()) <= near)
 
     def _estimate(
         self, betas: xr.DataArray | ArrayLike, seeds: Sequence[int]
@@ -212,6 +302,8 @@ class TrainedDecoder:
         if among is None:
             shared = [key for key in self._image_keys if key.endswith(f"/{SHARED}")]
             return self._check_encoder(read_images(self._store, shared))
+        if isinstance(among, xr.DataArray) and "dimension" in among.dims:
+            return among
         ids = np.asarray(among, np.int64)
         lacking = np.setdiff1d(ids, self._images.image_id)
         if len(lacking):

@@ -8,10 +8,9 @@ trial.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.decoding.rows import (
@@ -29,6 +28,9 @@ from nsd_pipeline.evaluation import retrieval_metrics as retrieval_metrics  # pu
 from nsd_pipeline.events import window
 from nsd_pipeline.nsd.layout import session_key
 from nsd_pipeline.surface.session_files import SeriesLayout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SessionKey = tuple[str, int]
 """A subject and the number of one of its sessions."""
@@ -66,7 +68,7 @@ class Trials:
     n_times: int
     targets: Floats
     target_index: Integers
-    table: pd.DataFrame
+    table: "pd.DataFrame"
 
     def __post_init__(self) -> None:
         targets = self.targets
@@ -132,7 +134,7 @@ class Trials:
 
 
 def assemble_trials(
-    table: pd.DataFrame,
+    table: "pd.DataFrame",
     sessions: Mapping[SessionKey, ReadsRows],
     image_ids: Integers,
     embeddings: Floats,
@@ -169,6 +171,8 @@ def assemble_trials(
     ArtifactError
         If an image has no embedding.
     """
+    import pandas as pd
+
     groups = by_session(table)
     ordered = pd.concat(groups.values(), ignore_index=True)
     target_index = target_rows(ordered["image_id"].to_numpy(dtype=np.int64), image_ids)
@@ -186,7 +190,7 @@ def assemble_trials(
     )
 
 
-def by_session(table: pd.DataFrame) -> dict[SessionKey, pd.DataFrame]:
+def by_session(table: "pd.DataFrame") -> "dict[SessionKey, pd.DataFrame]":
     """Trials of each subject and session, in order of appearance, and by number within a session.
 
     Raises
@@ -252,13 +256,13 @@ class Windows(NamedTuple):
         Trials whose window goes beyond their run.
     """
 
-    trials: pd.DataFrame
+    trials: "pd.DataFrame"
     n_times: int
     n_dropped: int
 
 
 def place_windows(
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     layouts: Mapping[SessionKey, SeriesLayout],
     *,
     start: float,
@@ -286,6 +290,8 @@ def place_windows(
     NotEnoughDataError
         If no window is complete.
     """
+    import pandas as pd
+
     _check_same_tr(layouts)
     kept, n_times = [], 0
     for key, group in by_session(trials).items():

@@ -1,12 +1,13 @@
 """Command line: ``python -m nsd_pipeline.demo FOLDER`` writes a demo dataset and its encoder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from nsd_pipeline.demo import generate, write_tiny_encoder
-from nsd_pipeline.demo.experiment import DEFAULT_SPACES, SIGNALS
+from nsd_pipeline.demo import DemoSettings, generate, write_tiny_encoder
+from nsd_pipeline.demo.experiment import SIGNALS
 from nsd_pipeline.demo.made_files import DERIVATIVES, RAW
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES
@@ -14,51 +15,40 @@ from nsd_pipeline.nsd.layout import FUNCTIONAL_SPACES, SPACES
 _NONE = "none"
 
 
+_Command = Callable[..., None]
+
+
+def _option(
+    name: str, flag: str = "", help_more: str = "", **options: Any
+) -> Callable[[_Command], _Command]:
+    """Command line option of a setting."""
+    setting = DemoSettings.model_fields[name]
+    return click.option(
+        flag or f"--{name.replace('_', '-')}",
+        name,
+        default=setting.default,
+        show_default=setting.default != (),
+        help=f"{setting.description}{help_more}",
+        **options,
+    )
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--subjects", default=2, show_default=True, help="Subjects, from subj01.")
-@click.option(
-    "--sessions",
-    default=4,
-    show_default=True,
-    help="Sessions of subj01; each further subject has one less.",
-)
-@click.option(
-    "--trials-per-run",
-    default=9,
-    show_default=True,
-    help="Trials in odd runs; even runs have one less.",
-)
-@click.option(
-    "--signal",
-    type=click.Choice(SIGNALS),
-    default="betas",
-    show_default=True,
-    help="How the brain's responses are written: as betas, or as time series (bold) beside them, in"
-    " a raw BIDS tree and derivatives on fsaverage5.",
-)
-@click.option(
-    "--strength",
-    default=1.0,
-    show_default=True,
-    help="How strongly the brain responds to images; 0 for not at all.",
-)
-@click.option(
-    "--space",
+@_option("subjects")
+@_option("sessions")
+@_option("trials_per_run")
+@_option("signal", type=click.Choice(SIGNALS))
+@_option("strength")
+@_option(
     "spaces",
+    "--space",
+    f" May be repeated. '{_NONE}' for fsaverage alone.",
     multiple=True,
     type=click.Choice([*(space for space in SPACES if space != "fsaverage"), _NONE]),
-    default=DEFAULT_SPACES,
-    show_default=True,
-    help=f"Write first sessions in this space too; may be repeated. '{_NONE}' for fsaverage alone.",
 )
-@click.option(
-    "--hdf5",
-    multiple=True,
-    type=click.Choice(FUNCTIONAL_SPACES),
-    help="Write this functional space as HDF5 beside NIfTI; may be repeated.",
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@_option("hdf5", "", " May be repeated.", multiple=True, type=click.Choice(FUNCTIONAL_SPACES))
+@_option("seed")
 def main(folder: Path, spaces: tuple[str, ...], **options: Any) -> None:
     """Write a small dataset in NSD's layout to FOLDER/nsd, and an encoder to FOLDER/tiny_dinov2."""
     try:

@@ -42,16 +42,9 @@ _NO_VALUE: Final = 9999
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxels of a space.
+    """The voxels of a space: `shape` along each axis, and the edge of a voxel in mm.
 
-    Parameters
-    ----------
-    shape
-        Voxels along each axis.
-    size
-        Edge of a voxel in mm.
-    affine
-        (4, 4) from 0-based voxels to mm, MNI305; axes run to the right, front and top.
+    The affine (4, 4) is from 0-based voxels to mm, MNI305; axes run to the right, front and top.
     """
 
     shape: tuple[int, int, int]
@@ -77,14 +70,9 @@ def grid(subject: str, space: str) -> Grid:
 
 @dataclass(frozen=True, eq=False)
 class NativeSurface:
-    """One hemisphere of a subject's own surface.
+    """One hemisphere of a subject's own surface, a mesh of a cortex.
 
-    Parameters
-    ----------
-    cortex
-        The cortex that it is a mesh of.
-    fine
-        Vertex (V,) of the fine mesh that each of its vertices is.
+    `fine` is the vertex (V,) of the fine mesh that each of its vertices is.
     """
 
     cortex: Cortex
@@ -126,13 +114,9 @@ def write_transforms(
 ) -> None:
     """Write NSD's transform files of a subject to its folder ``transforms``.
 
-    Parameters
-    ----------
-    spaces
-        Spaces to write them for: the functional ones among these have some of their own.
-    n_vertices
-        Vertices of each hemisphere of the subject's own surface, 10,242 to 163,842, if not the few
-        that keep the demo small. Real subjects have well over 100,000.
+    The functional ones among the spaces have some of their own. `n_vertices` of each hemisphere of
+    the subject's own surface are 10,242 to 163,842, if not the few that keep the demo small. Real
+    subjects have well over 100,000.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for hemisphere in HEMISPHERES:

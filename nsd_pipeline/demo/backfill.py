@@ -16,6 +16,7 @@ import dagster as dg
 
 from nsd_pipeline.dagster_private import SYNC_LAUNCHER, start_backfill
 from nsd_pipeline.nsd.layout import parse_session_key
+from nsd_pipeline.planned_runs import PlannedRun
 
 DEFINITIONS: Final = {"module_name": "nsd_pipeline.definitions"}
 LOCATION: Final = "nsd_pipeline"
@@ -31,19 +32,10 @@ _HERE: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Backfill:
-    """Some assets for some sessions.
+class Backfill(PlannedRun):
+    """Some assets for some sessions (keys, ascending), of which each stretch is a run."""
 
-    Parameters
-    ----------
-    assets
-        Names of the assets, all of them partitioned by session.
-    sessions
-        Session keys, ascending; each stretch without gaps is a run.
-    """
-
-    assets: tuple[str, ...]
-    sessions: tuple[str, ...]
+    sessions: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -60,36 +52,12 @@ def run_backfill(
     config: Mapping[str, Mapping[str, Any]] | None = None,
     definitions: Mapping[str, str] = DEFINITIONS,
 ) -> Sequence[str]:
-    """Carry out a backfill in this process, recorded as any other one.
+    """Carry out a backfill in this process, recorded in a history as any other one.
 
-    Parameters
-    ----------
-    history
-        Where it is recorded.
-    config
-        Settings of an asset, by its name; assets that the backfill does not have are left out.
-    definitions
-        Where the assets are defined, as `start_backfill` takes it.
-
-    Returns
-    -------
-    list
-        What there is to say of the artifacts, each once, sorted: made, or up to date.
-
-    Raises
-    ------
-    Failure
-        With the messages of the steps that failed.
+    `config` has settings of assets by their names, and `definitions` says where these are defined,
+    as `start_backfill` takes it. Returns what there is to say of the artifacts, each once, sorted:
+    made, or up to date. A Failure has the messages of the steps that failed.
     """
-    run_config = {
-        "ops": {
-            asset: {"config": dict(settings)}
-            for asset, settings in (config or {}).items()
-            if asset in backfill.assets
-        },
-        # Failures are raised below; their stack traces are in the history.
-        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-    }
     with (
         # The same folder once more. Nothing of it is temporary, whatever the name says.
         dg.DagsterInstance.local_temp(history.root_directory, overrides=_HERE) as instance,
@@ -97,7 +65,7 @@ def run_backfill(
             instance,
             backfill.assets,
             backfill.sessions,
-            run_config=run_config,
+            run_config=backfill.run_config(config),
             definitions=definitions,
             location=LOCATION,
         ) as started,

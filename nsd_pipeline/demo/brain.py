@@ -36,12 +36,8 @@ _SMOOTHING_STEPS: Final = 3
 class Cortex:
     """One hemisphere of fsaverage5, and how to get from it to a mesh as fine as fsaverage.
 
-    Parameters
-    ----------
-    white, pial
-        (10242, 3) coordinates in mm, MNI305: the inner and outer surface of the grey matter.
-    triangles
-        (20480, 3) vertices of every triangle.
+    `white` and `pial`, the inner and outer surface of the grey matter, are (10242, 3) coordinates
+    in mm, MNI305; `triangles` are (20480, 3) vertices.
     """
 
     white: NDArray[np.float32]
@@ -231,10 +227,7 @@ def _patch_profiles(hemisphere: Hemisphere) -> NDArray[np.float32]:
 class Brain:
     """One hemisphere of one simulated subject.
 
-    Parameters
-    ----------
-    strength
-        Factor on the responses to what images show.
+    `strength` is a factor on the responses to what images show.
     """
 
     subject: str

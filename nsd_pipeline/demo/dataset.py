@@ -69,13 +69,9 @@ _BLOCK_BYTES: Final = 512
 def create_stimuli(path: Path) -> Iterator["h5py.Dataset"]:
     """Open a new ``nsd_stimuli.hdf5`` for writing: 39.6 GB, of which only what is set takes space.
 
-    The dataset is contiguous and not compressed, so that a row's place in the file can be
-    computed, and its space is left as a hole until a row is written.
-
-    Raises
-    ------
-    StorageFullError
-        If the file system has no holes in files.
+    The dataset is contiguous and not compressed, so that a row's place in the file can be computed,
+    and its space is left as a hole until a row is written. A StorageFullError if the file system
+    has no holes in files.
     """
     import h5py
 
@@ -109,21 +105,11 @@ def _require_sparse_files(folder: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class DemoDataset:
-    """A generated dataset.
+    """A generated dataset: NSD's keys are paths below its folder.
 
-    Parameters
-    ----------
-    folder
-        Root of the mirror: NSD's keys are paths below it.
-    settings
-        What it was generated from.
-    image_ids
-        (N,) 0-based ids, sorted, of the images that someone is shown. Only these are in the
-        stimulus file; other rows are black.
-    shared_image_ids
-        Those among them that are shared: the test set.
-    created
-        Whether this call wrote it; False if it was there already.
+    `image_ids` (N,), 0-based and sorted, are those that someone is shown, and `shared_image_ids`
+    those among them that are shared: the test set. Only these are in the stimulus file; other rows
+    are black. `created` is False if the dataset was there already.
     """
 
     folder: Path

@@ -58,44 +58,48 @@ _ANSWERS: Final = (
 
 
 class DemoSettings(BaseModel):
-    """Size, signal and seed of a demo dataset.
-
-    Parameters
-    ----------
-    subjects
-        How many of NSD's subjects are there, counted from subj01.
-    sessions
-        Sessions of subj01. Every further subject has one less, and at least one.
-    trials_per_run
-        Trials in a run of odd number; runs of even number have one less (63 and 62 in NSD).
-    signal
-        How the brain's responses are written: as ``betas`` alone, or as ``bold`` beside them, which
-        is a raw BIDS tree and derivatives. Trials then come early in their runs, so that runs can
-        be short.
-    strength
-        How strongly the brain responds to what an image shows; 0 for not at all, 1 for responses
-        that stand out of the noise in visual cortex.
-    spaces
-        Spaces beside fsaverage that every subject's first session is written in as well.
-    hdf5
-        Functional spaces among them that are written as HDF5 beside NIfTI.
-    seed
-        Seed of everything random.
-    generator
-        Version of the generator. It is raised when the same settings give another dataset.
-    """
+    """Size, signal and seed of a demo dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=2, ge=1, le=len(SUBJECTS))
-    sessions: int = Field(default=4, ge=1, le=min(N_SESSIONS.values()))
-    trials_per_run: int = Field(default=9, ge=2, le=63)
-    signal: Signal = "betas"
-    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    spaces: tuple[Space, ...] = DEFAULT_SPACES
-    hdf5: tuple[FunctionalSpace, ...] = ()
-    seed: int = Field(default=0, ge=0)
+    subjects: int = Field(
+        default=2, ge=1, le=len(SUBJECTS), description="How many of NSD's subjects, from subj01."
+    )
+    sessions: int = Field(
+        default=4,
+        ge=1,
+        le=min(N_SESSIONS.values()),
+        description="Sessions of subj01; each further subject has one less, and at least one.",
+    )
+    trials_per_run: int = Field(
+        default=9,
+        ge=2,
+        le=63,
+        description="Trials in odd runs; even runs have one less (63 and 62 in NSD).",
+    )
+    signal: Signal = Field(
+        default="betas",
+        description="How the brain's responses are written: as betas, or as time series (bold)"
+        " beside them, in a raw BIDS tree and derivatives on fsaverage5. Trials then come early in"
+        " their runs, so that runs can be short.",
+    )
+    strength: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How strongly the brain responds to images: 0 for not at all, 1 for responses"
+        " that stand out of the noise in visual cortex.",
+    )
+    spaces: tuple[Space, ...] = Field(
+        default=DEFAULT_SPACES,
+        description="Space beside fsaverage that first sessions are written in too.",
+    )
+    hdf5: tuple[FunctionalSpace, ...] = Field(
+        default=(), description="Functional space among them to write as HDF5 beside NIfTI."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     generator: int = 2
+    """Version of the generator, raised when the same settings give another dataset."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -55,12 +55,8 @@ _DRIFT: Final = 10.0
 def write_surface_betas(path: Path, brain: Brain, shown: NDArray[np.float32], session: int) -> None:
     """Write a session of one hemisphere as MGH on fsaverage: big-endian float32, NaN where invalid.
 
-    Parameters
-    ----------
-    shown
-        (T, 59) standardised features of the images shown, by trial.
-    session
-        1-based session.
+    `shown` are the (T, 59) standardised features of the images shown, by trial; sessions count from
+    1.
     """
     betas = brain.betas(shown, session)
     rng = brain.rng(session, 2)
@@ -122,23 +118,17 @@ def write_nifti(
     voxels: Grid,
     vertex: NDArray[np.int64],
     betas: NDArray[np.float32],
-    dtype: str = VALUE.str,
 ) -> None:
     """Write volumes as gzipped NIfTI.
 
-    Parameters
-    ----------
-    vertex
-        What :func:`nearest_vertices` gives for the grid.
-    betas
-        (T, 20484) one row a volume, in the unit of the file; NaN and voxels without a vertex
-        become 0.
+    `vertex` is what :func:`nearest_vertices` gives for the grid. `betas` (T, 20484) are one row a
+    volume, in the unit of the file; NaN and voxels without a vertex become 0.
     """
     import nibabel
     from isal import igzip
 
     header = nibabel.Nifti1Header()
-    header.set_data_dtype(dtype)
+    header.set_data_dtype(VALUE)
     header.set_data_shape((*voxels.shape, len(betas)) if len(betas) > 1 else voxels.shape)
     header.set_xyzt_units("mm", "sec")
     header.set_sform(voxels.affine, code="scanner")
@@ -147,7 +137,7 @@ def write_nifti(
     header["vox_offset"] = 352
     places = np.flatnonzero((vertex >= 0).ravel(order="F"))
     sources = vertex.ravel(order="F")[places]
-    frame = np.zeros(vertex.size, dtype)
+    frame = np.zeros(vertex.size, VALUE)
     with path.open("wb") as file, igzip.IGzipFile("", "wb", 1, file, mtime=0) as volumes:
         header.write_to(volumes)
         for row in betas:
@@ -215,20 +205,11 @@ def write_session_in(
     *,
     hdf5: bool,
 ) -> None:
-    """Write one session of a subject in a space, with the mask of voxels that have data.
+    """Write one session of a subject in a space but fsaverage, with the mask of voxels with data.
 
-    Parameters
-    ----------
-    folder
-        Root of the mirror.
-    brains
-        Both hemispheres of the subject, left first.
-    shown
-        As for :func:`write_surface_betas`.
-    space
-        Any but fsaverage.
-    hdf5
-        Whether to write a functional volume as HDF5 as well.
+    `folder` is the root of the mirror, and `brains` are both hemispheres of the subject, left
+    first; `shown` is as for :func:`write_surface_betas`. A functional volume is written as `hdf5`
+    as well.
     """
     subject = brains[0].subject
     paths = [folder / key for key in betas_keys(subject, session, space)]
@@ -264,12 +245,7 @@ def haemodynamic_response(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
 def write_events(folder: Path, trials: pd.DataFrame, seed: int) -> None:
     """Write the raw BIDS tree's ``events.tsv`` for the runs of a session, and the sidecar.
 
-    Parameters
-    ----------
-    folder
-        Root of the dataset.
-    trials
-        The session's trials: ``subject``, ``session``, ``run``, ``slot``, ``image_id``.
+    Trials have ``subject``, ``session``, ``run``, ``slot`` and ``image_id``.
     """
     raw = folder / RAW
     sidecar = raw / f"task-{TASK}_bold.json"
@@ -297,14 +273,7 @@ def write_surface_runs(
 ) -> None:
     """Write one hemisphere of a session's runs on fsaverage5, as fMRIPrep names them.
 
-    Parameters
-    ----------
-    folder
-        Root of the dataset.
-    trials
-        The session's trials, as for :func:`write_events`.
-    shown
-        As for :func:`write_surface_betas`.
+    Trials are as for :func:`write_events`, and `shown` as for :func:`write_surface_betas`.
     """
     import nibabel
 

@@ -36,17 +36,8 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
 class Canvas:
     """A square picture; coordinates run from 0 to 1, x to the right and y downwards.
 
-    Parameters
-    ----------
-    rng
-        Where the texture of :meth:`noise` comes from.
-
-    Attributes
-    ----------
-    pixels
-        (425, 425, 3) float32, 0..1 after :meth:`finish`.
-    x, y
-        (1, 425) and (425, 1) coordinates of the pixels' centres.
+    `pixels` are (425, 425, 3) float32, 0..1 after :meth:`finish`; `x` (1, 425) and `y` (425, 1) are
+    the coordinates of their centres. The texture of :meth:`noise` comes from `rng`.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -98,10 +89,10 @@ class Canvas:
         rows, columns = slice(low_y, high_y), slice(low_x, high_x)
         return (rows, columns), self.x[:, columns] - x, self.y[rows] - y
 
-    def disc(self, x: float, y: float, radius: float, paint: Colour, opacity: float = 1.0) -> None:
+    def disc(self, x: float, y: float, radius: float, paint: Colour) -> None:
         """Paint a filled circle."""
         where, dx, dy = self.around(x, y, radius)
-        self.blend(self.soft(radius - np.hypot(dx, dy)) * np.float32(opacity), paint, where)
+        self.blend(self.soft(radius - np.hypot(dx, dy)), paint, where)
 
     def box(self, left: float, top: float, right: float, bottom: float, paint: Colour) -> None:
         """Paint a filled rectangle, its edges on whole pixels."""

@@ -5,9 +5,9 @@ the web UI finds them. Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``N
 nothing here knows that a dataset is generated.
 """
 
+import itertools
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -15,19 +15,25 @@ import dagster as dg
 import pandas as pd
 
 from nsd_pipeline import partitions
-from nsd_pipeline.checks import AtChance
-from nsd_pipeline.decoding.config import PresetName
+from nsd_pipeline.cli.console import NsdCommand
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.demo.backfill import Backfill, run_backfill
-from nsd_pipeline.errors import NsdError
 from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
-from nsd_pipeline.nsd.layout import betas_keys, parse_session_key
-from nsd_pipeline.planned_runs import DESIGN, PlannedRun, decode, embed, execute
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, betas_files, parse_session_key
+from nsd_pipeline.planned_runs import (
+    DESIGN,
+    PlannedRun,
+    Stage,
+    carry_out,
+    decode,
+    embed,
+    execute,
+    operators,
+)
 from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.ceiling import Ceiling
-from nsd_pipeline.steps.decoding import FMRI_STEPS
 from nsd_pipeline.steps.measurement import (
     METRICS_FILE,
     Metrics,
@@ -36,7 +42,7 @@ from nsd_pipeline.steps.measurement import (
 )
 from nsd_pipeline.steps.report import PAGE_FILE, Report
 from nsd_pipeline.steps.series_files import BoldConfig
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SERIES_STEPS
+from nsd_pipeline.steps.sessions import Preparation
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -51,10 +57,8 @@ COARSE_RECORDINGS: Final = {
 """The demo's recordings are on a coarse mesh, to be small; docs/windows.md says so. Nothing else is
 set: the demo's models are those that a user gets who sets nothing."""
 
-_STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
 
-
-@click.command()
+@click.command(cls=NsdCommand)
 @click.option(
     "--experiment",
     "names",
@@ -65,71 +69,71 @@ _STEPS: Final = {"betas": BETAS_STEPS, "neuralbench": SERIES_STEPS}
 )
 def main(names: tuple[str, ...]) -> None:
     """Materialize everything that the source has, and print the metrics beside chance."""
-    try:
-        known = metrics_steps(read_experiments(chosen_file()))
-        experiments = dict(zip(names, choose_experiments(names, known), strict=True))
-    except NsdError as error:
-        raise click.ClickException(str(error)) from error
-    presets = list(
-        dict.fromkeys(each.model.experiment.training.preset for each in experiments.values())
-    )
+    known = metrics_steps(read_experiments(chosen_file()))
+    experiments = dict(zip(names, choose_experiments(names, known), strict=True))
+    needed = Preparation.for_all(each.model.experiment.training for each in experiments.values())
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()
-    sessions = [key for key in partitions.SESSIONS if _is_there(source, key, presets)]
-    if not sessions:
-        what = " and ".join(FMRI_STEPS[preset][2] for preset in presets)
-        raise click.ClickException(f"{source.url} has no session of {what} that could be used.")
-    subjects = tuple(dict.fromkeys(parse_session_key(session)[0] for session in sessions))
-    prepared, betas = [_STEPS[preset] for preset in presets], "betas" in presets
-    everything: list[PlannedRun | Backfill] = [
-        DESIGN,
-        *(Backfill(tuple(step.name for step in steps), tuple(sessions)) for steps in prepared),
-        *(PlannedRun((Ceiling.name,), subject, subject) for subject in subjects if betas),
-        *embed(subjects, experiments.values()),
-        *decode((*subjects, partitions.ALL), experiments.values()),
+    sessions = {
+        each: tuple(key for key in partitions.SESSIONS if _is_there(source, key, each))
+        for each in needed
+    }
+    for each, there in sessions.items():
+        if not there:
+            raise click.ClickException(f"{source.url} has no {each.name} that could be used.")
+    subjects = tuple(
+        dict.fromkeys(parse_session_key(key)[0] for keys in sessions.values() for key in keys)
+    )
+    measured = subjects if any(each.space == DEFAULT_SPACE for each in needed) else ()
+    stages = [
+        Stage("design", [DESIGN]),
+        Stage("sessions", [*_prepare(sessions)]),
+        Stage("ceilings", [PlannedRun((Ceiling.name,), each, each) for each in measured]),
+        Stage("images", [*embed(subjects, experiments.values())]),
+        Stage("models", [*decode((*subjects, partitions.ALL), experiments.values())]),
     ]
-    settings, at_chance = (COARSE_RECORDINGS if "neuralbench" in presets else {}), []
-    try:
-        history = open_history()
-    except NsdError as error:
-        raise click.ClickException(str(error)) from error
-    with history as instance:
-        for number, planned in enumerate(everything, 1):
-            click.echo(f"[{number}/{len(everything)}] {planned.title}")
-            started = time.perf_counter()
-            try:
-                said = _run(instance, planned, settings)
-            except AtChance as found:
-                said = ["made, but at chance: see below"]
-                at_chance.append(str(found.description))
-            except dg.Failure as failure:
-                raise click.ClickException(str(failure.description)) from failure
-            click.echo(f"      {', '.join(said)} ({time.perf_counter() - started:.1f} s)")
+    settings = COARSE_RECORDINGS if any(each.space is None for each in needed) else {}
+    at_chance: list[str] = []
+    numbers, n_runs = itertools.count(1), sum(len(stage.runs) for stage in stages)
+    with open_history() as instance:
+
+        def do(planned: PlannedRun) -> Iterable[str]:
+            click.echo(f"[{next(numbers)}/{n_runs}] {planned.title}")
+            return _run(instance, planned, settings)
+
+        for done in carry_out(stages, do):
+            if done.failed:
+                raise click.ClickException(done.problem)
+            if done.problem:
+                at_chance.append(done.problem)
+            click.echo(f"      {done.said} ({done.seconds:.1f} s)")
     _print_results(store, experiments)
     if at_chance:
         raise click.ClickException("\n\n".join(at_chance))
 
 
+def _prepare(sessions: Mapping[Preparation, tuple[str, ...]]) -> Iterator[PlannedRun]:
+    """Prepare sessions, each kind of what is prepared in a backfill."""
+    for each, there in sessions.items():
+        yield from operators(there, each.space)
+        yield Backfill(tuple(step.name for step in each.steps), sessions=there)
+
+
 def _run(
-    instance: dg.DagsterInstance,
-    planned: PlannedRun | Backfill,
-    settings: Mapping[str, Mapping[str, Any]],
+    instance: dg.DagsterInstance, planned: PlannedRun, settings: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[str]:
     """Do one run, or the backfill; what there is to say of its artifacts."""
     if isinstance(planned, Backfill):
         return run_backfill(instance, planned, config=settings)
-    outcome = execute(defs.get_repository_def(), instance, planned, config=settings)
-    return dict.fromkeys(outcome.values())
+    return execute(defs.get_repository_def(), instance, planned, config=settings)
 
 
-def _is_there(source: Source, session: str, presets: Sequence[PresetName]) -> bool:
-    """Whether a session can be prepared for some presets."""
-    if "neuralbench" in presets and not BoldConfig().has_session(source, session):
-        return False
-    if "betas" not in presets:
-        return True
-    first, *_ = betas_keys(*parse_session_key(session), "fsaverage")
-    return first in source.list(first)
+def _is_there(source: Source, session: str, prepared: Preparation) -> bool:
+    """Whether the source has what a session is prepared from."""
+    if prepared.space is None:
+        return BoldConfig().has_session(source, session)
+    formats = betas_files(*parse_session_key(session), prepared.space)
+    return any(first in source.list(first) for first, *_ in formats.values())
 
 
 def _url(resource: str) -> str:

@@ -32,20 +32,10 @@ if TYPE_CHECKING:
 class Backbone:
     """A loaded model, cut after the wanted hidden state where it can be.
 
-    Parameters
-    ----------
-    model
-        The transformers model, in eval mode on its device.
-    hidden_state
-        Number of the wanted hidden state: how many blocks lead up to it.
-    n_blocks
-        Blocks of the whole model.
-    blocks
-        Name of the model's list of blocks if it was cut; ``None`` if it runs whole.
-    missing
-        Names of weights that the files do not hold.
-    shapes
-        Shapes of the whole model's hidden states.
+    The transformers model is in eval mode on its device. `hidden_state` is the number of the wanted
+    one: how many blocks lead up to it, of the `n_blocks` of the whole model. `blocks` is the name
+    of the model's list of blocks if it was cut, ``None`` if it runs whole; `missing` are names of
+    weights that the files do not hold, and `shapes` those of the whole model's hidden states.
     """
 
     model: "torch.nn.Module"
@@ -105,24 +95,10 @@ def load_backbone(
 ) -> Backbone:
     """Load a model up to its hidden state number ``int(layers * n_blocks)``.
 
-    Parameters
-    ----------
-    folder
-        The model's folder, complete.
-    layers
-        Depth of the wanted hidden state as a fraction of the model's blocks.
-    dtype
-        Of weights and activations.
-    device
-        Where the model goes.
-    input_size
-        Height and width of what the network will see.
-
-    Raises
-    ------
-    ModelError
-        If the folder holds no model of images that transformers knows, its weights do not fit its
-        configuration, or ``layers`` selects no block.
+    The model's folder is complete, `dtype` that of weights and activations, and `input_size` the
+    height and width of what the network will see. A ModelError if the folder holds no model of
+    images that transformers knows, its weights do not fit its configuration, or ``layers`` selects
+    no block.
     """
     import torch
 

@@ -26,30 +26,15 @@ mask makes a difference of tens of percent. On the CPU the same call gives the s
 def check_backbone(
     folder: Path, backbone: Backbone, pixels: "torch.Tensor", *, class_token: bool
 ) -> "torch.Tensor":
-    """Run a model twice on the same image and check what comes out.
+    """Run a model twice on the same image and check what comes out: its hidden state.
 
-    Parameters
-    ----------
-    folder
-        The model's folder, for messages.
-    backbone
-        The loaded model.
-    pixels
-        (1, 3, H, W) any image, on the model's device, in its dtype.
-    class_token
-        Whether the first token will be the embedding, and so must not be a patch.
+    `pixels` (1, 3, H, W) are any image, on the model's device, in its dtype. With `class_token` the
+    first token will be the embedding, and so must not be a patch. The hidden state is not finite if
+    weights are missing that it needs: those are NaN.
 
-    Returns
-    -------
-    torch.Tensor
-        The hidden state. It is not finite if weights are missing that it needs: those are NaN.
-
-    Raises
-    ------
-    ModelError
-        If the model does not run on images alone or gives another result the second time; if its
-        hidden state is not (1, tokens, features) or (1, features, height, width) with the number of
-        features that the configuration says; if there is no class token where one is needed.
+    A ModelError if the model does not run on images alone or gives another result the second time;
+    if its hidden state is not (1, tokens, features) or (1, features, height, width) with the number
+    of features that the configuration says; if there is no class token where one is needed.
     """
     import torch
 

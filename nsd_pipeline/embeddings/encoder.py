@@ -91,10 +91,7 @@ def encoder_identity(
 def same_encoder(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two encoders give the same embeddings, by what their `encoder_identity` has.
 
-    Parameters
-    ----------
-    one, other
-        Identities, or the settings of encoders, which hold more than that.
+    Takes identities, or the settings of encoders, which hold more than that.
     """
     return all(one.get(name) == other.get(name) for name in _IDENTITY)
 
@@ -318,10 +315,7 @@ class ImageEncoder:
     def encode_prepared(self, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Second half of `encode`, on the encoder's device: all photos from `prepare` to (N, D).
 
-        Raises
-        ------
-        ModelError
-            If an embedding is not finite.
+        A ModelError if an embedding is not finite.
         """
         import torch
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from nsd_pipeline.storage.disk import replacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nsd_pipeline.embeddings.encoder import ImageEncoder
+
 EMBEDDINGS_FILE: Final = "embeddings.parquet"
 """Name of the file in an artifact."""
 _SETTINGS: Final = b"settings"
@@ -29,20 +31,8 @@ _AHEAD: Final = 2
 Photos = NDArray[np.uint8]
 
 
-class Encoder(Protocol):
-    """The two halves of an encoder: one that may run ahead in a thread, one that computes."""
-
-    def prepare(self, images: Photos) -> Photos:
-        """(N, H, W, 3) photos to what `encode_prepared` takes."""
-        ...
-
-    def encode_prepared(self, photos: Photos) -> NDArray[np.float32]:
-        """(N, ...) to (N, D)."""
-        ...
-
-
 def embed_images(
-    encoder: Encoder,
+    encoder: "ImageEncoder",
     read_images: Callable[[NDArray[np.int64]], Photos],
     image_ids: NDArray[np.integer],
     *,
@@ -56,7 +46,7 @@ def embed_images(
     Parameters
     ----------
     encoder
-        An `ImageEncoder`.
+        Prepares images in a thread that runs ahead, and embeds them in this one.
     read_images
         Reads images by their ids, (N,) -> (N, H, W, 3) uint8. Called in one other thread, in the
         order of ``image_ids``. What it raises is raised here.

@@ -58,7 +58,7 @@ def model_identity(model: str | Path, revision: str | None = None) -> str:
     ModelError
         If the model is not there, or has no safetensors weights.
     """
-    folder = _local_folder(model)
+    folder = local_folder(model)
     if folder is not None:
         return f"sha256:{_folder_digest(folder)}"
     return f"commit:{_snapshot(str(model), revision, (CONFIG,)).name}"
@@ -69,7 +69,7 @@ def model_name(model: str | Path) -> str:
 
     A folder of the Hugging Face cache is named as on the hub, for its own name is a commit's.
     """
-    folder = _local_folder(model)
+    folder = local_folder(model)
     if folder is None:
         return str(model)
     # Not a link's target: people give links the names that they go by.
@@ -86,7 +86,7 @@ def fetch_model(model: str | Path, revision: str | None = None) -> Path:
     Takes and raises what `model_identity` does. The folder is complete: configuration, processor
     and all safetensors weights.
     """
-    folder = _local_folder(model)
+    folder = local_folder(model)
     if folder is None:
         commit = _snapshot(str(model), revision, (CONFIG,)).name
         folder = _snapshot(str(model), commit, _FILES)
@@ -98,10 +98,7 @@ def fetch_model(model: str | Path, revision: str | None = None) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a model's folder: one, or the shards that its index names.
 
-    Raises
-    ------
-    ModelError
-        If there are none, or a shard is missing.
+    A ModelError if there are none, or a shard is missing.
     """
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
@@ -133,13 +130,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a model.
-
-    Raises
-    ------
-    ModelError
-        If it is missing or not a JSON object.
-    """
+    """Read a JSON file of a model; a ModelError if it is missing or not a JSON object."""
     content, problem = None, "is not a JSON object"
     try:
         # An editor of Windows puts a byte order mark at the beginning.
@@ -159,12 +150,8 @@ def processor_settings(folder: Path) -> dict[Path, dict[str, Any]]:
     """Settings of a model's image processor, by the file that holds them: one, or two.
 
     transformers 5 saves a processor of images and text as ``processor_config.json`` and puts the
-    images' part under ``image_processor``. Older files of this name are about text alone.
-
-    Raises
-    ------
-    ModelError
-        If there are none, or a file is damaged.
+    images' part under ``image_processor``. Older files of this name are about text alone. A
+    ModelError if there are none, or a file is damaged.
     """
     path, nested = folder / PROCESSOR, folder / _NESTED_PROCESSOR
     of_images = read_json(nested).get("image_processor") if nested.is_file() else None
@@ -175,7 +162,7 @@ def processor_settings(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: read_json(path), **found} if path.is_file() or not found else found
 
 
-def _local_folder(model: str | Path) -> Path | None:
+def local_folder(model: str | Path) -> Path | None:
     """Folder that a model's name stands for; ``None`` if there is none, so that it is the hub's."""
     # A shell does not expand the ~ of a setting. Path.expanduser raises for a user it cannot find.
     folder = Path(os.path.expanduser(model))  # noqa: PTH111

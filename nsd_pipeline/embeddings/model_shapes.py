@@ -29,16 +29,10 @@ _LARGEST_NUMBER: Final = 10**6
 class ModelShapes:
     """Shapes of the hidden states of a whole model, for two photos at a time.
 
-    Parameters
-    ----------
-    hidden_size
-        Width of the features as the configuration states it; ``None`` if it does not.
-    shapes
-        For photos of the size that will be embedded. ``None`` if the model does not run without
-        numbers, because its code decides by values.
-    grown
-        For photos twice as high and wide; ``None`` if the model takes one size only and cannot be
-        built for another.
+    `hidden_size` is the width of the features as the configuration states it, ``None`` if it does
+    not. `shapes` are for photos of the size that will be embedded; ``None`` if the model does not
+    run without numbers, because its code decides by values. `grown` are for photos twice as high
+    and wide; ``None`` if the model takes one size only and cannot be built for another.
     """
 
     hidden_size: int | None
@@ -49,12 +43,8 @@ class ModelShapes:
 def model_shapes(config: Any, model: Any, input_size: tuple[int, int]) -> ModelShapes:
     """Find the shapes of a model's hidden states.
 
-    Parameters
-    ----------
-    config, model
-        Configuration of the whole model, and the model from `on_meta`.
-    input_size
-        Height and width of what the network will see.
+    The configuration is that of the whole model, and the model is `on_meta`; `input_size` is the
+    height and width of what the network will see.
     """
     twice = (2 * input_size[0], 2 * input_size[1])
     grown = _hidden_shapes(model, twice)
@@ -135,11 +125,8 @@ def with_blocks(config: Any, n_blocks: int) -> Any:
 def on_meta(config: Any) -> Any:
     """Build a model that has shapes and no memory, in eval mode.
 
-    Raises
-    ------
-    Exception
-        Whatever a model's code trips over; ValueError if the configuration asks for more than any
-        model has.
+    Raises whatever a model's code trips over; a ValueError if the configuration asks for more than
+    any model has.
     """
     import torch
     from transformers import AutoModel

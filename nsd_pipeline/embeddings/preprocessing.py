@@ -30,18 +30,11 @@ if TYPE_CHECKING:
 class Preprocessing:
     """Steps from photos to network input, in the order of the fields.
 
-    Parameters
-    ----------
-    photo_size
-        Height and width that every photo is resized to first, 8 bit, bilinear.
-    resize
-        Height and width to resize to on floats in 0..1, antialiased; ``None`` for not at all.
-    interpolation
-        How that resize interpolates.
-    crop
-        Height and width of the centre that is kept; ``None`` for everything.
-    mean, std
-        Subtracted from and divided by, one number for each of red, green and blue, in 0..1.
+    Every photo is resized to height and width `photo_size` first, 8 bit, bilinear; then, unless
+    ``None``, to the height and width of `resize`, on floats in 0..1, antialiased, by an
+    interpolation; of that the centre of height and width `crop` is kept, unless ``None``. `mean`
+    and `std` are subtracted from and divided by, one number for each of red, green and blue, in
+    0..1.
     """
 
     photo_size: int
@@ -159,21 +152,10 @@ _COLOURS: Final = (
 def read_preprocessing(folder: Path, *, image_size: int, processor: Processor) -> Preprocessing:
     """Read what a model's processor does to a photo of ``image_size`` x ``image_size``.
 
-    Parameters
-    ----------
-    folder
-        The model's folder, with ``preprocessor_config.json`` or ``processor_config.json``.
-    image_size
-        Side that every photo is resized to first.
-    processor
-        ``"model"`` for all that the processor does; ``"normalize"`` for its normalisation alone,
-        so that the network sees ``image_size`` x ``image_size``.
-
-    Raises
-    ------
-    ModelError
-        If there is no file, it asks for a step that is not known here, or there are two that ask
-        for different ones.
+    The model's folder has ``preprocessor_config.json`` or ``processor_config.json``. ``"model"`` is
+    all that the processor does; ``"normalize"`` its normalisation alone, so that the network sees
+    ``image_size`` x ``image_size``. A ModelError if there is no file, it asks for a step that is
+    not known here, or there are two that ask for different ones.
     """
     files = processor_settings(folder)
     found = {_read(path, config, image_size, processor) for path, config in files.items()}

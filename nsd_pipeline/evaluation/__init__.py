@@ -8,11 +8,11 @@ from nsd_pipeline.evaluation.chance import (
     AgainstChance,
     Verdict,
     against_chance,
-    chance_levels,
+    batch_chance,
     table_chance,
 )
 from nsd_pipeline.evaluation.intervals import holm, metric_intervals, paired_differences
-from nsd_pipeline.evaluation.metrics import BatchMetrics, retrieval_metrics
+from nsd_pipeline.evaluation.metrics import BatchMetrics, batch_retrieval, retrieval_metrics
 from nsd_pipeline.evaluation.protocols import (
     drawn_retrieval,
     hard_negative_ranks,
@@ -21,14 +21,8 @@ from nsd_pipeline.evaluation.protocols import (
     seen_by_all,
     seen_by_all_ranks,
 )
-from nsd_pipeline.evaluation.ranks import (
-    ENSEMBLE,
-    name_trials,
-    query_ranks,
-    top_images,
-    trial_ranks,
-)
-from nsd_pipeline.evaluation.seeds import ensemble, seeds_table
+from nsd_pipeline.evaluation.ranks import name_trials, query_ranks, top_images, trial_ranks
+from nsd_pipeline.evaluation.seeds import ENSEMBLE, ensemble, over_seeds, seeds_and_ensemble
 
 __all__ = [
     "ENSEMBLE",
@@ -37,7 +31,8 @@ __all__ = [
     "NoiseCeiling",
     "Verdict",
     "against_chance",
-    "chance_levels",
+    "batch_chance",
+    "batch_retrieval",
     "drawn_retrieval",
     "ensemble",
     "hard_negative_ranks",
@@ -46,11 +41,12 @@ __all__ = [
     "metric_intervals",
     "name_trials",
     "noise_ceiling",
+    "over_seeds",
     "paired_differences",
     "query_ranks",
     "repeat_ranks",
     "retrieval_metrics",
-    "seeds_table",
+    "seeds_and_ensemble",
     "seen_by_all",
     "seen_by_all_ranks",
     "table_chance",

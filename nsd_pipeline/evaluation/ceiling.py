@@ -1,11 +1,22 @@
-"""Noise ceiling: how much of a vertex's response comes back when an image is shown again.
+"""Noise ceiling and reliability: how much of a response comes back when an image is shown again.
 
-NSD's rule (Allen et al. 2022, "noise ceiling estimation"). Betas are z-scored within each session.
-Noise is what differs between the three repeats of an image: its variance is the mean over images of
-their variance over repeats. A z-scored response has variance 1, so the rest is signal:
+The ceiling is by NSD's rule (Allen et al. 2022, "noise ceiling estimation"). Betas are z-scored
+within each session. Noise is what differs between the three repeats of an image: its variance is
+the mean over images of their variance over repeats. A z-scored response has variance 1, so the rest
+is signal:
 
     ncsnr = sqrt(max(0, 1 - noise variance)) / sqrt(noise variance)
     NC%   = 100 ncsnr^2 / (ncsnr^2 + 1 / n)        for the mean of n repeats
+
+Reliability is test against retest, as GLMsingle's authors judge betas by it (Prince et al. 2022):
+Pearson's correlation, over images, of the responses to one repeat with those to another. Three
+repeats make no halves, so all of their pairs count, in both orders, with one mean m and one
+variance for all: Fisher's (1925) intraclass correlation.
+
+    reliability = mean of (z_i - m) (z_j - m) / variance of z       over images, and pairs i, j
+
+Where that variance is 1, as the ceiling's rule has it, this is NC% / 100 of one trial. But nothing
+is cut off: where there is no signal, it is 0 on average.
 
 Repeats of an image are in different sessions, so sums over them must wait for the last one. They
 take two numbers for each image and vertex: for all of fsaverage5 and 10,000 images 1.6 GB. They are
@@ -17,7 +28,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NotEnoughDataError
@@ -41,11 +51,15 @@ class NoiseCeiling:
         Noise ceiling signal-to-noise ratio (V,) of each vertex; NaN for a vertex that has no value.
         Where there is no signal it is not 0 on average but about 0.1, because noise variances above
         1 are cut off.
+    reliability
+        Correlation (V,) of a vertex's responses to an image with those to its other repeats, from
+        -0.5 to 1; NaN for a vertex that has no value.
     n_images
-        Images that were shown three times, from which it was computed.
+        Images that were shown three times, from which both were computed.
     """
 
     ncsnr: NDArray[np.float64]
+    reliability: NDArray[np.float64]
     n_images: int
 
     def percent(self, n_repeats: int) -> NDArray[np.float64]:
@@ -57,7 +71,7 @@ class NoiseCeiling:
 def noise_ceiling(
     images: Mapping[str, ArrayLike], read: Read, n_vertices: int, block: int = _BLOCK
 ) -> NoiseCeiling:
-    """Compute the noise ceiling of one subject's vertices.
+    """Compute the noise ceiling and the reliability of one subject's vertices, in one reading.
 
     Parameters
     ----------
@@ -83,7 +97,7 @@ def noise_ceiling(
         If no image was shown three times.
     """
     codes, n_images = _numbers(images)
-    ncsnr = np.empty(n_vertices)
+    found = np.empty((2, n_vertices))
     for start in range(0, n_vertices, block):
         vertices = slice(start, min(start + block, n_vertices))
         # Sums over the repeats of each image: of z-scores, and of their squares.
@@ -91,12 +105,14 @@ def noise_ceiling(
         for session, code in codes.items():
             z_scores = _z_scored(read(session, vertices))
             _add(sums, z_scores[code >= 0], code[code >= 0])
-        ncsnr[vertices] = _signal_to_noise(sums)
-    return NoiseCeiling(ncsnr, n_images)
+        found[:, vertices] = _from_sums(sums)
+    return NoiseCeiling(found[0], found[1], n_images)
 
 
 def _numbers(images: Mapping[str, ArrayLike]) -> tuple[dict[str, Integers], int]:
     """Number the images that were shown three times; -1 for the trials of others."""
+    import pandas as pd
+
     trials = np.concatenate([np.asarray(each) for each in images.values()])
     distinct, counts = np.unique(trials, return_counts=True)
     shown = distinct[counts == REPEATS]
@@ -132,15 +148,21 @@ def _add(sums: Floats, z_scores: Floats, code: Integers) -> None:
     sums[1, shown] += belongs @ z_scores**2
 
 
-def _signal_to_noise(sums: Floats) -> NDArray[np.float64]:
-    """Compute ``ncsnr`` (v,) from sums (2, N, v) over the repeats of N images."""
-    # In place: the sums are all that fills the memory.
-    variances = sums[1]
-    variances -= np.square(sums[0], out=sums[0]) / REPEATS
-    variances /= REPEATS - 1
-    there = np.isfinite(variances)
-    total = np.sum(variances, axis=0, where=there, dtype=np.float64)
+def _from_sums(sums: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute ``ncsnr`` and reliability (v,) from sums (2, N, v) over the repeats of N images."""
+    total, squares = sums
+    there = np.isfinite(squares)
+    n = np.count_nonzero(there, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        noise = total / np.count_nonzero(there, axis=0)
-        ratio: NDArray[np.float64] = np.sqrt(np.maximum(0, 1 - noise) / noise)
-    return ratio
+        mean, square = (
+            np.sum(each, axis=0, where=there, dtype=np.float64) / (REPEATS * n) for each in sums
+        )
+        # In place: the sums are all that fills the memory.
+        np.square(total, out=total)
+        of_totals = np.sum(total, axis=0, where=there, dtype=np.float64) / (REPEATS * n)
+        # The squared total of an image is its squares, and each product of two of its repeats.
+        noise = (square - of_totals / REPEATS) * REPEATS / (REPEATS - 1)
+        product = (of_totals - square) / (REPEATS - 1)
+        ncsnr = np.sqrt(np.maximum(0, 1 - noise) / noise)
+        reliability = (product - mean**2) / (square - mean**2)
+    return ncsnr, reliability

@@ -8,53 +8,20 @@ distribution, with ranks taken as independent. The standard deviation is that of
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline.evaluation.metrics import TOP_K, metric_ending
-from nsd_pipeline.evaluation.retrieval import (
-    existing_sets,
-    most_frequent,
-    pair_codes,
-    require_trials,
-    set_name,
-)
+from nsd_pipeline.evaluation.metrics import BATCH_SIZE, TOP_K, metric_ending
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Doubles = NDArray[np.float64]
 
 
-def chance_levels(
-    groups: Sequence[Any],
-    subjects: Sequence[Any],
-    set_sizes: Sequence[int | None] = (None, 250),
-    batch_size: int = 64,
-) -> dict[str, float]:
-    """Compute what every metric of :func:`retrieval_metrics` is expected to be at chance.
-
-    Parameters
-    ----------
-    groups, subjects, set_sizes, batch_size
-        As :func:`retrieval_metrics` takes them.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    """
-    require_trials(len(groups))
-    codes, _ = pd.factorize(np.asarray(groups))
-    subject_of = np.asarray(subjects)
-    levels: dict[str, float] = {}
-    for size in existing_sets(codes, set_sizes):
-        among = np.isin(codes, most_frequent(codes, size))
-        levels |= _set_levels(codes[among], subject_of[among], set_name(size))
-    return levels | _batch_levels(codes, batch_size)
-
-
-def table_chance(table: pd.DataFrame) -> dict[str, float]:
+def table_chance(table: "pd.DataFrame") -> dict[str, float]:
     """Compute what every metric of :func:`metric_intervals` is expected to be at chance.
 
     Parameters
@@ -71,6 +38,33 @@ def table_chance(table: pd.DataFrame) -> dict[str, float]:
         if not aggregation:
             levels |= _subject_levels(part["subject"].to_numpy(), n_candidates, ending)
     return levels
+
+
+def batch_chance(groups: Sequence[Any], batch_size: int = BATCH_SIZE) -> dict[str, float]:
+    """Compute what the ``batch_...`` metrics are expected to be at chance.
+
+    Batches may hold an image several times.
+
+    Parameters
+    ----------
+    groups, batch_size
+        As :func:`retrieval_metrics` takes them.
+    """
+    import pandas as pd
+
+    codes, _ = pd.factorize(np.asarray(groups))
+    # How many trials have an image that is `own` times in their batch, beside those others.
+    cases: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    for start in range(0, len(codes), batch_size):
+        repeats = sorted(Counter(codes[start : start + batch_size].tolist()).values())
+        for place, own in enumerate(repeats):
+            cases[own, (*repeats[:place], *repeats[place + 1 :])] += own
+    parts = [
+        (float(n), _ranks_with_repeats(own, others), own + sum(others))
+        for (own, others), n in cases.items()
+    ]
+    levels = {f"batch_{name}": v for name, v in _expectations(parts, len(codes), "rank")}
+    return levels | {"batch_pearson_corr": 0.0}
 
 
 @dataclass(frozen=True)
@@ -165,20 +159,6 @@ class _Distribution:
         return float(self.values @ np.diff(at_most, prepend=0))
 
 
-def _set_levels(codes: NDArray[Any], subjects: NDArray[Any], name: str) -> dict[str, float]:
-    """Levels of a retrieval set's metrics."""
-    n_candidates = len(np.unique(codes))
-    n_queries = {
-        "": len(codes),
-        "instance-agg": n_candidates,
-        "subject-agg": int(pair_codes(codes, subjects).max()) + 1,
-    }
-    levels: dict[str, float] = {}
-    for aggregation, n in n_queries.items():
-        levels |= _query_levels(n, n_candidates, metric_ending(aggregation, name))
-    return levels | _subject_levels(subjects, n_candidates, metric_ending("", name))
-
-
 def _query_levels(n_queries: int, n_candidates: int, ending: str) -> dict[str, float]:
     uniform = _Distribution.uniform(n_candidates)
     expected = _expectations([(1.0, uniform, n_candidates)], n_queries, "retrieval_rank")
@@ -194,22 +174,6 @@ def _subject_levels(subjects: NDArray[Any], n_candidates: int, ending: str) -> d
         # The median of an image's ranks averages the two in the middle, so it is symmetric.
         f"{name}_macro": uniform.mean(),
     }
-
-
-def _batch_levels(codes: NDArray[Any], batch_size: int) -> dict[str, float]:
-    """Levels of the ``batch_...`` metrics, whose candidates repeat images within a batch."""
-    # How many trials have an image that is `own` times in their batch, beside those others.
-    cases: Counter[tuple[int, tuple[int, ...]]] = Counter()
-    for start in range(0, len(codes), batch_size):
-        repeats = sorted(Counter(codes[start : start + batch_size].tolist()).values())
-        for place, own in enumerate(repeats):
-            cases[own, (*repeats[:place], *repeats[place + 1 :])] += own
-    parts = [
-        (float(n), _ranks_with_repeats(own, others), own + sum(others))
-        for (own, others), n in cases.items()
-    ]
-    levels = {f"batch_{name}": v for name, v in _expectations(parts, len(codes), "rank")}
-    return levels | {"batch_pearson_corr": 0.0}
 
 
 def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:

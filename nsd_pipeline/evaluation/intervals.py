@@ -17,10 +17,9 @@ order of trials, so every draw would need the scores of new batches.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
@@ -31,7 +30,10 @@ from nsd_pipeline.evaluation.drawn_images import (
     by_seed,
     draw_images,
 )
-from nsd_pipeline.evaluation.ranks import ENSEMBLE
+from nsd_pipeline.evaluation.seeds import ENSEMBLE, over_seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_DRAWS: Final = 2000
 _MOST_GROUPS: Final = 500
@@ -39,7 +41,9 @@ _MOST_GROUPS: Final = 500
 _TAILS: Final = np.array([0.025, 0.975])
 
 
-def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0) -> pd.DataFrame:
+def metric_intervals(
+    table: "pd.DataFrame", n_draws: int = N_DRAWS, seed: int = 0
+) -> "pd.DataFrame":
     """Compute every metric that is a function of ranks, with its 95 % interval over images.
 
     Parameters
@@ -54,31 +58,30 @@ def metric_intervals(table: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0)
     Returns
     -------
     DataFrame
-        ``metric`` (the reference's name), ``value`` (mean over seeds), ``low`` and ``high`` (95 %
-        interval of that mean over images), ``seed_sd`` (standard deviation over seeds; NaN for
-        one), ``n_seeds``, and of the seeds' ensemble ``ensemble``, ``ensemble_low`` and
-        ``ensemble_high`` (NaN for one seed).
+        ``metric`` (the reference's name), ``low`` and ``high`` (95 % interval over images of the
+        mean over seeds), ``ensemble_low`` and ``ensemble_high`` (NaN for one seed), and what
+        :func:`over_seeds` returns.
     """
     images = table["image_id"].unique()
     weights = _weights(len(images), n_draws, seed)
     seeds = by_seed(table, images)
+    result = over_seeds(_values(seeds))
     ensemble = seeds.pop(ENSEMBLE, None)
-    values = _values(seeds.values())
-    result = pd.DataFrame({"value": values.mean()})
     result[["low", "high"]] = _intervals(_drawn(seeds.values(), weights), n_draws)
-    result["seed_sd"] = values.std(ddof=1)
-    result["n_seeds"] = len(seeds)
-    together = ["ensemble", "ensemble_low", "ensemble_high"]
-    result[together] = np.nan
-    if ensemble:
-        result[together[0]] = _values([ensemble]).mean()
-        result[together[1:]] = _intervals(_drawn([ensemble], weights), n_draws)
+    result[["ensemble_low", "ensemble_high"]] = (
+        _intervals(_drawn([ensemble], weights), n_draws) if ensemble else np.nan
+    )
     return result.rename_axis("metric").reset_index()
 
 
 def paired_differences(
-    table: pd.DataFrame, baseline: pd.DataFrame, n_draws: int = N_DRAWS, seed: int = 0
-) -> pd.DataFrame:
+    table: "pd.DataFrame",
+    baseline: "pd.DataFrame",
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    *,
+    medians: bool = True,
+) -> "pd.DataFrame":
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
     Ranks mean the same only among the same candidates: retrieval sets that have others are left
@@ -91,6 +94,8 @@ def paired_differences(
         What :func:`query_ranks` returned for each experiment.
     n_draws, seed
         As in :func:`metric_intervals`.
+    medians
+        Whether medians are compared, too. They take most of the time.
 
     Returns
     -------
@@ -106,6 +111,8 @@ def paired_differences(
     NsdError
         If no retrieval set has the same candidates in both, or they share no image.
     """
+    import pandas as pd
+
     sets = _comparable(table, baseline)
     table, baseline = (each[each["set"].isin(sets)] for each in (table, baseline))
     images = np.intersect1d(table["image_id"].unique(), baseline["image_id"].unique())
@@ -119,9 +126,10 @@ def paired_differences(
     for each in (table, baseline):
         seeds = by_seed(each[each["image_id"].isin(images)], images)
         seeds.pop(ENSEMBLE, None)
-        values.append(_values(seeds.values()).mean())
-        drawn.append(_drawn(seeds.values(), weights))
+        values.append(_values(seeds).mean(axis=1))
+        drawn.append(_drawn(seeds.values(), weights, medians=medians))
     result = pd.concat(values, axis=1, keys=["value", "baseline"], join="inner").dropna()
+    result = result[result.index.isin(drawn[0])]
     differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
     result["difference"] = result["value"] - result["baseline"]
     result[["low", "high"]] = _intervals(differences, n_draws)
@@ -151,13 +159,15 @@ def holm(p_values: ArrayLike) -> Doubles:
     return np.minimum(adjusted, 1)
 
 
-def _values(seeds: Collection[Sequence[RankedQueries]]) -> pd.DataFrame:
-    """Metrics (columns) of each seed (rows)."""
-    rows = [
-        {name: value for queries in parts for name, value in queries.metrics().items()}
-        for parts in seeds
-    ]
-    return pd.DataFrame(rows)
+def _values(seeds: Mapping[str, Sequence[RankedQueries]]) -> "pd.DataFrame":
+    """Metrics (rows) of each seed (columns)."""
+    import pandas as pd
+
+    columns = {
+        seed: {name: value for queries in parts for name, value in queries.metrics().items()}
+        for seed, parts in seeds.items()
+    }
+    return pd.DataFrame(columns)
 
 
 def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
@@ -171,18 +181,21 @@ def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def _drawn(seeds: Collection[Sequence[RankedQueries]], weights: Floats) -> dict[str, Doubles]:
+def _drawn(
+    seeds: Collection[Sequence[RankedQueries]], weights: Floats, *, medians: bool = True
+) -> dict[str, Doubles]:
     """Mean over seeds of every metric, for each column of weights."""
     sums: dict[str, Doubles] = {}
     for parts in seeds:
         for queries in parts:
-            for name, values in queries.drawn(weights):
+            for name, values in queries.drawn(weights, medians=medians):
                 sums[name] = sums[name] + values if name in sums else values
     return {name: values / len(seeds) for name, values in sums.items()}
 
 
-def _intervals(drawn: Mapping[str, Doubles], n_draws: int) -> pd.DataFrame:
+def _intervals(drawn: Mapping[str, Doubles], n_draws: int) -> "pd.DataFrame":
     """Low and high end for each metric (row), from what `_weights` gave of it."""
+    import pandas as pd
     from scipy.special import ndtr, ndtri
 
     ends = {}
@@ -222,7 +235,7 @@ def _share_below(draws: Doubles, value: float) -> float:
     return (below + 0.5) / (len(draws) + 1)
 
 
-def _comparable(table: pd.DataFrame, baseline: pd.DataFrame) -> list[str]:
+def _comparable(table: "pd.DataFrame", baseline: "pd.DataFrame") -> list[str]:
     """Retrieval sets that have the same candidates in both; an `NsdError` if there is none."""
     first, second = (
         each.drop_duplicates("set").set_index("set")["candidates"].to_dict()

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
@@ -38,6 +37,8 @@ from nsd_pipeline.evaluation.retrieval import (
 )
 
 TOP_K: Final = (1, 5, 10)
+BATCH_SIZE: Final = 64
+"""Candidates of the ``batch_...`` metrics, as the reference has it."""
 
 Doubles = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def retrieval_metrics(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     set_sizes: Sequence[int | None] = (None, 250),
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
     """Compute all metrics of a test set, by the reference's names.
 
@@ -76,11 +77,18 @@ def retrieval_metrics(
     metrics: dict[str, float] = {}
     for name, some, rows in retrieval_sets(scores, set_sizes):
         metrics |= _set_metrics(some, subject_of[rows], name)
+    return metrics | batch_retrieval(y_pred, y_true, batch_size)
+
+
+def batch_retrieval(
+    y_pred: ArrayLike, y_true: ArrayLike, batch_size: int = BATCH_SIZE
+) -> dict[str, float]:
+    """Compute the ``batch_...`` metrics alone; takes what :func:`retrieval_metrics` does."""
     batches = BatchMetrics()
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
     for start in range(0, len(estimates), batch_size):
         batches.update(estimates[start : start + batch_size], targets[start : start + batch_size])
-    return metrics | batches.compute()
+    return batches.compute()
 
 
 def metric_ending(aggregation: str, set_name: str) -> str:
@@ -125,6 +133,8 @@ def subject_statistics(
 
     Images are numbered in order of first appearance, which is the order of summation.
     """
+    import pandas as pd
+
     name = f"median_retrieval_rank_subject-ind{ending}"
     of_subjects = [lower_median(ranks[subjects == subject]) for subject in np.unique(subjects)]
     return {

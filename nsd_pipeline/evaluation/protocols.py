@@ -7,20 +7,13 @@ Draws of 300 images are a table of their own: see :func:`drawn_retrieval`.
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.ceiling import REPEATS
-from nsd_pipeline.evaluation.ranks import (
-    ENSEMBLE,
-    hash_of,
-    query_ranks,
-    rank_table,
-    seeds_and_ensemble,
-)
+from nsd_pipeline.evaluation.ranks import hash_of, query_ranks, rank_table
 from nsd_pipeline.evaluation.retrieval import (
     Scores,
     averaged_queries,
@@ -29,6 +22,10 @@ from nsd_pipeline.evaluation.retrieval import (
     pair_codes,
     score_trials,
 )
+from nsd_pipeline.evaluation.seeds import ENSEMBLE, seeds_and_ensemble
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEEN_BY_ALL: Final = "seen-by-all"
 HARD_NEGATIVES: Final = "hard-negatives"
@@ -42,7 +39,7 @@ def drawn_retrieval(
     seeds: Sequence[int],
     n_images: int = 300,
     n_draws: int = 30,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Top-1 among 300 drawn test images in both directions, the protocol of the literature.
 
     Estimates of an image's repeats are averaged within each subject; scores are cosines. From brain
@@ -68,6 +65,8 @@ def drawn_retrieval(
         no interval: all draws are from the same test images, so drawing more often narrows down
         the mean for these images and says nothing about others.
     """
+    import pandas as pd
+
     subject_of = np.asarray(subjects)
     images_of = np.asarray(groups)
     rows = []
@@ -106,6 +105,8 @@ def seen_by_all(groups: Sequence[Any], subjects: Sequence[Any]) -> NDArray[np.bo
 
     With all of NSD's sessions, these trials show 515 images.
     """
+    import pandas as pd
+
     codes, _ = pd.factorize(np.asarray(groups))
     subject_codes, distinct = pd.factorize(np.asarray(subjects))
     times = np.zeros((codes.max() + 1, len(distinct)), np.int64)
@@ -120,7 +121,7 @@ def seen_by_all_ranks(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     seeds: Sequence[int],
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank every query among the images that all subjects saw three times.
 
     Subjects can be compared there: the same images, each as often. Parameters and columns are
@@ -143,7 +144,7 @@ def hard_negative_ranks(
     subjects: Sequence[Any],
     seeds: Sequence[int],
     n_neighbours: int = 20,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank every query's image among itself and the test images that are most like it.
 
     Most like it are those whose targets have the highest cosine with its own, so which they are
@@ -157,6 +158,8 @@ def hard_negative_ranks(
     n_neighbours
         Candidates beside the image itself; all others if there are fewer.
     """
+    import pandas as pd
+
     codes, images = pd.factorize(np.asarray(groups))
     targets = mean_by_code(np.asarray(y_true, np.float32), codes)
     likeness = cosine_to_candidates(targets, targets)  # times each row's length: the same order
@@ -184,7 +187,7 @@ def repeat_ranks(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     seeds: Sequence[int],
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank means of one, two and three repeats of an image in a subject, among all test images.
 
     Only images that a subject saw three times are asked for, so that the numbers of repeats differ
@@ -192,6 +195,8 @@ def repeat_ranks(
     those of :func:`query_ranks`; ``aggregation`` is ``"repeats=1"`` to ``"repeats=3"``. No rows if
     there is no such image.
     """
+    import pandas as pd
+
     subject_of = np.asarray(subjects)
     codes, _ = pd.factorize(np.asarray(groups))
     pairs = pair_codes(codes, subject_of)
@@ -215,7 +220,7 @@ def repeat_ranks(
     return pd.concat(tables, ignore_index=True)
 
 
-def image_difficulty(table: pd.DataFrame) -> pd.DataFrame:
+def image_difficulty(table: "pd.DataFrame") -> "pd.DataFrame":
     """Say how hard each test image is to find.
 
     Parameters
@@ -229,6 +234,8 @@ def image_difficulty(table: pd.DataFrame) -> pd.DataFrame:
         ``image_id``, ``mean_place`` (from 1, among all test images; mean over single trials of all
         subjects and over seeds, without their ensemble) and ``n_trials``; hardest first.
     """
+    import pandas as pd
+
     single = (table["set"] == "all") & (table["aggregation"] == "") & (table["seed"] != ENSEMBLE)
     ranks = table[single]
     by_image = ranks.groupby("image_id", sort=False)["rank"].agg(["mean", "size"])

@@ -1,24 +1,22 @@
 """Retrieval as tables: the rank of the right image for every query, and the first images."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
-    Floats,
     Scores,
     averaged_queries,
     retrieval_sets,
     score_trials,
 )
-from nsd_pipeline.evaluation.seeds import ensemble
+from nsd_pipeline.evaluation.seeds import seeds_and_ensemble
 
-ENSEMBLE: Final = "ensemble"
-"""What ``seed`` is where the estimates of several seeds were put together."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def trial_ranks(
@@ -27,7 +25,7 @@ def trial_ranks(
     groups: Sequence[Any],
     subjects: Sequence[Any],
     set_sizes: Sequence[int | None] = (None, 250),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank of the right image for every trial, in every retrieval set that holds it.
 
     Parameters
@@ -48,6 +46,8 @@ def trial_ranks(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     scores = score_trials(y_pred, y_true, groups)
     subject_of = np.asarray(subjects)
     tables = [
@@ -73,7 +73,7 @@ def query_ranks(
     subjects: Sequence[Any],
     seeds: Sequence[int],
     set_sizes: Sequence[int | None] = (None, 250),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rank of the right image for every query of an experiment: all that its statistics need.
 
     A query is what is ranked: a trial's estimate, or the mean of several trials'. The table is what
@@ -105,6 +105,8 @@ def query_ranks(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     subject_of = np.asarray(subjects)
     tables = []
     for seed, estimates in seeds_and_ensemble(predictions, seeds):
@@ -127,8 +129,10 @@ def rank_table(
     images: NDArray[Any],
     subjects: NDArray[Any] | None,
     scores: Scores,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Put the ranks of some queries into the columns that :func:`query_ranks` documents."""
+    import pandas as pd
+
     subject = pd.array([None] * len(images) if subjects is None else subjects, dtype="str")
     columns = {
         "seed": seed,
@@ -149,27 +153,13 @@ def hash_of(names: Iterable[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seeds_and_ensemble(
-    predictions: ArrayLike, seeds: Sequence[int]
-) -> Iterator[tuple[str, Floats]]:
-    """Go through the names and estimates (M, D) of seeds, then of their ensemble if several."""
-    estimates = np.asarray(predictions, np.float32)
-    if estimates.ndim != 3 or len(estimates) != len(seeds):
-        raise ValueError(
-            f"predictions {estimates.shape} are (S, M, D) for S seeds (here {len(seeds)})"
-        )
-    yield from zip(map(str, seeds), estimates, strict=True)
-    if len(seeds) > 1:
-        yield ENSEMBLE, ensemble(estimates)
-
-
 def top_images(
     y_pred: ArrayLike,
     y_true: ArrayLike,
     groups: Sequence[Any],
     subjects: Sequence[Any],
     n_top: int = 10,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """List the images that come first for every trial, among all distinct ones.
 
     Parameters
@@ -192,6 +182,8 @@ def top_images(
     NsdError
         If an estimate or a target is not finite.
     """
+    import pandas as pd
+
     scores = score_trials(y_pred, y_true, groups)
     n_trials, n_images = scores.values.shape
     n_top = min(n_top, n_images)
@@ -209,7 +201,7 @@ def top_images(
     )
 
 
-def name_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+def name_trials(table: "pd.DataFrame", trials: "pd.DataFrame") -> "pd.DataFrame":
     """Add to each row of a table which trial it is about.
 
     Parameters

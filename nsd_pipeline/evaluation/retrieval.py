@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
@@ -90,6 +89,8 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
     NsdError
         If an estimate, a target or a score is not finite.
     """
+    import pandas as pd
+
     estimates, targets = np.asarray(y_pred, np.float32), np.asarray(y_true, np.float32)
     if estimates.shape != targets.shape or estimates.ndim != 2 or len(groups) != len(estimates):
         raise ValueError(
@@ -193,6 +194,8 @@ def averaged_queries(
 
 def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
     """Give each pair of subject and image a number (M,), in order of first appearance."""
+    import pandas as pd
+
     subject_codes, _ = pd.factorize(subjects)
     codes: Integers = pd.factorize(subject_codes * (target.max() + 1) + target)[0]
     return codes

@@ -1,15 +1,18 @@
-"""Metrics of models that differ in their seeds only, and of their ensemble."""
+"""Models that differ in their seeds only, one after the other, and their ensemble."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
-from nsd_pipeline.evaluation.chance import chance_levels
-from nsd_pipeline.evaluation.metrics import retrieval_metrics
 from nsd_pipeline.evaluation.retrieval import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENSEMBLE: Final = "ensemble"
+"""What ``seed`` is where the estimates of several seeds were put together."""
 
 
 def ensemble(by_seed: Floats) -> Floats:
@@ -25,46 +28,41 @@ def ensemble(by_seed: Floats) -> Floats:
     return mean
 
 
-def seeds_table(
-    by_seed: Floats,
-    y_true: ArrayLike,
-    groups: Sequence[Any],
-    subjects: Sequence[Any],
-    seeds: Sequence[int],
-) -> pd.DataFrame:
-    """Every metric of :func:`retrieval_metrics`: mean over seeds, each seed's, the ensemble's.
+def seeds_and_ensemble(
+    predictions: ArrayLike, seeds: Sequence[int]
+) -> Iterator[tuple[str, Floats]]:
+    """Go through the names and estimates (M, D) of seeds, then of their ensemble if several."""
+    estimates = np.asarray(predictions, np.float32)
+    if estimates.ndim != 3 or len(estimates) != len(seeds):
+        raise ValueError(
+            f"predictions {estimates.shape} are (S, M, D) for S seeds (here {len(seeds)})"
+        )
+    yield from zip(map(str, seeds), estimates, strict=True)
+    if len(seeds) > 1:
+        yield ENSEMBLE, ensemble(estimates)
+
+
+def over_seeds(values: "pd.DataFrame") -> "pd.DataFrame":
+    """Put the metrics of seeds together.
 
     Parameters
     ----------
-    by_seed
-        Estimates (S, M, D) of each seed's model.
-    y_true, groups, subjects
-        As :func:`retrieval_metrics` takes them.
-    seeds
-        Names of the seeds (S).
+    values
+        Metrics (rows) of each seed (columns), and perhaps of their `ENSEMBLE`.
 
     Returns
     -------
     DataFrame
-        ``metric``, ``value`` (mean over seeds), ``chance``, ``ratio`` (value / chance),
-        ``sd_of_seeds`` (of a sample; NaN for one seed), ``ensemble``, and ``seed_<k>`` for each.
+        ``value`` (mean over seeds), ``sd_of_seeds`` (of a sample; NaN for one seed), ``ensemble``
+        (of one seed: its value) and ``seed_<k>`` for each, with the metrics as index.
     """
-    columns = {
-        f"seed_{seed}": retrieval_metrics(estimates, y_true, groups, subjects)
-        for seed, estimates in zip(seeds, by_seed, strict=True)
+    import pandas as pd
+
+    each = values.drop(columns=ENSEMBLE, errors="ignore")
+    mean = each.mean(axis=1)
+    found = {
+        "value": mean,
+        "sd_of_seeds": each.std(axis=1, ddof=1),
+        "ensemble": values.get(ENSEMBLE, mean),
     }
-    each = pd.DataFrame(columns)
-    chance = pd.Series(chance_levels(groups, subjects)).reindex(each.index)
-    value = each.mean(axis=1)
-    together = retrieval_metrics(ensemble(by_seed), y_true, groups, subjects)
-    table = pd.DataFrame(
-        {
-            "value": value,
-            "chance": chance,
-            # No ratio to a chance level of 0.
-            "ratio": value / chance.where(chance != 0),
-            "sd_of_seeds": each.std(axis=1, ddof=1),
-            "ensemble": pd.Series(together),
-        }
-    ).join(each)
-    return table.rename_axis("metric").reset_index()
+    return pd.DataFrame(found).join(each.add_prefix("seed_"))

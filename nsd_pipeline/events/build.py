@@ -1,16 +1,18 @@
 """The event table of one session, for betas and for time series."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
 from nsd_pipeline.events.table import EVENT_COLUMNS, conform
 from nsd_pipeline.nsd.layout import STIMULI_KEY
 from nsd_pipeline.nsd.series_runs import BoldRun, Onsets
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SLOT_SECONDS: Final = 4.0
 """A trial starts every 4 s (Allen et al. 2022), blank trials included."""
@@ -35,8 +37,8 @@ _BEHAVIOUR: Final = {
 
 
 def build_events(
-    trials: pd.DataFrame, responses: pd.DataFrame, files: Mapping[str, Sequence[str]]
-) -> pd.DataFrame:
+    trials: "pd.DataFrame", responses: "pd.DataFrame", files: Mapping[str, Sequence[str]]
+) -> "pd.DataFrame":
     """Build the event table of one session: a row per recording, then a row per trial.
 
     Parameters
@@ -62,6 +64,8 @@ def build_events(
     MappingError
         If a trial has no response row, several, or one about another image.
     """
+    import pandas as pd
+
     rows = responses[responses["SESSION"] == trials["session"].iloc[0]]
     behaviour = rows[["RUN", "TRIAL", "73KID", *_BEHAVIOUR]].rename(columns=_BEHAVIOUR)
     try:
@@ -98,7 +102,7 @@ def build_events(
     return _join(recordings, images)
 
 
-def _check_images(images: pd.DataFrame) -> None:
+def _check_images(images: "pd.DataFrame") -> None:
     """Check that each trial found its response row."""
     wrong = images[images["73KID"].ne(images["image_id"] + 1)]  # 73KID counts from 1
     if len(wrong):
@@ -114,11 +118,11 @@ def _check_images(images: pd.DataFrame) -> None:
 
 
 def build_bold_events(
-    events: pd.DataFrame,
+    events: "pd.DataFrame",
     runs: Sequence[BoldRun],
     read_onsets: Callable[[BoldRun], Onsets],
     left_out: Collection[int] = (),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Build the event table of a session's time series: the trials of its betas, the runs' onsets.
 
     Parameters
@@ -143,6 +147,8 @@ def build_bold_events(
     MappingError
         If a run has no recording, or its file of onsets names other images than the design.
     """
+    import pandas as pd
+
     kept = (events["type"] == "Image") & ~events["run"].isin(list(left_out))
     images = events[kept].reset_index(drop=True)
     by_run = {recording.run: recording for recording in reversed(runs)}
@@ -175,15 +181,17 @@ def build_bold_events(
     return _join(recordings, images.assign(start=start))
 
 
-def _join(*parts: pd.DataFrame) -> pd.DataFrame:
+def _join(*parts: "pd.DataFrame") -> "pd.DataFrame":
     """One event table of several parts: a column that a part lacks is null there, others go."""
+    import pandas as pd
+
     names = [column.name for column in EVENT_COLUMNS]
     # Typed before they are joined: pandas would otherwise turn integers beside nulls into floats.
     return pd.concat([conform(part.reindex(columns=names)) for part in parts], ignore_index=True)
 
 
 def _seconds_of_images(
-    trials: pd.DataFrame, onsets: Onsets, recording: BoldRun
+    trials: "pd.DataFrame", onsets: Onsets, recording: BoldRun
 ) -> NDArray[np.float64]:
     """Onset of each trial of a run, after its image is checked against the design.
 
@@ -213,7 +221,7 @@ def _seconds_of_images(
     )
 
 
-def _check_grid(trials: pd.DataFrame, seconds: NDArray[np.float64], recording: BoldRun) -> None:
+def _check_grid(trials: "pd.DataFrame", seconds: NDArray[np.float64], recording: BoldRun) -> None:
     """Check that images came on with the volumes that the repetition time says."""
     designed = trials["start"].to_numpy(np.float64)
     wrong = np.flatnonzero(np.abs(seconds - designed) > 0.5 * (recording.tr or 0))

@@ -11,11 +11,12 @@ The test set is NSD's own: the images shared by all subjects. Validation is held
 """
 
 import ast
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_QUERY: Final = "type != 'Fmri' or space == 'fsaverage'"
 """All trials, and recordings in the space fsaverage only (neuralbench's ``fmri/image``)."""
@@ -31,7 +32,7 @@ _SYNTAX: Final = (
 )
 
 
-def filter_events(events: pd.DataFrame, query: str = DEFAULT_QUERY) -> pd.DataFrame:
+def filter_events(events: "pd.DataFrame", query: str = DEFAULT_QUERY) -> "pd.DataFrame":
     """Keep the events that a condition holds for.
 
     Parameters
@@ -54,6 +55,8 @@ def filter_events(events: pd.DataFrame, query: str = DEFAULT_QUERY) -> pd.DataFr
         If the condition is malformed, names an unknown column, is not true or false for every
         event, or does anything else than compare columns.
     """
+    import pandas as pd
+
     # Configuration files fold long conditions over several lines; pandas takes one.
     line = " ".join(query.splitlines()).strip()
     # pandas rewrites these two before it parses, so the tree below would not be the one evaluated.
@@ -72,7 +75,7 @@ def filter_events(events: pd.DataFrame, query: str = DEFAULT_QUERY) -> pd.DataFr
     return events[keep.fillna(False)].reset_index(drop=True)
 
 
-def _check_node(node: ast.AST, query: str, events: pd.DataFrame) -> None:
+def _check_node(node: ast.AST, query: str, events: "pd.DataFrame") -> None:
     """Check that a part of a condition, and every part of it, does no more than compare columns."""
     children: list[ast.AST]
     match node:
@@ -94,7 +97,7 @@ def _check_node(node: ast.AST, query: str, events: pd.DataFrame) -> None:
         _check_node(child, query, events)
 
 
-def _error(query: str, reason: str, events: pd.DataFrame) -> NsdError:
+def _error(query: str, reason: str, events: "pd.DataFrame") -> NsdError:
     return NsdError(
         f"The events query {query!r} cannot be used: {reason}.",
         next_step=f'write a condition such as "{DEFAULT_QUERY}" over the columns '
@@ -102,34 +105,20 @@ def _error(query: str, reason: str, events: pd.DataFrame) -> NsdError:
     )
 
 
-def sole_recording(events: pd.DataFrame, session: str) -> str:
+def sole_recording(events: "pd.DataFrame", session: str) -> str:
     """Space of the one recording of betas that a session has after the space filter.
 
-    Parameters
-    ----------
-    events
-        A session's events after the space filter.
-    session
-        Name of the session, for the error.
-
-    Raises
-    ------
-    NsdError
-        If no recording is left, or more than one: trials would count twice.
+    The session's name is for the error: an NsdError if no recording is left, or more than one, so
+    that trials would count twice.
     """
     spaces = events.loc[events["type"] == "Fmri", "space"].tolist()
     return _sole(spaces, session, "one recording", "fsaverage_events", "events")
 
 
-def sole_recordings(events: pd.DataFrame, session: str) -> dict[int, str]:
+def sole_recordings(events: "pd.DataFrame", session: str) -> dict[int, str]:
     """Space of the one recording that each run of a session has after the space filter.
 
     As `sole_recording`, but by run, for every run with trials, in order.
-
-    Raises
-    ------
-    NsdError
-        If a run has no recording left, or more than one.
     """
     recordings = events[events["type"] == "Fmri"]
     spaces = recordings.groupby("run")["space"].agg(list).to_dict()
@@ -153,8 +142,8 @@ def _sole(spaces: list[str], session: str, wanted: str, filtered_by: str, listed
 
 
 def assign_validation(
-    events: pd.DataFrame, by: str = "timeline", ratio: float = 0.2, seed: int = 33
-) -> pd.DataFrame:
+    events: "pd.DataFrame", by: str = "timeline", ratio: float = 0.2, seed: int = 33
+) -> "pd.DataFrame":
     """Move a part of the training events to validation, in whole groups.
 
     Parameters
@@ -208,13 +197,10 @@ def assign_validation(
     return events.assign(split=events["split"].mask(held_out, "val"))
 
 
-def check_split(events: pd.DataFrame) -> None:
+def check_split(events: "pd.DataFrame") -> None:
     """Check that there is something to train on, to stop by and to test on.
 
-    Raises
-    ------
-    NotEnoughDataError
-        If training, validation or test has no event.
+    A NotEnoughDataError if training, validation or test has no event.
     """
     counts = events["split"].value_counts()
     if empty := [split for split in SPLITS if counts.get(split, 0) == 0]:

@@ -5,12 +5,13 @@ mean: the Parquet schema carries the descriptions, and a user interface can show
 """
 
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from nsd_pipeline.errors import ArtifactError, NsdError
 from nsd_pipeline.storage.disk import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVENTS_FILE: Final = "events.parquet"
 """Name of the file in an artifact."""
@@ -66,13 +67,10 @@ EVENT_COLUMNS: Final[tuple[EventColumn, ...]] = (
 )
 
 
-def conform(events: pd.DataFrame) -> pd.DataFrame:
+def conform(events: "pd.DataFrame") -> "pd.DataFrame":
     """Give a table exactly the columns of ``EVENT_COLUMNS``, in order and with their dtypes.
 
-    Raises
-    ------
-    NsdError
-        If a column is missing or is not one of an event table.
+    An NsdError if a column is missing or is not one of an event table.
     """
     names = [column.name for column in EVENT_COLUMNS]
     missing = [name for name in names if name not in events]
@@ -85,15 +83,10 @@ def conform(events: pd.DataFrame) -> pd.DataFrame:
     return events[names].astype({column.name: column.dtype for column in EVENT_COLUMNS})
 
 
-def write_events(path: Path, events: pd.DataFrame) -> None:
+def write_events(path: Path, events: "pd.DataFrame") -> None:
     """Write an event table as Parquet, each column with its description in the schema.
 
-    A file that exists is replaced whole.
-
-    Raises
-    ------
-    NsdError
-        If the columns are not those of ``EVENT_COLUMNS``.
+    A file that exists is replaced whole. An NsdError if the columns are not ``EVENT_COLUMNS``'.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,7 +100,7 @@ def write_events(path: Path, events: pd.DataFrame) -> None:
         pq.write_table(table.cast(pa.schema(fields, metadata=table.schema.metadata)), partial)
 
 
-def read_events(path: Path) -> pd.DataFrame:
+def read_events(path: Path) -> "pd.DataFrame":
     """Read an event table.
 
     Returns

@@ -53,12 +53,8 @@ def needs_gpu(run: DagsterRun) -> bool:
     """Whether a run needs a GPU: its tag ``nsd/gpu`` says so, or a step of it is in pool ``gpu``.
 
     The pools are those of the steps that the run executes, so a materialization picked by hand in
-    the web UI needs a GPU exactly if one of the picked assets does.
-
-    Raises
-    ------
-    NsdError
-        If the tag is neither ``true`` nor ``false``.
+    the web UI needs a GPU exactly if one of the picked assets does. An NsdError if the tag is
+    neither ``true`` nor ``false``.
     """
     tag = run.tags.get(GPU_TAG)
     if tag is None:
@@ -76,10 +72,7 @@ def run_command(
 ) -> list[str]:
     """Program and arguments that execute a run, in the Python that loaded its code.
 
-    Raises
-    ------
-    NsdError
-        If the run does not come from a code location.
+    An NsdError if the run does not come from a code location.
     """
     origin = run.job_code_origin
     if origin is None:
@@ -97,15 +90,8 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
     """A launcher that knows how each of its workers ended.
 
     Dagster's run monitoring asks only about runs in progress, and lets those that start or are
-    being canceled run into a timeout. So while there are such runs, a thread looks whether their
-    workers are still there.
-
-    Parameters
-    ----------
-    inst_data
-        Where the configuration came from.
-    poll_seconds
-        Seconds between two looks.
+    being canceled run into a timeout. So while there are such runs, a thread looks every
+    `poll_seconds` whether their workers are still there.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None, *, poll_seconds: float) -> None:
@@ -120,10 +106,7 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
     def how_ended(self, run: DagsterRun) -> str | None:
         """How the worker of a run ended, as a sentence; None while it lives or waits to begin.
 
-        Raises
-        ------
-        Exception
-            If that cannot be found out now. Callers then leave the run alone.
+        Any error if that cannot be found out now. Callers then leave the run alone.
         """
 
     @abstractmethod
@@ -218,10 +201,7 @@ class MonitoredRunLauncher(ConfigurableRunLauncher):
     def settle(self) -> bool:
         """End every run that is starting or being canceled and whose worker has ended.
 
-        Returns
-        -------
-        bool
-            Whether such runs with a living worker are left.
+        Whether such runs with a living worker are left.
         """
         states = [DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
         left = False

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -45,12 +46,8 @@ _MIG_LINE = re.compile(r"\s+MIG .*\(UUID: (?P<uuid>MIG-[\w/-]+)\)")
 class Device:
     """One GPU, or one MIG slice of a GPU.
 
-    Parameters
-    ----------
-    name
-        What selects it in ``CUDA_VISIBLE_DEVICES``: the index on this host, or the UUID of a slice.
-    uuid
-        The same device whatever it is called by; None if nvidia-smi does not know it.
+    `name` selects it in ``CUDA_VISIBLE_DEVICES``: the index on this host, or the UUID of a slice.
+    `uuid` is the same device whatever it is called by; None if nvidia-smi does not know it.
     """
 
     name: str
@@ -104,22 +101,12 @@ def find_devices() -> tuple[Device, ...]:
 def visible_devices(
     listed: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[Device, ...]:
-    """Devices that this process may use.
+    """Devices that this process may use, of those `listed` by name.
 
-    Parameters
-    ----------
-    listed
-        Names of the devices to choose from. By default those in ``NSD_GPU_DEVICES``, or all that
-        are found.
-    environment
-        Environment variables; this process's by default. An inherited ``CUDA_VISIBLE_DEVICES``
-        masks the devices: its order counts, and as in CUDA nothing counts from the first unknown
-        entry on.
-
-    Raises
-    ------
-    NsdError
-        If devices are listed and the mask hides every one of them.
+    By default those in ``NSD_GPU_DEVICES`` are listed, or all that are found. An inherited
+    ``CUDA_VISIBLE_DEVICES`` masks the devices: its order counts, and as in CUDA nothing counts from
+    the first unknown entry on. An NsdError if devices are listed and the mask hides every one of
+    them.
     """
     environment = os.environ if environment is None else environment
     if listed is None and environment.get(DEVICES_ENV):
@@ -170,14 +157,10 @@ class Holder:
 
 
 def try_lock(device: Device) -> int | None:
-    """Lock a device without waiting.
+    """Lock a device without waiting; None if it is taken.
 
-    Returns
-    -------
-    int or None
-        Descriptor that holds the lock until it and every inherited copy of it are closed; None if
-        the device is taken. A path lock would not do: a descriptor can be handed on to a run's
-        process.
+    The descriptor holds the lock until it and every inherited copy of it are closed. A path lock
+    would not do: a descriptor can be handed on to a run's process.
     """
     descriptor = os.open(locks_folder() / device.lock_name, os.O_RDWR | os.O_CREAT, 0o600)
     locked = False
@@ -212,14 +195,9 @@ class GpuLease:
     """A free GPU for the length of a ``with`` block, or the CPU if this host shows none.
 
     Inside a run that a launcher started with a device, that device is it, at once. Elsewhere the
-    first free visible device is locked; if all are busy the block waits and logs who has them.
-
-    Parameters
-    ----------
-    timeout
-        Seconds to wait for a device; forever by default.
-    poll
-        Seconds between looks.
+    first free visible device is locked; if all are busy the block waits, at most `timeout` seconds
+    if that is given, looks every `poll` seconds, and logs who has them. An NsdError on entry if no
+    device becomes free in time.
 
     Attributes
     ----------
@@ -228,11 +206,6 @@ class GpuLease:
     index
         Position among this process's visible devices: ``torch.device("cuda", index)``. None means
         the CPU.
-
-    Raises
-    ------
-    NsdError
-        On entry, if no device becomes free in time.
     """
 
     def __init__(self, *, timeout: float | None = None, poll: float = 1.0) -> None:
@@ -281,3 +254,19 @@ class GpuLease:
                 _log.warning("Every GPU is busy, waiting for one. %s.", holders)
                 told = holders
             time.sleep(self._poll)
+
+
+@contextmanager
+def leased_device(timeout: float | None = None) -> Iterator[str | None]:
+    """Hold a GPU for the length of a ``with`` block; an NsdError if none became free in time.
+
+    Yields its name for torch; None where there is none to choose: torch's own choice stands.
+    """
+    with GpuLease(timeout=timeout) as lease:
+        if lease.index is None:
+            yield None
+            return
+        import torch
+
+        # A driver can show GPUs that this build of torch has no use for.
+        yield f"cuda:{lease.index}" if torch.cuda.is_available() else "cpu"

@@ -69,13 +69,6 @@ class GpuRunLauncher(MonitoredRunLauncher):
     The queue holds back runs that would find no free device: the launcher sets the limit of the
     pool ``gpu`` to the number of devices if dagster.yaml says ``concurrency: pools: granularity:
     run``. Where somebody outside Dagster's queue has a device, the run goes back into the queue.
-
-    Parameters
-    ----------
-    devices
-        Devices to use, as in ``CUDA_VISIBLE_DEVICES``; by default all that the daemon sees.
-    kill_after_seconds
-        How long a terminated run may take to end by itself.
     """
 
     def __init__(
@@ -128,10 +121,7 @@ class GpuRunLauncher(MonitoredRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start a run's process, or put the run back into the queue if every GPU is busy.
 
-        Raises
-        ------
-        NsdError
-            If every GPU is busy and there is no queue.
+        An NsdError if every GPU is busy and there is no queue.
         """
         self._launch(context.dagster_run)
 

@@ -36,12 +36,7 @@ SIGNED_TAG: Final = "nsd/signed"
 class RunProcess:
     """A process that stays recognisable: process ids are reused, but not with the same start time.
 
-    Parameters
-    ----------
-    pid
-        Process id; also the id of its process group.
-    started
-        Start time in seconds since the epoch.
+    `pid` is also the id of its process group; `started` is in seconds since the epoch.
     """
 
     pid: int
@@ -122,8 +117,8 @@ def find(run_id: str) -> RunProcess | None:
     return None
 
 
-def tail(log: Path, *, n_lines: int = 20) -> str:
-    """Last lines of a log file, at most 8 KiB; empty if there is no such file."""
+def tail(log: Path) -> str:
+    """Last 20 lines of a log file, at most 8 KiB; empty if there is no such file."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -131,7 +126,7 @@ def tail(log: Path, *, n_lines: int = 20) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-n_lines:])
+    return "\n".join(text.splitlines()[-20:])
 
 
 def process_tags(running: RunProcess) -> dict[str, str]:

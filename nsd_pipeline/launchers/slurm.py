@@ -26,14 +26,8 @@ class SlurmRunLauncher(MonitoredRunLauncher):
     to be longer than the cluster's queue. A job that Slurm ends fails its run with Slurm's reason,
     and ``run_retries`` decides whether it is tried again.
 
-    Parameters
-    ----------
-    resources
-        Slurm options of every run (`nsd_pipeline.launchers.slurm_jobs.SlurmResources`).
-    gpu_resources
-        Options on top of these for runs that need a GPU.
-    poll_seconds
-        Seconds between two looks at jobs of runs that start or are being canceled.
+    Options are those of `nsd_pipeline.launchers.slurm_jobs.SlurmResources`: `resources` of every
+    run, and `gpu_resources` on top of these for runs that need a GPU.
     """
 
     def __init__(
@@ -85,10 +79,7 @@ class SlurmRunLauncher(MonitoredRunLauncher):
     def resources(self, run: DagsterRun) -> slurm_jobs.SlurmResources:
         """Merge what a run asks for from dagster.yaml and its tag ``nsd/slurm``.
 
-        Raises
-        ------
-        SlurmError
-            If the tag is not a JSON object of Slurm options.
+        A SlurmError if the tag is not a JSON object of Slurm options.
         """
         layers = [self._resources, self._gpu_resources if needs_gpu(run) else {}]
         where = f"run {run.run_id} (tag {RESOURCES_TAG})"
@@ -97,10 +88,7 @@ class SlurmRunLauncher(MonitoredRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Submit a run's job.
 
-        Raises
-        ------
-        SlurmError
-            If the run's options are wrong, or Slurm refuses the job or does not answer.
+        A SlurmError if the run's options are wrong, or Slurm refuses the job or does not answer.
         """
         run = context.dagster_run
         command = run_command(self._instance, run, module="nsd_pipeline.launchers.slurm_worker")

@@ -56,18 +56,9 @@ class SlurmUnavailableError(SlurmError):
 class SlurmResources(BaseModel):
     """What a job asks for; the names are sbatch's, and so are the formats of the values.
 
-    Parameters
-    ----------
-    partition, account, qos, constraint
-        As in ``sbatch``; the cluster's defaults if None.
-    gpus
-        GPUs on the job's node: a number, or a type and a number such as ``a100:1``.
-    cpus
-        Processors for the run.
-    memory
-        Memory on the node, such as ``32G``.
-    time_limit
-        Such as ``12:00:00`` or ``1-00:00:00``.
+    The cluster's defaults count for what is None. `gpus` on the job's node are a number, or a type
+    and a number such as ``a100:1``; `memory` is such as ``32G``, `time_limit` such as ``12:00:00``
+    or ``1-00:00:00``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -104,17 +95,8 @@ class SlurmResources(BaseModel):
 def parse_resources(*layers: Mapping[str, Any] | str, where: str) -> SlurmResources:
     """Resources from several sources, later ones on top of earlier ones.
 
-    Parameters
-    ----------
-    *layers
-        Options by name, or a JSON object of them.
-    where
-        What to name in an error.
-
-    Raises
-    ------
-    SlurmError
-        If a source is no JSON object, or an option is unknown or malformed.
+    Each has options by name, or is a JSON object of them; `where` is what an error names. A
+    SlurmError if a source is no JSON object, or an option is unknown or malformed.
     """
     merged: dict[str, Any] = {}
     try:
@@ -171,31 +153,11 @@ def job_script(command: Sequence[str], exports: Mapping[str, str]) -> str:
 def submit(
     script: str, resources: SlurmResources, *, name: str, log: Path, environment: Mapping[str, str]
 ) -> str:
-    """Submit a job once, whatever becomes of the answer.
+    """Submit a job once, whatever becomes of the answer; its id.
 
-    Parameters
-    ----------
-    script
-        Batch script.
-    resources
-        What the job asks for.
-    name
-        Name of the job, used for no other: a job that was submitted although the answer was lost is
-        found by it.
-    log
-        File for the job's output and errors, in a folder that its node sees too.
-    environment
-        Environment of the job.
-
-    Returns
-    -------
-    str
-        The job's id.
-
-    Raises
-    ------
-    SlurmError
-        If Slurm refuses the job.
+    The name is used for no other job: one that was submitted although the answer was lost is found
+    by it. `log` receives the job's output and errors, in a folder that its node sees too. A
+    SlurmError if Slurm refuses the job.
     """
     known = find(name)
     if known is not None:

@@ -35,28 +35,13 @@ def find_runs(
 ) -> list[BoldRun]:
     """Find a session's runs in every space that the derivatives have.
 
-    Parameters
-    ----------
-    derivatives
-        What deepprep or fMRIPrep wrote.
-    raw
-        The raw BIDS tree, which has the events.
-    subject, session, runs
-        Which session, as ``"subj01"`` and from 1, and the task runs that it must have.
+    `derivatives` is what deepprep or fMRIPrep wrote, `raw` the raw BIDS tree, which has the events,
+    and `runs` are the task runs that the session must have. Returns them by run and then by space;
+    :func:`~nsd_pipeline.nsd.bids_names.recordings` says how spaces of one name are told apart.
 
-    Returns
-    -------
-    list
-        By run and then by space. How spaces of one name are told apart is said in
-        :func:`~nsd_pipeline.nsd.bids_names.recordings`.
-
-    Raises
-    ------
-    SourceError
-        If a folder or the session is not there, or a run has no recording or no events.
-    InvalidFileError
-        If a hemisphere is missing, two files claim to be the same, or sidecars disagree about the
-        repetition time.
+    A SourceError if a folder or the session is not there, or a run has no recording or no events;
+    an InvalidFileError if a hemisphere is missing, two files claim to be the same, or sidecars
+    disagree about the repetition time.
     """
     # Absolute: the list of runs is read from other folders.
     derivatives, raw = (folder.expanduser().absolute() for folder in (derivatives, raw))
@@ -126,12 +111,8 @@ def has_session(derivatives: Path, subject: str, session: int) -> bool:
 def event_onsets(path: Path) -> Onsets:
     """When images were shown in a run, from its ``events.tsv``.
 
-    Rows without ``73k_id`` (blank trials) are left out.
-
-    Raises
-    ------
-    InvalidFileError, MappingError
-        If it is no table with numbers in ``onset`` and ``73k_id``, or lists a trial twice.
+    Rows without ``73k_id`` (blank trials) are left out. An InvalidFileError or MappingError if it
+    is no table with numbers in ``onset`` and ``73k_id``, or lists a trial twice.
     """
     next_step = "use the events.tsv of NSD's raw data (nsddata_rawdata)."
     table = read_table(path, ["onset", "73k_id"], next_step=next_step)

@@ -51,14 +51,9 @@ class NamedFile(NamedTuple):
 
 
 def named_files(folder: Path) -> list[NamedFile]:
-    """Files of the task's runs in a folder.
+    """Files of the task's runs in a folder; a SourceError if it may not be read.
 
     Hidden ones are left out: macOS puts a ``._`` file beside each on some disks.
-
-    Raises
-    ------
-    SourceError
-        If the folder may not be read.
     """
     try:
         paths = sorted(folder.iterdir())
@@ -94,12 +89,8 @@ def recordings(files: Sequence[NamedFile]) -> dict[tuple[int, str], list[NamedFi
     """Recordings among files, by run and space: left and right hemisphere, or volumes.
 
     A space is called as in the name, with the resolution (``MNI152NLin6Asym_res-2``), and with
-    further entities only where two recordings differ in nothing else (``fsaverage_den-10k``).
-
-    Raises
-    ------
-    InvalidFileError
-        If two files claim to be the same recording, or a hemisphere is missing.
+    further entities only where two recordings differ in nothing else (``fsaverage_den-10k``). An
+    InvalidFileError if two files claim to be the same recording, or a hemisphere is missing.
     """
     found: dict[tuple[int, str], list[NamedFile]] = {}
     for names, sides in ((SURFACES, ["L", "R"]), (VOLUMES, [""])):
@@ -124,10 +115,7 @@ def companion(
 ) -> NamedFile | None:
     """The file of some kind that belongs to a recording, None if there is none.
 
-    Raises
-    ------
-    InvalidFileError
-        If several may be meant.
+    An InvalidFileError if several may be meant.
     """
     of_run = [file for file in _preferred(files, names) if file.run == recording.run]
     scan = _scan(recording)

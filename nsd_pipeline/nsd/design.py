@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, MappingError, SourceError, parsing
@@ -37,6 +36,9 @@ from nsd_pipeline.nsd.layout import (
 )
 from nsd_pipeline.nsd.matlab import read_arrays
 from nsd_pipeline.storage.source import ObjectInfo, Source, read_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_SUBJECT_IMAGES: Final = 10_000
 """Images set aside for one subject, the shared ones included."""
@@ -80,7 +82,7 @@ class ExperimentDesign:
         """0-based number, over all sessions, of a session's (1-based) first trial."""
         return int(self._first_trials[session - 1])
 
-    def trials(self, subject: str, session: int) -> pd.DataFrame:
+    def trials(self, subject: str, session: int) -> "pd.DataFrame":
         """One row for each trial of a session (1-based), in the order of its betas.
 
         Returns
@@ -101,6 +103,8 @@ class ExperimentDesign:
         NsdError
             If the subject never had such a session.
         """
+        import pandas as pd
+
         parse_session_key(session_key(subject, session))
         first, last = self.first_trial(session), self.first_trial(session + 1)
         run, slot = np.nonzero(self.stimpattern[session - 1])
@@ -128,6 +132,8 @@ class ExperimentDesign:
     @cached_property
     def _repetitions(self) -> NDArray[np.int64]:
         """How often each trial's image came before; the same for all subjects."""
+        import pandas as pd
+
         order = pd.Series(self.masterordering)
         return np.asarray(order.groupby(order).cumcount(), np.int64)
 
@@ -135,17 +141,17 @@ class ExperimentDesign:
 def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     """Read and validate ``nsd_expdesign.mat``.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is no readable MATLAB file of version 5.
-    MappingError
-        If an array is missing or has the wrong shape, if an id is out of range, if the shared
-        images are not the first 1,000 of every subject, or if two subjects have another image in
-        common.
+    An InvalidFileError if it is no readable MATLAB file of version 5. A MappingError if an array is
+    missing or has the wrong shape, if an id is out of range, if the shared images are not the first
+    1,000 of every subject, or if two subjects have another image in common.
     """
     name = os.fspath(path)
-    arrays = _load_arrays(path)
+    with parsing(
+        lambda problem: InvalidFileError(
+            f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP
+        )
+    ):
+        arrays = read_arrays(Path(path), _FIELDS, largest=_LARGEST_FIELD)
     missing = [field for field in _FIELDS if field not in arrays]
     if missing:
         raise _wrong(name, f" lacks the field {', '.join(missing)}")
@@ -160,16 +166,6 @@ def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
     )
     _check_images(design, name)
     return design
-
-
-def _load_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    name = os.fspath(path)
-    with parsing(
-        lambda problem: InvalidFileError(
-            f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP
-        )
-    ):
-        return read_arrays(Path(path), _FIELDS, largest=_LARGEST_FIELD)
 
 
 def _integers(
@@ -227,12 +223,7 @@ def find_design(source: Source) -> dict[str, ObjectInfo]:
     """Experiment design, stimulus info, and the responses of every subject the source has.
 
     By the file name they get: ``nsd_expdesign.mat``, ``nsd_stim_info_merged.csv`` and
-    ``subjXX_responses.tsv``.
-
-    Raises
-    ------
-    SourceError
-        If the design or the stimulus info is missing.
+    ``subjXX_responses.tsv``. A SourceError if the design or the stimulus info is missing.
     """
     found = {Path(key).name: source.describe(key) for key in (EXPDESIGN_KEY, STIM_INFO_KEY)}
     for subject in SUBJECTS:

@@ -46,15 +46,9 @@ def inspect_betas(
 ) -> dict[Hemisphere, BetasObject]:
     """Read and check the header of both hemispheres of a session, as ``"subj01"`` and from 1.
 
-    `n_trials` is the number of trials that the experiment design has for the session.
-
-    Raises
-    ------
-    SourceError
-        If the source does not have the session.
-    InvalidFileError
-        If a file is truncated, is not float32 big-endian MGH on fsaverage, or has another number
-        of frames than the design has trials.
+    `n_trials` is the number of trials that the experiment design has for the session. A SourceError
+    if the source does not have the session; an InvalidFileError if a file is truncated, is not
+    float32 big-endian MGH on fsaverage, or has another number of frames.
     """
     found: dict[Hemisphere, BetasObject] = {}
     keys = betas_keys(subject, session, "fsaverage")
@@ -72,16 +66,9 @@ def inspect_betas(
 
 @dataclass(frozen=True)
 class FsaverageDownload:
-    """A session's betas on fsaverage, inspected, and how they get here.
+    """A session's betas on fsaverage, as `inspect_betas` found them, and how they get here.
 
-    Attributes
-    ----------
-    source
-        Where NSD's files are read.
-    hemispheres
-        What :func:`inspect_betas` found.
-    whole_file
-        Whether all of fsaverage comes, or fsaverage5 only.
+    All of fsaverage comes as a `whole_file`, or fsaverage5 only.
     """
 
     source: Source
@@ -115,22 +102,12 @@ class FsaverageDownload:
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * FSAVERAGE5_VERTICES * 4
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+    def download(self, folder: Path, scratch: Path) -> TransferReport:
         """Fetch both hemispheres into a folder, or record where a local mirror has them.
 
-        Parameters
-        ----------
-        folder
-            Receives ``{lh,rh}.betas_sessionNN.mgh``, or ``mirror.json``.
-        scratch
-            Keeps what has arrived if this process dies, for the next attempt.
-        max_concurrency
-            Requests in flight at the same time.
-
-        Raises
-        ------
-        InvalidFileError
-            If a trial came as zeros.
+        The folder receives ``{lh,rh}.betas_sessionNN.mgh``, or ``mirror.json``; `scratch` keeps
+        what has arrived if this process dies, for the next attempt. An InvalidFileError if a trial
+        came as zeros.
         """
         if self.in_place:
             paths = {
@@ -153,7 +130,6 @@ class FsaverageDownload:
                 ranges,
                 scratch / found.name,
                 prefix=prefix,
-                max_concurrency=max_concurrency,
                 progress=found.name,
             )
             reports.append(report)
@@ -172,10 +148,7 @@ class FsaverageDownload:
 def locate_betas(folder: Path) -> dict[Hemisphere, Path]:
     """Find what `FsaverageDownload.download` fetched into a folder, or recorded there.
 
-    Raises
-    ------
-    DamagedArtifactError
-        If the list of a mirror's files is damaged.
+    A DamagedArtifactError if the list of a mirror's files is damaged.
     """
     mirror = folder / _MIRROR
     if mirror.exists():

@@ -40,12 +40,9 @@ def reading(name: str) -> AbstractContextManager[None]:
 
 
 def own_member(file: "h5py.File", member: str, *, name: str) -> Any:
-    """Dataset or group at the root of a file, None if there is none.
+    """Dataset or group at the root of a file (`name` in errors), None if there is none.
 
-    Raises
-    ------
-    InvalidFileError
-        If it, or its data, lies in another file. The error calls the file `name`.
+    An InvalidFileError if it, or its data, lies in another file.
     """
     import h5py
 
@@ -76,17 +73,8 @@ _ADDRESS: Final = struct.Struct("<Q")
 class IndexFile(RangeFile):
     """A remote file, read by exact ranges instead of blocks, with the nodes of its index ahead.
 
-    Parameters
-    ----------
-    source, info
-        The version of the object that every read is bound to.
-    n_axes
-        Axes of the dataset, which give the size of a key of the tree.
-
-    Attributes
-    ----------
-    n_bytes, n_requests
-        What has been fetched.
+    Every read is bound to one version of the object. The dataset's number of axes gives the size of
+    a key of the tree; `n_bytes` and `n_requests` count what has been fetched.
     """
 
     def __init__(self, source: Source, info: ObjectInfo, n_axes: int) -> None:

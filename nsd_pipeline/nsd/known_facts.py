@@ -76,12 +76,8 @@ class Fact:
 def check_facts(source: Source, subjects: Sequence[str] = SUBJECTS) -> Iterator[Fact]:
     """Compare a source with what is known of the real data, one fact after the other.
 
-    Little is read: the design, headers of betas, noise ceilings, the stimulus file's index.
-
-    Raises
-    ------
-    TermsNotAcceptedError
-        If NSD's terms have not been accepted.
+    Little is read: the design, headers of betas, noise ceilings, the stimulus file's index. A
+    TermsNotAcceptedError if NSD's terms have not been accepted.
     """
     yield from _design_facts(source, subjects)
     for subject in subjects:

@@ -18,6 +18,8 @@ FileFormat = Literal["mgh", "hdf5", "nii.gz"]
 HEMISPHERES: Final[tuple[Hemisphere, ...]] = get_args(Hemisphere)
 SPACES: Final[tuple[Space, ...]] = get_args(Space)
 """Spaces in which NSD has single-trial betas."""
+DEFAULT_SPACE: Final[Space] = "fsaverage"
+"""The one whose betas everything starts from unless somebody names another."""
 FUNCTIONAL_SPACES: Final[tuple[FunctionalSpace, ...]] = get_args(FunctionalSpace)
 """A subject's own volumes."""
 OPERATOR_SPACES: Final[tuple[Space, ...]] = (*FUNCTIONAL_SPACES, "nativesurface")
@@ -50,9 +52,11 @@ IMAGE_SHAPE: Final = (425, 425, 3)
 
 EXPDESIGN_KEY: Final = "nsddata/experiments/nsd/nsd_expdesign.mat"
 STIM_INFO_KEY: Final = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-GENERATED_KEY: Final = "demo.json"
 LABELS_FOLDER: Final = "nsddata/freesurfer/fsaverage/label"
+GENERATED_KEY: Final = "demo.json"
 """In a dataset that was generated in NSD's layout: what it was generated from. NSD has no such."""
+GENERATED: Final = "generated"
+"""What its pictures are called, where artifacts say what they show."""
 STIMULI_KEY: Final = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
 
 _SESSION_KEY = re.compile(r"(subj\d\d)_ses(\d\d)")
@@ -69,13 +73,7 @@ def session_key(subject: str, session: int) -> str:
 
 
 def parse_session_key(key: str) -> tuple[str, int]:
-    """Subject and 1-based session number of a flat session name.
-
-    Raises
-    ------
-    NsdError
-        If NSD has no such session.
-    """
+    """Subject and 1-based session of a flat session name; an NsdError if NSD has no such one."""
     match = _SESSION_KEY.fullmatch(key)
     if match:
         subject, session = match[1], int(match[2])
@@ -147,12 +145,8 @@ def valid_key(subject: str, session: int, space: Space) -> str:
 def layer_keys(subject: str, space: Space, hemisphere: Hemisphere) -> tuple[str, ...]:
     """Keys of the files that say where a subject's vertices lie in a functional volume.
 
-    One for each of the three depths of the cortex that NSD's authors average.
-
-    Raises
-    ------
-    NsdError
-        If it is no functional space.
+    One for each of the three depths of the cortex that NSD's authors average; an NsdError if it is
+    no functional space.
     """
     # Folders say func1mm where the names of transforms say func1pt0.
     name = {"func1mm": "func1pt0", "func1pt8mm": "func1pt8"}.get(space)
@@ -181,13 +175,7 @@ def _transform_key(subject: str, hemisphere: Hemisphere, name: str) -> str:
 
 
 def transform_keys(subject: str, space: Space) -> tuple[str, ...]:
-    """Keys of the files that lead from a space to fsaverage.
-
-    Raises
-    ------
-    NsdError
-        If NSD's transforms do not lead from that space to fsaverage.
-    """
+    """Keys of the files that lead from a space to fsaverage; an NsdError if NSD has none such."""
     keys: list[str] = []
     for hemisphere in HEMISPHERES:
         if space == "nativesurface":

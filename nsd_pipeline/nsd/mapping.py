@@ -15,10 +15,9 @@ there too, so no row is ever dropped.
 
 import math
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import MappingError
@@ -33,6 +32,9 @@ from nsd_pipeline.nsd.layout import (
     subject_number,
 )
 from nsd_pipeline.nsd.text_tables import NsdTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_REPETITIONS: Final = 3
 """How often a subject sees an image, at most."""
@@ -76,22 +78,14 @@ def repetition_column(subject: str, repetition: int) -> str:
     return f"subject{subject_number(subject)}_rep{repetition}"
 
 
-def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_stimulus_info(path: str | os.PathLike[str]) -> "pd.DataFrame":
     """Read and validate ``nsd_stim_info_merged.csv``.
 
-    Returns
-    -------
-    DataFrame
-        73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
-        ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and
-        ``subject1_rep0`` to ``subject8_rep2`` as whole numbers.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is not a comma-separated table.
-    MappingError
-        If a column is missing, a value is out of range, or there is not one row for each image.
+    Returns 73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
+    ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and ``subject1_rep0``
+    to ``subject8_rep2`` as whole numbers. An InvalidFileError if it is not a comma-separated table;
+    a MappingError if a column is missing, a value is out of range, or there is not one row for each
+    image.
     """
     repetitions = [repetition_column(s, r) for s in SUBJECTS for r in range(N_REPETITIONS)]
     table = NsdTable.read(
@@ -121,22 +115,13 @@ def read_stimulus_info(path: str | os.PathLike[str]) -> pd.DataFrame:
     return info
 
 
-def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_responses(path: str | os.PathLike[str]) -> "pd.DataFrame":
     """Read and validate a subject's ``responses.tsv``.
 
-    Returns
-    -------
-    DataFrame
-        All rows, in the file's order, with NSD's column names: `IDENTIFYING_COLUMNS` as int64,
-        `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is not a tab-separated table.
-    MappingError
-        If a column is missing, a value is out of range or no number, or the rows are of more than
-        one subject.
+    Returns all rows, in the file's order, under NSD's column names: `IDENTIFYING_COLUMNS` as int64,
+    `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer. An InvalidFileError if it is
+    not a tab-separated table; a MappingError if a column is missing, a value is out of range or no
+    number, or the rows are of more than one subject.
     """
     table = NsdTable.read(
         path,
@@ -154,30 +139,17 @@ def read_responses(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def check_mapping(
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     design: ExperimentDesign,
-    stimulus_info: pd.DataFrame,
-    responses: pd.DataFrame,
+    stimulus_info: "pd.DataFrame",
+    responses: "pd.DataFrame",
     subject: str,
     session: int,
 ) -> None:
     """Check that design, table of images and responses name the same image for every trial.
 
-    Parameters
-    ----------
-    trials
-        The session's trials, from `ExperimentDesign.trials`.
-    design, stimulus_info
-        The experiment design, and the table of images.
-    responses
-        The subject's responses in all sessions.
-    subject, session
-        Which session, ``subj01`` and 1-based.
-
-    Raises
-    ------
-    MappingError
-        If they disagree; the first trials (or images) that do are named.
+    `trials` are the session's, from `ExperimentDesign.trials`; `responses` the subject's in all
+    sessions. A MappingError if they disagree: it names the first trials (or images) that do.
     """
     _check_responses(trials, responses, subject, session)
     _check_repetitions(trials, design, stimulus_info, subject, session)
@@ -185,7 +157,7 @@ def check_mapping(
 
 
 def _check_responses(
-    trials: pd.DataFrame, responses: pd.DataFrame, subject: str, session: int
+    trials: "pd.DataFrame", responses: "pd.DataFrame", subject: str, session: int
 ) -> None:
     """Check that responses have the session's trials, all and in order, with the same images."""
     of_subject = responses["SUBJECT"] == subject_number(subject)
@@ -208,9 +180,9 @@ def _check_responses(
 
 
 def _check_repetitions(
-    trials: pd.DataFrame,
+    trials: "pd.DataFrame",
     design: ExperimentDesign,
-    stimulus_info: pd.DataFrame,
+    stimulus_info: "pd.DataFrame",
     subject: str,
     session: int,
 ) -> None:
@@ -232,7 +204,7 @@ def _check_repetitions(
     )
 
 
-def _check_shared(design: ExperimentDesign, stimulus_info: pd.DataFrame) -> None:
+def _check_shared(design: ExperimentDesign, stimulus_info: "pd.DataFrame") -> None:
     """Check that the sources agree on which images all subjects see."""
     in_design = np.isin(stimulus_info["nsdId"].to_numpy(), design.sharedix - 1)
     differ = np.flatnonzero(in_design != stimulus_info["shared1000"].to_numpy())
@@ -245,7 +217,7 @@ def _check_shared(design: ExperimentDesign, stimulus_info: pd.DataFrame) -> None
 
 
 def _compare_trials(
-    name: str, found: NDArray[np.int64], designed: pd.Series, trials: pd.DataFrame
+    name: str, found: NDArray[np.int64], designed: "pd.Series", trials: "pd.DataFrame"
 ) -> None:
     """Check that one of the other sources says of each trial what the design says."""
     expected = designed.to_numpy()

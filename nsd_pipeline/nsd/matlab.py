@@ -32,21 +32,10 @@ class MatlabError(ValueError):
 
 
 def read_arrays(path: Path, names: Collection[str], *, largest: int) -> dict[str, NDArray[Any]]:
-    """Read some arrays of a file, as far as they are there.
+    """Read arrays of numbers by their names, as far as they are there.
 
-    Parameters
-    ----------
-    path
-        The file.
-    names
-        Names of arrays of numbers.
-    largest
-        Bytes that a packed array may have when it is unpacked.
-
-    Raises
-    ------
-    MatlabError
-        If the file or one of these arrays cannot be read.
+    `largest` is how many bytes a packed array may have when it is unpacked. A MatlabError if the
+    file or one of these arrays cannot be read.
     """
     content = memoryview(path.read_bytes())
     version = bytes(content[_HEADER_BYTES - 4 : _HEADER_BYTES])
@@ -109,14 +98,11 @@ def _array(
     name = bytes(encoded).decode("ascii", errors="replace")
     if name not in names:
         return name, None
-    if len(parts) != 4 or not flags or _class(flags, order) not in _NUMERIC_CLASSES:
+    is_numeric = bool(flags) and flags[0 if order == "<" else 3] in _NUMERIC_CLASSES
+    if len(parts) != 4 or not is_numeric:
         raise MatlabError(f"{name} holds no (real) numbers")
     kind, stored = parts[3]
     shape = np.frombuffer(dimensions, f"{order}i4").tolist()
     if kind not in _DTYPES:
         raise MatlabError(f"{name} holds values of the unknown kind {kind}")
     return name, np.frombuffer(stored, order + _DTYPES[kind]).reshape(shape, order="F")
-
-
-def _class(flags: memoryview, order: str) -> int:
-    return flags[0 if order == "<" else 3]

@@ -72,13 +72,9 @@ class MghHeader:
 def parse_header(raw: bytes, *, name: str) -> MghHeader:
     """Read an MGH header, a file's first 284 bytes, and check that it is of NSD's kind.
 
-    Here and below, `name` is what an error calls the file.
-
-    Raises
-    ------
-    InvalidFileError
-        If the header is cut short, little-endian, compressed, of another version or value type, or
-        has dimensions other than (V, 1, 1, T).
+    Here and below, `name` is what an error calls the file. An InvalidFileError if the header is cut
+    short, little-endian, compressed, of another version or value type, or has dimensions other than
+    (V, 1, 1, T).
     """
     if raw.startswith(_GZIP_MAGIC):
         raise InvalidFileError(
@@ -109,11 +105,8 @@ def parse_header(raw: bytes, *, name: str) -> MghHeader:
 def check_size(header: MghHeader, n_bytes: int, *, name: str) -> None:
     """Check that a file is as long as its header says.
 
-    Raises
-    ------
-    InvalidFileError
-        If `n_bytes`, the file's length, is too short for the data, or longer than any footer of
-        `MAX_FOOTER_BYTES` explains.
+    An InvalidFileError if `n_bytes`, the file's length, is too short for the data, or longer than
+    any footer of `MAX_FOOTER_BYTES` explains.
     """
     size = f"{header.n_vertices} vertices and {header.n_frames} frames"
     if n_bytes < header.data_end:
@@ -131,13 +124,7 @@ def check_size(header: MghHeader, n_bytes: int, *, name: str) -> None:
 
 
 def check_vertices(header: MghHeader, n_vertices: int, *, name: str) -> None:
-    """Check that a file is on the mesh it is said to be on.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file does not have exactly `n_vertices` vertices.
-    """
+    """Check that a file is on the mesh it is said to be on; an InvalidFileError if not."""
     if header.n_vertices != n_vertices:
         raise InvalidFileError(
             f"{name} has {header.n_vertices} vertices, not {n_vertices}: it is on another surface.",
@@ -147,13 +134,7 @@ def check_vertices(header: MghHeader, n_vertices: int, *, name: str) -> None:
 
 
 def check_frames(header: MghHeader, n_frames: int, *, name: str) -> None:
-    """Check that a file has one frame for each trial of the experiment design.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file does not have exactly `n_frames` frames.
-    """
+    """Check that a file has a frame for each trial of the design; an InvalidFileError if not."""
     if header.n_frames != n_frames:
         raise InvalidFileError(
             f"{name} has {header.n_frames} frames, but the experiment design has {n_frames} trials "
@@ -167,15 +148,8 @@ def check_frames(header: MghHeader, n_frames: int, *, name: str) -> None:
 def frame_ranges(header: MghHeader, n_vertices: int) -> list[tuple[int, int]]:
     """Where the first `n_vertices` of every frame of a whole file lie.
 
-    Returns
-    -------
-    list of (offset, length)
-        One range of bytes for each frame, in order.
-
-    Raises
-    ------
-    ValueError
-        If the file does not have that many vertices.
+    Offset and length in bytes for each frame, in order; a ValueError if the file has fewer
+    vertices.
     """
     if not 1 <= n_vertices <= header.n_vertices:
         raise ValueError(f"cannot take {n_vertices} of {header.n_vertices} vertices")
@@ -204,8 +178,6 @@ def read_vertices(
 
     Parameters
     ----------
-    path
-        MGH file.
     n_vertices
         How many vertices of each frame to read, counted from the first.
     n_frames
@@ -246,30 +218,25 @@ def read_vertices(
 def read_any(path: Path) -> NDArray[Any]:
     """Values of an MGH or MGZ file of any shape and type: labels, transforms.
 
-    Raises
-    ------
-    Exception
-        Whatever nibabel trips over in a damaged file, see :func:`nsd_pipeline.errors.parsing`;
-        ValueError if the header claims more values than the file can hold.
+    Raises whatever nibabel trips over in a damaged file, see :func:`nsd_pipeline.errors.parsing`; a
+    ValueError if the header claims more values than the file can hold.
     """
     from nibabel.freesurfer import MGHImage
+    from nibabel.openers import ImageOpener
 
-    stored = MGHImage.from_filename(path).dataobj
-    # Before memory is reserved for a size that the header alone claims.
-    if math.prod(stored.shape) > _GZIP_MOST * path.stat().st_size:
-        raise ValueError(f"it is too short for values of shape {stored.shape}")
-    return np.asarray(stored)
+    # Before nibabel reserves memory for what the header alone claims, counted in int32.
+    with ImageOpener(path) as file:
+        shape = struct.unpack(">4i", file.read(20)[4:])
+    if min(shape) < 1 or math.prod(shape) > _GZIP_MOST * path.stat().st_size:
+        raise ValueError(f"it is too short for values of shape {shape}")
+    return np.asarray(MGHImage.from_filename(path).dataobj)
 
 
 def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
-    """Check that no frame is of zeros only, as one that never arrived would be.
+    """Check that no frame of values (T, V) is of zeros only, as one that never arrived would be.
 
-    NSD has none: single values are 0 at most by chance, and what is missing is NaN.
-
-    Raises
-    ------
-    InvalidFileError
-        If there is one among the values, of shape (T, V). The first is named.
+    NSD has none: single values are 0 at most by chance, and what is missing is NaN. An
+    InvalidFileError names the first.
     """
     # The first 64 values settle nearly every frame; reading all of a mapped file takes long.
     empty = [frame for frame, row in enumerate(values) if not (row[:64].any() or row.any())]

@@ -75,33 +75,16 @@ class VolumeSeries(VolumeHeader):
     def volumes(self) -> Iterator[NDArray[np.float32]]:
         """Yield each volume (X, Y, Z), scaled as the header says.
 
-        Raises
-        ------
-        InvalidFileError
-            If the file is damaged, or shorter or longer than its header says.
+        An InvalidFileError if the file is damaged, or shorter or longer than its header says.
         """
         for volume in self._stored():
             yield self._scaled(volume.astype(np.float32)).reshape(self.shape, order="F")
 
     def voxels(self, voxels: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        """Yield some voxels in a few volumes at a time.
+        """Yield some voxels in a few volumes at a time: (n, k), scaled as the header says.
 
-        The next volumes are unpacked, in a thread, while the caller works on those it got.
-
-        Parameters
-        ----------
-        voxels : array of shape (n,), int
-            Indices in C order into a volume.
-
-        Yields
-        ------
-        array of shape (n, k)
-            Scaled as the header says.
-
-        Raises
-        ------
-        InvalidFileError
-            As `volumes`.
+        The voxels (n,) are indices in C order into a volume. The next volumes are unpacked, in a
+        thread, while the caller works on those it got. Errors are those of `volumes`.
         """
         places = np.ravel_multi_index(np.unravel_index(voxels, self.shape), self.shape, order="F")
         volumes = self._stored()
@@ -151,10 +134,7 @@ class VolumeSeries(VolumeHeader):
 def parse_header(start: bytes, *, name: str) -> VolumeHeader:
     """Read the header out of the first `HEADER_PART` bytes of a ``.nii`` or ``.nii.gz`` file.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is none.
+    An InvalidFileError if it is none.
     """
     from isal import isal_zlib
     from nibabel.nifti1 import Nifti1Header
@@ -197,13 +177,7 @@ def parse_header(start: bytes, *, name: str) -> VolumeHeader:
 
 
 def open_volumes(path: Path) -> VolumeSeries:
-    """Read the header of a ``.nii`` or ``.nii.gz`` file on this machine.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is none, or not here.
-    """
+    """Read the header of a ``.nii`` or ``.nii.gz`` file; an InvalidFileError if it is none."""
     check_content(path, next_step="download or make it again.")
     with path.open("rb") as file:
         return VolumeSeries(**vars(parse_header(file.read(HEADER_PART), name=str(path))), path=path)
@@ -212,10 +186,7 @@ def open_volumes(path: Path) -> VolumeSeries:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Voxels of a mask that are not 0: (X, Y, Z).
 
-    Raises
-    ------
-    InvalidFileError
-        If the file is not one volume, or is damaged.
+    An InvalidFileError if the file is not one volume, or is damaged.
     """
     mask = open_volumes(path)
     if mask.n_volumes != 1:

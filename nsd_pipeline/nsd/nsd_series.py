@@ -63,10 +63,7 @@ def session_prefixes(subject: str, session: int, space: FunctionalSpace) -> tupl
 def read_design(path: Path) -> NDArray[np.int64]:
     """Image number (counted from 1) that came on with each volume, 0 for none.
 
-    Raises
-    ------
-    InvalidFileError
-        If a line is no such number.
+    An InvalidFileError if a line is no such number.
     """
     next_step = "download it again."
     # A blank line before the last would be a volume that is not counted, so it is no number.
@@ -105,10 +102,7 @@ def inspect_series(
 ) -> list[SeriesObject]:
     """Find the files of a session's task runs: two listings, then one request a file, together.
 
-    Raises
-    ------
-    SourceError
-        If the source lacks a run.
+    A SourceError if the source lacks a run.
     """
     keys = {
         run: [key(subject, session, run, space) for key in (series_key, design_key)] for run in runs
@@ -142,26 +136,11 @@ def download_series(
     space: FunctionalSpace,
     folder: Path,
     scratch: Path,
-    *,
-    max_concurrency: int,
 ) -> tuple[list[BoldRun], TransferReport]:
     """Fetch a session's runs into a folder, or find them on a local mirror.
 
-    Parameters
-    ----------
-    source, objects, space
-        What :func:`inspect_series` found there in which space.
-    folder
-        Receives the files.
-    scratch
-        Keeps what has arrived if this process dies, for the next attempt.
-    max_concurrency
-        Requests in flight at the same time.
-
-    Raises
-    ------
-    InvalidFileError
-        If a design file is no such file.
+    `objects` are what :func:`inspect_series` found in a space. `scratch` keeps what has arrived if
+    this process dies, for the next attempt. An InvalidFileError if a design file is no such file.
     """
 
     def name(path: Path) -> str:
@@ -176,15 +155,8 @@ def download_series(
             path = source.local_path(info.key)
             if path is None:
                 arrived = scratch / Path(info.key).name
-                report = fetch(
-                    source,
-                    info,
-                    [(0, info.n_bytes)],
-                    arrived,
-                    max_concurrency=max_concurrency,
-                    progress=arrived.name,
-                )
-                reports.append(report)
+                whole = [(0, info.n_bytes)]
+                reports.append(fetch(source, info, whole, arrived, progress=arrived.name))
                 path = arrived.rename(folder / arrived.name)
             paths.append(path)
         volumes, design = paths

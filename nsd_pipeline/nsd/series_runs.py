@@ -72,12 +72,8 @@ class BoldRun(BaseModel):
 class Onsets(NamedTuple):
     """When images were shown in a run.
 
-    Attributes
-    ----------
-    seconds : array of shape (n,), float64
-        After the run's first sample, ascending.
-    numbers : array of shape (n,), int64
-        NSD's number of each image among the 73,000, from 0 or from 1 as the file counts.
+    `seconds` (n,), ascending, count from the run's first sample. `numbers` (n,) are NSD's numbers
+    of the images among the 73,000, from 0 or from 1 as the file counts.
     """
 
     seconds: NDArray[np.float64]
@@ -93,13 +89,7 @@ def write_runs(folder: Path, runs: Sequence[BoldRun]) -> None:
 
 
 def read_runs(folder: Path) -> list[BoldRun]:
-    """Read what :func:`write_runs` wrote.
-
-    Raises
-    ------
-    ArtifactError
-        If it is not there or is damaged.
-    """
+    """Read what :func:`write_runs` wrote; an ArtifactError if it is not there or is damaged."""
     path = folder / RUNS_FILE
     try:
         runs = _RUNS.validate_json(path.read_bytes())
@@ -123,17 +113,9 @@ def agree_on_tr(
 ) -> float | None:
     """The one repetition time that several sources state, None if none of them does.
 
-    Parameters
-    ----------
-    statements
-        What each source is called, and the repetition time in seconds that it states, if any.
-    next_step
-        What to do if they disagree.
-
-    Raises
-    ------
-    InvalidFileError
-        If two of them disagree, or one states something that is no repetition time.
+    `statements` are what each source is called, and the repetition time in seconds that it states,
+    if any; `next_step` is what to do if they disagree. An InvalidFileError if two of them do, or
+    one states something that is no repetition time.
     """
     stated = [(name, tr) for name, tr in statements if tr is not None]
     if not stated:

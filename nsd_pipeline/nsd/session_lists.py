@@ -44,23 +44,9 @@ def check_choice(text: str) -> str:
 def choose_sessions(text: str, at_hand: Sequence[str]) -> list[str]:
     """Choose sessions of every subject: ``all`` at hand, the ``first 5`` at hand, or ``1-10,15``.
 
-    Parameters
-    ----------
-    text
-        The choice.
-    at_hand
-        Keys of the sessions that are prepared, in order.
-
-    Returns
-    -------
-    list
-        The chosen ones' keys, in order.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If a subject at hand lacks a session that was asked for: fewer would be another experiment
-        under the same name.
+    Takes the keys of the sessions that are prepared, in order, and returns the chosen ones. A
+    NotEnoughDataError if a subject at hand lacks a session that was asked for: fewer would be
+    another experiment under the same name.
     """
     if text == "all":
         return list(at_hand)

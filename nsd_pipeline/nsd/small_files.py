@@ -45,12 +45,8 @@ class Transforms:
 def find_transforms(source: Source, subject: str, space: Space) -> Transforms:
     """Find the transforms of a subject, and the shape of the volumes that they are for.
 
-    Raises
-    ------
-    SourceError
-        If the source lacks one of the files, or every mask that would tell the shape.
-    InvalidFileError
-        If the mask is not one.
+    A SourceError if the source lacks one of the files, or every mask that would tell the shape; an
+    InvalidFileError if the mask is not one.
     """
     objects = {key: source.describe(key) for key in transform_keys(subject, space)}
     if space == "nativesurface":
@@ -98,20 +94,10 @@ class LabelFiles:
 def find_labels(open_source: Callable[[], Source], roi: str) -> LabelFiles:
     """Find the label files of a region.
 
-    Parameters
-    ----------
-    open_source
-        Opens the place where NSD's files are read; not called for a path.
-    roi
-        Name of one of NSD's regions on fsaverage, such as ``nsdgeneral`` or ``streams``, or a path
-        with ``{hemisphere}`` where the files have ``lh`` and ``rh``.
-
-    Raises
-    ------
-    SourceError
-        If the source has no such region.
-    NsdError
-        If a path does not say where the hemisphere stands, or there is no such file.
+    `roi` is the name of one of NSD's regions on fsaverage, such as ``nsdgeneral`` or ``streams``,
+    or a path with ``{hemisphere}`` where the files have ``lh`` and ``rh``, for which the source is
+    not opened. A SourceError if the source has no such region; an NsdError if a path does not say
+    where the hemisphere stands, or there is no such file.
     """
     if _PLACE in roi or "/" in roi:
         return _by_path(roi)

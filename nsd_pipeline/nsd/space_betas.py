@@ -90,34 +90,19 @@ class SpaceDownload:
             return sum(info.n_bytes for info in self.objects)
         return 2 * self.n_trials * len(self.voxels)
 
-    def download(self, folder: Path, scratch: Path, *, max_concurrency: int) -> TransferReport:
+    def download(self, folder: Path, scratch: Path) -> TransferReport:
         """Fetch betas and mask into a folder, or record where a local mirror has them.
 
-        Parameters
-        ----------
-        folder
-            Receives the files.
-        scratch
-            Keeps what has arrived if this process dies, for the next attempt.
-        max_concurrency
-            Requests in flight at the same time.
+        `scratch` keeps what has arrived if this process dies, for the next attempt.
         """
         reports: list[TransferReport] = []
 
         def move(
             info: ObjectInfo, name: str, ranges: list[tuple[int, int]], prefix: bytes = b""
         ) -> str:
-            report = fetch(
-                self.source,
-                info,
-                ranges,
-                scratch / name,
-                prefix=prefix,
-                max_concurrency=max_concurrency,
-                progress=name,
-            )
-            reports.append(report)
-            return (scratch / name).rename(folder / name).name
+            file = scratch / name
+            reports.append(fetch(self.source, info, ranges, file, prefix=prefix, progress=name))
+            return file.rename(folder / name).name
 
         def move_whole(info: ObjectInfo) -> str:
             return move(info, PurePosixPath(info.key).name, [(0, info.n_bytes)])
@@ -168,21 +153,9 @@ def inspect_space(
 ) -> SpaceDownload:
     """Read and check the headers of a session's betas in a space.
 
-    Parameters
-    ----------
-    source, subject, session, space
-        Which betas.
-    file_format
-        ``auto`` takes NIfTI where the source has it.
-    n_trials
-        Trials that the experiment design has for the session.
-
-    Raises
-    ------
-    SourceError
-        If the source does not have them.
-    InvalidFileError
-        If a header is not what NSD's is, or betas, mask and design do not fit each other.
+    The format ``auto`` takes NIfTI where the source has it; `n_trials` is what the experiment
+    design has for the session. A SourceError if the source does not have them; an InvalidFileError
+    if a header is not what NSD's is, or betas, mask and design do not fit each other.
     """
     chosen, keys = _choose(source, subject, session, space, file_format)
     betas = tuple(source.describe(key) for key in keys)
@@ -279,10 +252,8 @@ class SpaceFiles:
 def locate_files(folder: Path) -> SpaceFiles:
     """Find what `SpaceDownload.download` fetched into a folder, or recorded there.
 
-    Raises
-    ------
-    DamagedArtifactError
-        If the list is damaged, or names something else than files there or of a mirror.
+    A DamagedArtifactError if the list is damaged, or names something else than files there or of a
+    mirror.
     """
     path = folder / _FILES
     listed = read_listing(path)
@@ -298,25 +269,9 @@ def read_parts(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
     """Read voxels out of HDF5 files or of what was fetched from them, some at a time.
 
-    Parameters
-    ----------
-    files
-        Files of format ``hdf5`` or ``npy``.
-    shapes
-        Of each file's voxels.
-    voxels : array of shape (n,), int
-        Voxels that are wanted, increasing; in C order, one file's after the other's.
-
-    Yields
-    ------
-    places : array of shape (k,)
-        Where these voxels stand in ``voxels``.
-    values : array of shape (k, T), int16
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged.
+    The voxels (n,) that are wanted are increasing indices in C order, one file's after the other's,
+    and `shapes` those of each file's voxels. Yields where some of these voxels stand in ``voxels``,
+    (k,), and their values, (k, T) int16. An InvalidFileError if a file is damaged.
     """
     first = 0
     for path, shape in zip(files.betas, shapes, strict=True):

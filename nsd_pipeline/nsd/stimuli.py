@@ -14,18 +14,22 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, InvalidFileError
 from nsd_pipeline.nsd.hdf5 import npy_header, own_member, reading
 from nsd_pipeline.nsd.layout import IMAGE_SHAPE, STIMULI_KEY
+from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import is_component
 from nsd_pipeline.storage.source import ObjectInfo, Source
+from nsd_pipeline.storage.store import Store
 from nsd_pipeline.storage.transfer import fetch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATASET: Final = "imgBrick"
 IMAGE_BYTES: Final = math.prod(IMAGE_SHAPE)
@@ -94,13 +98,7 @@ class StimulusFile:
         self._file.close()
 
     def check_ids(self, image_ids: ArrayLike) -> None:
-        """Check that the file has these images (0-based).
-
-        Raises
-        ------
-        InvalidFileError
-            If it is too short for one of them.
-        """
+        """Check that the file has these images (0-based ids); an InvalidFileError if not."""
         ids = np.asarray(image_ids)
         outside = ids[(ids < 0) | (ids >= self.n_images)]
         if outside.size:
@@ -112,10 +110,7 @@ class StimulusFile:
     def read(self, image_ids: ArrayLike) -> NDArray[np.uint8]:
         """Read images by their 0-based ids, in the order asked for: (N, 425, 425, 3) uint8, RGB.
 
-        Raises
-        ------
-        InvalidFileError
-            If the file does not have such an image, or is damaged where it lies.
+        An InvalidFileError if the file does not have such an image, or is damaged where it lies.
         """
         ids = np.asarray(image_ids, np.int64)
         self.check_ids(ids)
@@ -170,37 +165,15 @@ def part_bytes(n_images: int) -> int:
 
 
 def download_images(
-    source: Source,
-    info: ObjectInfo,
-    image_ids: ImageIds,
-    folder: Path,
-    scratch: Path,
-    *,
-    max_concurrency: int,
+    source: Source, info: ObjectInfo, image_ids: ImageIds, folder: Path, scratch: Path
 ) -> int:
     """Fetch images into ``images.npy``: (n, 425, 425, 3) uint8, in the order of the ids.
 
-    Where the dataset is contiguous and uncompressed, each image is one range of bytes. Otherwise
-    the images go through HDF5, a few at a time; the 40 GB are never in memory. Returns the number
-    of bytes that came.
-
-    Parameters
-    ----------
-    source
-        Where NSD's files are read.
-    info
-        The stimulus file, as the source describes it.
-    image_ids
-        0-based rows of the stimulus file, ascending.
-    folder, scratch
-        Where the file goes, and where it is kept until it is whole.
-    max_concurrency
-        Requests in flight at the same time.
-
-    Raises
-    ------
-    InvalidFileError
-        If the stimulus file is too short, or not what NSD's is.
+    The ids are 0-based rows of the stimulus file, ascending. Where the dataset is contiguous and
+    uncompressed, each image is one range of bytes. Otherwise the images go through HDF5, a few at a
+    time; the 40 GB are never in memory. The file stays in `scratch` until it is whole. Returns the
+    number of bytes that came. An InvalidFileError if the stimulus file is too short, or not what
+    NSD's is.
     """
     arrived = scratch / PART_FILE
     shape = (len(image_ids), *IMAGE_SHAPE)
@@ -221,26 +194,26 @@ def download_images(
         ranges,
         arrived,
         prefix=npy_header(shape, np.uint8),
-        max_concurrency=max_concurrency,
         progress=f"{len(image_ids)} images",
     )
     arrived.rename(folder / PART_FILE)
     return report.n_bytes
 
 
-def part_index(image_ids: ImageIds, part: str) -> pd.DataFrame:
+def part_index(image_ids: ImageIds, part: str) -> "pd.DataFrame":
     """Index of a downloaded part: columns ``image_id``, ``part``, ``row``."""
+    import pandas as pd
+
     return pd.DataFrame({"image_id": image_ids, "part": part, "row": np.arange(len(image_ids))})
 
 
-def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
+def mirror_index(image_ids: ImageIds, mirror: Path) -> "pd.DataFrame":
     """Index of images that are read in place: the row is the image's id itself.
 
-    Raises
-    ------
-    InvalidFileError
-        If the mirror's stimulus file does not have them, or is not what NSD's is.
+    An InvalidFileError if the mirror's stimulus file does not have them, or is not what NSD's is.
     """
+    import pandas as pd
+
     with StimulusFile(mirror) as brick:
         brick.check_ids(image_ids)
     return pd.DataFrame({"image_id": image_ids, "part": _IN_PLACE, "row": image_ids})
@@ -249,23 +222,13 @@ def mirror_index(image_ids: ImageIds, mirror: Path) -> pd.DataFrame:
 class ImageReader:
     """Reads images by their id, from whatever part holds them.
 
-    Parameters
-    ----------
-    index
-        Columns ``image_id``, ``part``, ``row``.
-    part_folder
-        Gives the local folder of a part.
-    mirror
-        The mirror's stimulus file, where images are read in place.
-
-    Raises
-    ------
-    ArtifactError
-        If the index names what cannot be a part, or a mirror that is not there.
+    The index has the columns ``image_id``, ``part``, ``row``; `part_folder` gives the local folder
+    of a part, and `mirror` is the mirror's stimulus file, where images are read in place. An
+    ArtifactError if the index names what cannot be a part, or a mirror that is not there.
     """
 
     def __init__(
-        self, index: pd.DataFrame, part_folder: Callable[[str], Path], mirror: Path | None
+        self, index: "pd.DataFrame", part_folder: Callable[[str], Path], mirror: Path | None
     ) -> None:
         self._index = index.set_index("image_id")
         self._mirror = mirror or Path()
@@ -306,3 +269,28 @@ class ImageReader:
             else:
                 images[positions] = self._parts[part][rows]
         return images
+
+
+def open_images(
+    store: Store, index: Manifest, find_mirror: Callable[[], Path | None]
+) -> ImageReader:
+    """Reader of a stimulus set's images, wherever they lie.
+
+    Parameters
+    ----------
+    store
+        Where artifacts lie.
+    index
+        Manifest of the set's index; parts lie beside it.
+    find_mirror
+        Gives the mirror's stimulus file, if the source is a mirror. Called only if images are read
+        there.
+    """
+    import pandas as pd
+
+    folder, _, _ = index.key.rpartition("/")
+    return ImageReader(
+        pd.read_parquet(store.folder(index.key) / INDEX_FILE),
+        lambda part: store.folder(f"{folder}/{part}"),
+        find_mirror() if index.config["in_place"] else None,
+    )

@@ -12,13 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError, MappingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _POINTERS: Final = (b"/annex/objects/", b"version https://git-lfs")
 """How files begin that git-annex and Git LFS put in the place of content that is elsewhere."""
@@ -29,10 +31,8 @@ _EMPTY: Final = {"", "n/a", "na", "nan", "-nan", "null", "none", "<na>", "#n/a"}
 def check_content(path: Path, *, next_step: str) -> None:
     """Check that a file is there, and not only its name.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is not there, or is a link or a pointer to content that is not on this machine.
+    An InvalidFileError if it is not there, or is a link or a pointer to content that is not on this
+    machine.
     """
     try:
         with path.open("rb") as file:
@@ -61,10 +61,7 @@ def _elsewhere(path: Path, what: str) -> InvalidFileError:
 def read_text(path: Path, *, next_step: str) -> str:
     """Text of a file in UTF-8, UTF-16 or Latin-1, its lines ended by a line feed alone.
 
-    Raises
-    ------
-    InvalidFileError
-        If it cannot be read.
+    An InvalidFileError if it cannot be read.
     """
     check_content(path, next_step=next_step)
     content = path.read_bytes()
@@ -93,16 +90,9 @@ def parse_number(cell: str) -> float | None:
 class Table:
     """A text table with a header line.
 
-    Attributes
-    ----------
-    path
-        Its file.
-    lines
-        1-based line of the file that each row is from.
-    columns
-        Cells of each column by its name, without blanks around them.
-    next_step
-        What to do about a cell that is not as it should be.
+    `lines` are the 1-based lines of the file that the rows are from, and `columns` the cells of
+    each column by its name, without blanks around them. `next_step` is what to do about a cell that
+    is not as it should be.
     """
 
     path: Path
@@ -111,13 +101,7 @@ class Table:
     next_step: str
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Numbers of a column, NaN where a cell is empty.
-
-        Raises
-        ------
-        MappingError
-            If a cell holds something else.
-        """
+        """Numbers of a column, NaN where a cell is empty; a MappingError if one holds no number."""
         parsed = [parse_number(cell) for cell in self.columns[column]]
         for row, number in enumerate(parsed):
             if number is None:
@@ -136,12 +120,7 @@ class Table:
 def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Table:
     """Read a tab-separated table that must have the wanted columns. Blank lines are left out.
 
-    Raises
-    ------
-    InvalidFileError
-        If it is no table.
-    MappingError
-        If a column is missing.
+    An InvalidFileError if it is no table; a MappingError if a column is missing.
     """
 
     def damaged(line: int, problem: str) -> InvalidFileError:
@@ -184,17 +163,11 @@ def read_table(path: Path, wanted: Iterable[str] = (), *, next_step: str) -> Tab
 class NsdTable:
     """Columns of one of NSD's own tables, which are long and come as they were published.
 
-    Attributes
-    ----------
-    frame
-        The columns as pandas reads them.
-    name
-        The file, for errors.
-    next_step
-        What to do about a table that is not as it should be.
+    `frame` has them as pandas reads them; errors call the file by its name and end with a next
+    step.
     """
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     name: str
     next_step: str
 
@@ -210,13 +183,11 @@ class NsdTable:
     ) -> "NsdTable":
         """Read the wanted columns, and the optional ones that are there, in this order.
 
-        Raises
-        ------
-        InvalidFileError
-            If it is not a table with that separator.
-        MappingError
-            If a wanted column is missing.
+        An InvalidFileError if it is not a table with that separator; a MappingError if a wanted
+        column is missing.
         """
+        import pandas as pd
+
         name = os.fspath(path)
         columns = [*wanted, *optional]
         choose: Callable[[str], bool] = set(columns).__contains__
@@ -236,10 +207,7 @@ class NsdTable:
     def whole_numbers(self, column: str, low: int, high: int) -> NDArray[np.int64]:
         """A column in which every row has a whole number from `low` to `high`.
 
-        Raises
-        ------
-        MappingError
-            If a row does not; the first such line of the file is named. As in the other methods.
+        A MappingError names the first line of the file that does not; as in the other methods.
         """
         values = self._parsed(column)
         valid = (values >= low) & (values <= high) & (values == np.round(values))
@@ -261,6 +229,8 @@ class NsdTable:
         return true
 
     def _parsed(self, column: str) -> NDArray[np.float64]:
+        import pandas as pd
+
         values = self.frame[column]
         if values.dtype == object:  # whole numbers of any length, for which pandas has no rule
             values = values.map(
@@ -271,6 +241,8 @@ class NsdTable:
         return pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
 
     def _require(self, column: str, valid: NDArray[np.bool_], expected: str) -> None:
+        import pandas as pd
+
         if valid.all():
             return
         row = int(np.flatnonzero(~valid)[0])

@@ -36,14 +36,8 @@ _PART_BYTES: Final = 24 * 2**20
 class VoxelLayout:
     """What an HDF5 file of betas holds, and where.
 
-    Attributes
-    ----------
-    shape
-        (X, Y, Z) voxels, or (V,) vertices.
-    n_trials
-        Trials: values in a chunk.
-    offsets : array of shape (n_voxels,), int64
-        Byte of the file where the chunk of each voxel starts; voxels in C order.
+    Its voxels (X, Y, Z), or vertices (V,), each have a chunk of as many values as there are trials.
+    `offsets` (n_voxels,) are the bytes of the file where the chunks start; voxels in C order.
     """
 
     shape: tuple[int, ...]
@@ -60,14 +54,8 @@ class VoxelLayout:
 class ChunkPlan:
     """Some voxels in the order of the file, with what lies between neighbours.
 
-    Attributes
-    ----------
-    voxels : array of shape (n,), int64
-        Indices of voxels, in C order of the layout's shape.
-    offsets : array of shape (n,), int64
-        Where their chunks start; increasing.
-    chunk_bytes
-        Size of a chunk.
+    `voxels` (n,) are indices in C order of the layout's shape, and `offsets` (n,), increasing,
+    where their chunks of `chunk_bytes` start.
     """
 
     voxels: NDArray[np.int64]
@@ -88,12 +76,8 @@ class ChunkPlan:
 def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...], int]:
     """Shape, (X, Y, Z) or (V,), and number of trials of a file, without its index of chunks.
 
-    `name` is what an error calls the file.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is not HDF5, or not one uncompressed chunk of int16 for each voxel.
+    `name` is what an error calls the file. An InvalidFileError if it is not HDF5, or not one
+    uncompressed chunk of int16 for each voxel.
     """
     import h5py
 
@@ -105,10 +89,7 @@ def read_shape(file: io.RawIOBase | Path, *, name: str) -> tuple[tuple[int, ...]
 def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
     """Find the chunk of every voxel of a file of betas.
 
-    Raises
-    ------
-    InvalidFileError
-        As `read_shape`; also if a voxel has no chunk.
+    An InvalidFileError as from `read_shape`, and if a voxel has no chunk.
     """
     import h5py
 
@@ -133,14 +114,9 @@ def read_layout(file: io.RawIOBase | Path, *, name: str) -> VoxelLayout:
 
 
 def plan_chunks(layout: VoxelLayout, voxels: NDArray[np.int64]) -> ChunkPlan:
-    """Put voxels in the order of the file, and bridge the small gaps between them.
+    """Put voxels (n,) in the order of the file, and bridge the small gaps between them.
 
-    Parameters
-    ----------
-    layout
-        Where chunks lie.
-    voxels : array of shape (n,), int
-        Voxels that are wanted, in C order of the layout's shape.
+    They are indices in C order of the layout's shape.
     """
     order = np.argsort(layout.offsets, kind="stable")
     wanted = np.zeros(len(order), np.bool_)
@@ -162,16 +138,8 @@ def read_chunks(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int16]]]:
     """Read a plan's voxels from a file on this machine, some at a time, in the file's order.
 
-    Yields
-    ------
-    voxels : array of shape (k,)
-        Which ones.
-    values : array of shape (k, T), int16
-
-    Raises
-    ------
-    InvalidFileError
-        If the file ends early.
+    Yields which ones, (k,), and their values, (k, T) int16. An InvalidFileError if the file ends
+    early.
     """
     step = max(1, _PART_BYTES // plan.chunk_bytes)
     with path.open("rb", buffering=0) as file:

@@ -4,21 +4,24 @@ Figures come as PNG and SVG, for a file, a page or a user interface. matplotlib,
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.cortex_map import surface_map, turnable_surface
+from nsd_pipeline.report.cortex_map import SurfaceLayer, surface_map, turnable_surface
 from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
 from nsd_pipeline.report.gallery import (
     Example,
+    Found,
     Rated,
     Retrieval,
     difficulty_gallery,
     gallery_examples,
     retrieval_gallery,
+    trial_gallery,
 )
 from nsd_pipeline.report.metric_figures import (
     interval_curves,
     interval_rows,
     rank_distribution,
+    session_numbers,
     training_curves,
 )
 from nsd_pipeline.report.page import MAIN_METRICS, Overview, PageFigure, Result, render_page
@@ -40,12 +43,14 @@ __all__ = [
     "MAIN_METRICS",
     "NOT_RECORDED",
     "Example",
+    "Found",
     "Overview",
     "PageFigure",
     "Picture",
     "Rated",
     "Result",
     "Retrieval",
+    "SurfaceLayer",
     "as_read",
     "differing_settings",
     "difficulty_gallery",
@@ -65,9 +70,11 @@ __all__ = [
     "render_page",
     "repeats_curve",
     "retrieval_gallery",
+    "session_numbers",
     "surface_map",
     "to_latex",
     "to_markdown",
     "training_curves",
+    "trial_gallery",
     "turnable_surface",
 ]

@@ -1,5 +1,6 @@
 """Figure of one value per vertex on the inflated cortex."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -122,33 +123,42 @@ def surface_map(
     return draw(figure, oversample=2, simplify=in_few_colors)
 
 
-def turnable_surface(
-    values: ArrayLike, title: str, *, cmap: str = "plasma", symmetric: bool = False
-) -> str:
+class SurfaceLayer(NamedTuple):
+    """What a cortex that can be turned shows: a title, and what `surface_map` takes."""
+
+    title: str
+    values: ArrayLike
+    cmap: str = "plasma"
+    symmetric: bool = False
+
+
+def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
     """Write a page with a value per vertex of fsaverage5 on a cortex that can be turned.
 
     Parameters
     ----------
-    values, title, cmap, symmetric
-        As `surface_map` takes them.
+    layers
+        What can be shown on it; the first is seen at once, the others are chosen from a list.
 
     Returns
     -------
     str
         HTML with plotly's program inside: 6 MB, and complete without a network.
+
+    Raises
+    ------
+    NsdError
+        If the values are not those of fsaverage5's vertices.
     """
     import plotly.graph_objects as go
-    from matplotlib.colors import to_hex
 
-    array = np.asarray(values, dtype=np.float64)
-    mappable = _mappable(array, cmap, symmetric=symmetric)
     figure = go.Figure()
-    for hemisphere, half in zip(HEMISPHERES, np.split(array, 2), strict=True):
-        mesh = _load_mesh(hemisphere)
+    meshes = [_load_mesh(hemisphere) for hemisphere in HEMISPHERES]
+    colored = [_colored(layer, meshes) for layer in layers]
+    for hemisphere, mesh, color in zip(HEMISPHERES, meshes, colored[0][0], strict=True):
         x, y, z = mesh.points.T
         # Each hemisphere is inflated around an origin of its own: put them side by side.
         x = x - x.max() - 2 if hemisphere == "lh" else x - x.min() + 2
-        colors = (255 * _vertex_colors(half, mesh, mappable)).round().astype(np.uint8)
         i, j, k = mesh.faces.T
         figure.add_mesh3d(
             x=x,
@@ -157,23 +167,52 @@ def turnable_surface(
             i=i,
             j=j,
             k=k,
-            vertexcolor=colors,
+            vertexcolor=color,
             lighting={"ambient": 0.6, "diffuse": 0.5, "specular": 0.05},
             hoverinfo="skip",
         )
-    scale = [[share, to_hex(mappable.cmap(share))] for share in np.linspace(0, 1, 33).tolist()]
-    low, high = mappable.get_clim()
-    marker = {"color": [low, high], "colorscale": scale, "showscale": True, "opacity": 0}
-    nothing = [None, None]  # a mesh of coloured vertices has no colour bar: that of no points
+    # A mesh of coloured vertices has no colour bar: it is that of no points.
+    nothing, marker = [None, None], {"color": [0, 1], "coloraxis": "coloraxis", "opacity": 0}
     figure.add_scatter3d(x=nothing, y=nothing, z=nothing, mode="markers", marker=marker)
+    buttons = [
+        {
+            "method": "update",
+            "label": layer.title,
+            "args": [{"vertexcolor": color}, {"coloraxis": axis}, [*range(len(meshes))]],
+        }
+        for layer, (color, axis) in zip(layers, colored, strict=True)
+    ]
     hidden = {axis: {"visible": False} for axis in ("xaxis", "yaxis", "zaxis")}
     figure.update_layout(
-        title=title,
+        coloraxis=colored[0][1],
+        updatemenus=[
+            {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+        ],
         scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
         showlegend=False,
     )
-    page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False})
+    # A name of our own: plotly draws one, and the same values would make another file each time.
+    page: str = figure.to_html(
+        include_plotlyjs=True, config={"displaylogo": False}, div_id="surface"
+    )
     return page
+
+
+def _colored(
+    layer: SurfaceLayer, meshes: Sequence[_Mesh]
+) -> tuple[list[NDArray[np.uint8]], dict[str, Any]]:
+    """Colours (V, 3) of each hemisphere's vertices, and plotly's axis of these colours."""
+    from matplotlib.colors import to_hex
+
+    array = np.asarray(layer.values, dtype=np.float64)
+    mappable = _mappable(array, layer.cmap, symmetric=layer.symmetric)
+    low, high = mappable.get_clim()
+    scale = [[share, to_hex(mappable.cmap(share))] for share in np.linspace(0, 1, 33).tolist()]
+    colors = [
+        (255 * _vertex_colors(half, mesh, mappable)).round().astype(np.uint8)
+        for half, mesh in zip(np.split(array, 2), meshes, strict=True)
+    ]
+    return colors, {"cmin": low, "cmax": high, "colorscale": scale}
 
 
 def _mappable(array: Floats, cmap: str, *, symmetric: bool) -> "ScalarMappable":

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 SESSIONS: Final = {"sessions"}
 REGION: Final = {"region", "region_above", "region_up_to"}
@@ -42,8 +44,8 @@ def families(
 
 
 def learning_curve(
-    results: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
-) -> pd.DataFrame:
+    results: "pd.DataFrame", settings: Mapping[str, Mapping[str, Any]]
+) -> "pd.DataFrame":
     """Points of learning curves: experiments that differ in their sessions, a line a cohort.
 
     Parameters
@@ -74,8 +76,8 @@ def learning_curve(
 
 
 def new_subject_curve(
-    results: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
-) -> pd.DataFrame:
+    results: "pd.DataFrame", settings: Mapping[str, Mapping[str, Any]]
+) -> "pd.DataFrame":
     """Points of new-subject curves, a panel a cohort: own sessions alone, or after others' model.
 
     Takes and returns what `learning_curve` does. A model of others' trials has learned from none of
@@ -100,8 +102,10 @@ def new_subject_curve(
     return points[points["panel"].isin(points.loc[points["x"] == 0, "panel"])]
 
 
-def regions(results: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def regions(results: "pd.DataFrame", settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
     """Rows, as `interval_rows` takes them, of experiments that differ in their region only."""
+    import pandas as pd
+
     parts = [
         results[results["experiment"].isin(names)].assign(
             group=lambda part: [
@@ -116,7 +120,7 @@ def regions(results: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) ->
     return found if len(found["experiment"].unique()) > 1 else found.iloc[:0]
 
 
-def repeats_curve(metrics: pd.DataFrame) -> pd.DataFrame:
+def repeats_curve(metrics: "pd.DataFrame") -> "pd.DataFrame":
     """Points, as `interval_curves` takes them, of accuracies in percent against repeats averaged.
 
     ``metrics`` is a result's; empty if no image was seen three times.
@@ -126,8 +130,10 @@ def repeats_curve(metrics: pd.DataFrame) -> pd.DataFrame:
     return points.assign(panel="", x=points["x"].astype(int))
 
 
-def _with_two_points(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _with_two_points(parts: "list[pd.DataFrame]") -> "pd.DataFrame":
     """Points of the panels in which some line has two values of x."""
+    import pandas as pd
+
     if not parts:
         return pd.DataFrame(columns=["panel", "line", "x"])
     points = pd.concat(parts).drop_duplicates(["panel", "line", "x"])

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import NsdError
@@ -22,6 +21,7 @@ from nsd_pipeline.report.drawing import (
 from nsd_pipeline.report.tables import place_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _AT_EACH_END: Final = 3
@@ -32,6 +32,7 @@ _CELL: Final = 0.62
 _GAP: Final = 0.07
 _PLACE_WIDTH: Final = 0.62
 _HEADER: Final = 0.26
+_LARGE: Final = 2 * _CELL + _HEADER
 
 
 class Example(NamedTuple):
@@ -58,7 +59,7 @@ class Example(NamedTuple):
     among: str
 
 
-def gallery_examples(ranks: pd.DataFrame, top: pd.DataFrame) -> list[Example]:
+def gallery_examples(ranks: "pd.DataFrame", top: "pd.DataFrame") -> list[Example]:
     """Choose the best, the median and the worst of each image's first trials.
 
     Parameters
@@ -185,14 +186,53 @@ def difficulty_gallery(easiest: Sequence[Rated], hardest: Sequence[Rated]) -> Pi
     return draw(figure, simplify=in_few_colors)
 
 
-def _draw(figure: "Figure", image: NDArray[np.uint8], x: float, y: float, *, framed: bool) -> None:
+class Found(NamedTuple):
+    """An image that was retrieved, uint8 (H, W, 3), its score, and whether it is the one seen."""
+
+    image: NDArray[np.uint8]
+    score: float
+    seen: bool
+
+
+def trial_gallery(title: str, seen: NDArray[np.uint8], found: Sequence[Found]) -> Picture:
+    """Draw one trial: the image seen, large, and what was retrieved for it, five in a row.
+
+    The photographs are part of NSD, whose terms forbid passing them on.
+    """
+    pitch, line = _CELL + _GAP, _HEADER + _CELL
+    first = _GAP + _LARGE + 3 * _GAP
+    n_lines = max(2, -(-len(found) // _RETRIEVED))
+    width, height = first + _RETRIEVED * pitch, _HEADER + n_lines * line + _GAP
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
+    figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, look)
+    _draw(figure, seen, _GAP, 2 * _HEADER, framed=False, side=_LARGE)
+    for number, (image, score, is_seen) in enumerate(found):
+        row, column = divmod(number, _RETRIEVED)
+        x, y = first + column * pitch, _HEADER + row * line
+        caption = (x + _CELL / 2) / width, 1 - (y + _HEADER / 2) / height
+        figure.text(*caption, f"{number + 1}: {score:.2f}", {**look, "ha": "center"})
+        _draw(figure, image, x, y + _HEADER, framed=is_seen)
+    return draw(figure, simplify=in_few_colors)
+
+
+def _draw(
+    figure: "Figure",
+    image: NDArray[np.uint8],
+    x: float,
+    y: float,
+    *,
+    framed: bool,
+    side: float = _CELL,
+) -> None:
     """Draw an image whose upper left corner is x, y inches from the figure's."""
     from PIL import Image
 
-    side = round(_CELL * DPI)
-    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+    pixels = round(side * DPI)
+    small = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.LANCZOS)
     width, height = figure.get_size_inches()
-    cell = (x / width, 1 - (y + _CELL) / height, _CELL / width, _CELL / height)
+    cell = (x / width, 1 - (y + side) / height, side / width, side / height)
     axes = figure.add_axes(cell, xticks=[], yticks=[])
     axes.imshow(np.asarray(small))
     axes.spines[:].set(visible=framed, color=GREEN, lw=2.6)

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NsdError
@@ -26,6 +25,7 @@ from nsd_pipeline.report.drawing import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -51,7 +51,7 @@ _COLUMNS: Final = (
 
 
 def training_curves(
-    history: pd.DataFrame,
+    history: "pd.DataFrame",
     *,
     batch_size: int | None = None,
     monitor: str = "val/batch_top5_acc",
@@ -192,7 +192,7 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
 
 
 def interval_rows(
-    rows: pd.DataFrame, xlabel: str, *, title: str = "", reference: float | None = None
+    rows: "pd.DataFrame", xlabel: str, *, title: str = "", reference: float | None = None
 ) -> Picture:
     """Draw values with their intervals one below the other (a forest plot).
 
@@ -208,6 +208,8 @@ def interval_rows(
     reference
         Value that is drawn as a line. Rows whose interval holds it are grey.
     """
+    import pandas as pd
+
     headed = rows["group"].nunique() < len(rows)  # else a group's name is its only row's
     y, ticks, heads = [], [], []
     place = 0.0
@@ -254,7 +256,9 @@ def interval_rows(
 _LINES: Final = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, "#B8A300", MUTED)
 
 
-def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: str = "") -> Picture:
+def interval_curves(
+    points: "pd.DataFrame", xlabel: str, ylabel: str, *, title: str = ""
+) -> Picture:
     """Draw values with their intervals against a number, a line for each series.
 
     Parameters
@@ -282,4 +286,26 @@ def interval_curves(points: pd.DataFrame, xlabel: str, ylabel: str, *, title: st
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=FAINT, lw=0.6)
         style(axes, title=": ".join(filter(None, (title, str(name)))), xlabel=xlabel, ylabel=ylabel)
+    return draw(figure)
+
+
+def session_numbers(sessions: "pd.DataFrame") -> Picture:
+    """Draw numbers of single sessions in the order of the scans, a panel each and a line a subject.
+
+    Parameters
+    ----------
+    sessions
+        A row a session: ``subject``, ``session`` (1-based), and a column for each panel, which is
+        named as its axis.
+    """
+    names = [str(name) for name in sessions if name not in ("subject", "session")]
+    figure = new_figure(COLUMN, 0.5 + 1.4 * len(names))
+    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        for (subject, part), color in zip(sessions.groupby("subject"), _LINES, strict=False):
+            label = subject if axes is panels[0] else None
+            axes.plot(part["session"], part[name], "o-", ms=2.5, lw=1.0, c=color, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        style(axes, xlabel="session" if axes is panels[-1] else "", ylabel=name)
     return draw(figure)

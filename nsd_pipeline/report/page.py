@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.tables import (
@@ -24,6 +23,7 @@ from nsd_pipeline.report.tables import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jinja2 import Environment
 
 MAIN_METRICS: Final = ("top5_acc", "top1_acc", "top10_acc", "median_retrieval_rank")
@@ -89,7 +89,7 @@ class Result:
 
     experiment: str
     cohort: str
-    metrics: pd.DataFrame
+    metrics: "pd.DataFrame"
     figures: Sequence[PageFigure] = ()
     provenance: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -117,11 +117,11 @@ class Overview:
     baseline
         What is compared to.
     ceilings
-        Noise ceilings of subjects.
+        Noise ceilings and reliabilities of subjects.
     """
 
     figures: Sequence[PageFigure] = ()
-    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    differences: "pd.DataFrame | None" = None
     notes: Sequence[str] = ()
     baseline: str = "default"
     ceilings: Sequence[PageFigure] = ()
@@ -220,6 +220,7 @@ def _cells(results: Sequence[Result], metric: str) -> dict[tuple[str, str], dict
 
 
 def _environment(*, small: bool) -> "Environment":
+    import pandas as pd
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -6,10 +6,12 @@ The reference's ranks count from 0, and so do metrics by its names. What is writ
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NAMES: Final = {
     "median_rank": "Median place",
@@ -72,7 +74,7 @@ def metric_label(name: str) -> str:
     return f"{words} ({qualified})" if qualified else words
 
 
-def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
+def readable_metrics(table: "pd.DataFrame") -> "pd.DataFrame":
     """Turn a table of metrics into one for people.
 
     Parameters
@@ -87,6 +89,8 @@ def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
         ``metric`` in words, the same columns with places instead of ranks, ``ratio`` (value /
         chance: above 1 is better for accuracies, below 1 for places) and ``name``, the reference's.
     """
+    import pandas as pd
+
     names = [str(name) for name in table["metric"]]
     readable = pd.DataFrame({"metric": [metric_label(name) for name in names]})
     for column in ("value", "low", "high", "chance", "ensemble"):
@@ -100,7 +104,7 @@ def readable_metrics(table: pd.DataFrame) -> pd.DataFrame:
     return readable.assign(ratio=ratio, name=names)
 
 
-def headline(readable: pd.DataFrame, names: Sequence[str]) -> list[dict[str, str]]:
+def headline(readable: "pd.DataFrame", names: Sequence[str]) -> list[dict[str, str]]:
     """A few rows of a table of `readable_metrics`, in words."""
     rows = readable.set_index("name").loc[list(names)]
     return [
@@ -118,7 +122,8 @@ def metric_text(name: str, value: float) -> str:
     """Write a value as a person reads it: an accuracy as a percentage, others with four digits."""
     if np.isnan(value):
         return "–"  # noqa: RUF001
-    return f"{100 * value:.1f} %" if is_accuracy(name) else f"{value:.4g}"
+    # Seeds that agree differ by 1e-16, by the order of summation.
+    return f"{100 * value:.1f} %" if is_accuracy(name) else f"{round(value, 12):.4g}"
 
 
 def interval_text(name: str, low: float, high: float) -> str:
@@ -134,7 +139,7 @@ def is_accuracy(name: str) -> bool:
     return name.endswith("_acc") or "_acc_" in name
 
 
-def to_latex(results: pd.DataFrame, metric: str, place: str) -> str:
+def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
     """Write one metric of all results as a LaTeX table, experiments x cohorts.
 
     Parameters
@@ -176,7 +181,7 @@ def to_latex(results: pd.DataFrame, metric: str, place: str) -> str:
     )
 
 
-def to_markdown(table: pd.DataFrame) -> str:
+def to_markdown(table: "pd.DataFrame") -> str:
     """Write a table as Markdown: four significant digits, a dash where there is no value."""
     # tabulate would write nan; it has a sign for None alone.
     table = table.astype(object).where(table.notna(), None)

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from nsd_pipeline import partitions, report
+from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.decoding.cohort import sessions_with
 from nsd_pipeline.errors import NotEnoughDataError, Remake
 from nsd_pipeline.evaluation.ceiling import noise_ceiling as compute
@@ -37,9 +36,10 @@ CEILING_FILE: Final = "ceiling.parquet"
 
 
 class Ceiling(Step):
-    """A subject's noise ceiling on fsaverage5."""
+    """A subject's noise ceiling and reliability on fsaverage5."""
 
-    name = "noise_ceiling"
+    name = folders.CEILING
+    code_version = "2"
     partitions = partitions.subjects
 
     def __init__(self, store: Store, open_source: Callable[[], Source]) -> None:
@@ -64,6 +64,8 @@ class Ceiling(Step):
         return Plan(inputs=own | {file.key: file.etag for file in self._of_nsd(partition)})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         sessions = self._sessions[partition]
         events = {session: FsaverageEvents.read(self.store, session) for session in sessions}
         images = {
@@ -84,12 +86,14 @@ class Ceiling(Step):
                 "ncsnr": found.ncsnr,
                 "percent_of_one": found.percent(1),
                 "percent_of_three": found.percent(3),
+                "reliability": found.reliability,
             }
         )
         metadata: dict[str, Any] = {
             "sessions": len(sessions),
             "images shown three times": found.n_images,
             "median ncsnr": float(np.nanmedian(found.ncsnr)),
+            "median reliability": float(np.nanmedian(found.reliability)),
         }
         if (published := self._read_published(partition)) is not None:
             table["published_ncsnr"] = published
@@ -98,10 +102,12 @@ class Ceiling(Step):
                 np.corrcoef(found.ncsnr[both], table.loc[both, "published_ncsnr"])[0, 1]
             )
         table.to_parquet(draft.folder / CEILING_FILE, index=False)
-        title = "Noise ceiling, signal to noise"  # longer ones are cut off
-        write_figure(
-            draft, "noise_ceiling", report.surface_map(found.ncsnr, title, "ncsnr", cmap="viridis")
-        )
+        for name, title, label, values in (
+            # Longer titles are cut off.
+            ("noise_ceiling", "Noise ceiling, signal to noise", "ncsnr", found.ncsnr),
+            ("reliability", "Reliability", "correlation of repeats", found.reliability),
+        ):
+            write_figure(draft, name, report.surface_map(values, title, label, cmap="viridis"))
         return metadata
 
     def _of_nsd(self, subject: str) -> list[ObjectInfo]:
@@ -135,6 +141,7 @@ class Ceiling(Step):
         dg.TableColumn("ncsnr", "float64", "signal / noise of a single trial, by NSD's rule"),
         dg.TableColumn("percent_of_one", "float64", "of variance that is signal, in one trial"),
         dg.TableColumn("percent_of_three", "float64", "and in the mean of three"),
+        dg.TableColumn("reliability", "float64", "correlation of repeats, over images"),
     ],
 )
 def noise_ceiling(
@@ -142,8 +149,9 @@ def noise_ceiling(
 ) -> None:
     """How much of a vertex's response comes back when an image is shown again.
 
-    From the betas at hand, z-scored by session: images that were shown three times. It bounds what
-    can be predicted of a vertex from an image; it does not bound how well images are retrieved.
-    Beside NSD's own numbers, where the source has them.
+    From the betas at hand, z-scored by session: images that were shown three times. The ceiling
+    bounds what can be predicted of a vertex from an image; it does not bound how well images are
+    retrieved. Beside NSD's own numbers, where the source has them. Reliability is the correlation
+    of repeats.
     """
     materialize(context, Ceiling(store.open(), source.open))

@@ -1,9 +1,7 @@
 """What experiments are beside each other: differences, and figures of several results."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nsd_pipeline import evaluation, report
 from nsd_pipeline.decoding.config import TrainingConfig
@@ -13,6 +11,9 @@ from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.steps.measurement import QUERIES_FILE, Metrics
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAIN_METRIC: Final = report.MAIN_METRICS[0]
 """What experiments are compared by, and curves are drawn of."""
@@ -38,20 +39,21 @@ class Measured(NamedTuple):
         return str(self.metrics.partition)
 
 
-def compare(store: Store, measured: Sequence[Measured]) -> tuple[pd.DataFrame, list[str]]:
+def compare(store: Store, measured: Sequence[Measured]) -> "tuple[pd.DataFrame, list[str]]":
     """Compare experiments to the default; say what cannot be compared, and why."""
+    import pandas as pd
+
     found: list[pd.DataFrame] = []
     notes = []
-    baselines = {each.cohort: each for each in measured if each.experiment == DEFAULT}
-    for each in measured:
-        baseline = baselines.get(each.cohort)
-        if baseline is None or baseline is each:
+    # Those of an earlier version have no ranks of queries.
+    known = [each for each in measured if QUERIES_FILE in each.metrics.files]
+    baselines = {each.cohort: _queries(store, each) for each in known if each.experiment == DEFAULT}
+    for each in known:
+        if each.experiment == DEFAULT or each.cohort not in baselines:
             continue
-        if not (QUERIES_FILE in each.metrics.files and QUERIES_FILE in baseline.metrics.files):
-            continue  # measured by an earlier version
         try:
             compared = evaluation.paired_differences(
-                _queries(store, each), _queries(store, baseline)
+                _queries(store, each), baselines[each.cohort], medians=False
             )
         except NsdError as error:
             notes.append(f"{each.experiment}, {each.cohort}: {error}")
@@ -65,14 +67,16 @@ def compare(store: Store, measured: Sequence[Measured]) -> tuple[pd.DataFrame, l
     return table[["experiment", "cohort", *_COMPARED, "p_holm"]], notes
 
 
-def _queries(store: Store, measured: Measured) -> pd.DataFrame:
+def _queries(store: Store, measured: Measured) -> "pd.DataFrame":
     """Ranks of single trials among all images."""
+    import pandas as pd
+
     queries = pd.read_parquet(store.folder(measured.metrics.key) / QUERIES_FILE)
     return queries[(queries["set"] == "all") & (queries["aggregation"] == "")]
 
 
 def figures_across(
-    measured: Sequence[Measured], table: pd.DataFrame, differences: pd.DataFrame
+    measured: Sequence[Measured], table: "pd.DataFrame", differences: "pd.DataFrame"
 ) -> dict[str, report.PageFigure]:
     """Figures of several results, as far as there is something to compare."""
     of_sessions = {

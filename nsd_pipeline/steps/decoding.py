@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.automation import carry_on_after
@@ -35,18 +34,38 @@ from nsd_pipeline.steps.images import Embeddings, embeddings_step
 from nsd_pipeline.steps.running import materialize, step_asset, write_figure
 from nsd_pipeline.steps.series_files import SeriesEvents
 from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.spaces import space_of, surface_step
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline.surface import read_roi
 
-FMRI_STEPS: Final[dict[str, tuple[type[Step], type[Step], str]]] = {
-    "betas": (SurfaceBetas, FsaverageEvents, "betas"),
-    "neuralbench": (Series, SeriesEvents, "time series"),
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class FmriSteps(NamedTuple):
+    """What a model takes its fMRI and its trials from, and what messages call it."""
+
+    fmri: type[Step]
+    events: type[Step]
+    what: str
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> "FmriSteps":
+        """Steps by the preset and, of betas, by the space."""
+        if (space := space_of(training)) is None:
+            return cls(Series, SeriesEvents, "time series")
+        return cls(surface_step(space), FsaverageEvents, "betas")
+
+
+_NUMBERS: Final = {
+    "mean (%)": "mean of all vertices (percent signal change)",
+    "deviation (%)": "median standard deviation (percent signal change)",
+    "valid vertices": "valid_share",
 }
-"""What each preset takes its fMRI and its trials from, and what messages call it."""
+"""What is drawn of each session of betas: axes, and the numbers' names in the metadata."""
 
 
 class FmriMlpConfig(TrainingConfig, dg.Config):
@@ -93,7 +112,7 @@ class Model(Step):
                 f"{self.name} cannot have a class of your own ({config.model}).",
                 next_step="write an experiment with it: only its file says which code is run.",
             )
-        fmri, _, what = FMRI_STEPS[config.preset]
+        fmri, _, what = steps = self.fmri_steps(config)
         own = partitions.subjects_of_cohort(partition)
         sessions = sessions_with(self.store, fmri.folder(), subjects_involved(own, config))
         if not any(session.startswith(own) for session in sessions):
@@ -103,7 +122,7 @@ class Model(Step):
                 " preset.",
                 remake=Remake(fmri.name, session_key(own[0], 1)),
             )
-        cohort = collect_cohort(self.store, partition, config.preset, sessions, self.targets)
+        cohort = collect_cohort(self.store, partition, steps, sessions, self.targets)
         cohort.require_space(config.space)
         self._cohorts[partition] = cohort
         inputs = {**cohort.inputs, **(self._labels.versions if self._labels else {})}
@@ -112,7 +131,19 @@ class Model(Step):
             inputs[begun.key] = begun.fingerprint
         return Plan(inputs=inputs, settings=config.decisive())
 
+    @classmethod
+    def fmri_steps(cls, config: TrainingConfig) -> FmriSteps:
+        """Steps that its models' fMRI and trials come from.
+
+        A run of the default may have another preset, but its space is the experiment's: that of a
+        run's `config` only says what the fMRI has to be.
+        """
+        space = cls.experiment.training.space
+        return FmriSteps.of(config.model_copy(update={"space": space}))
+
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         config, cohort = self.config, self._cohorts[partition]
         own = partitions.subjects_of_cohort(partition)
         trials, left_out = read_trials(self.store, cohort, config)
@@ -148,6 +179,8 @@ class Model(Step):
                 history, batch_size=config.batch_size, monitor=config.monitor
             )
             write_figure(draft, "training_curves", curves)
+        if not config.windowed:  # whose runs are z-scored
+            write_figure(draft, "sessions", self._draw_sessions(cohort))
         learned = trials[trials["split"].isin(["train", "val"])]
         return {
             "experiment": self.experiment.name,
@@ -163,6 +196,22 @@ class Model(Step):
             **left_out,
             **trained,
         }
+
+    def _draw_sessions(self, cohort: Cohort) -> report.Picture:
+        """Draw what is known of each session: the UI's own plot shows the last 120 of NSD's 284."""
+        import pandas as pd
+
+        made = self.store.at_once(self.store.manifest, list(cohort.fmri.values()))
+        rows = [
+            {
+                "subject": (of := parse_session_key(session))[0],
+                "session": of[1],
+                **{axis: found.metadata.get(name, np.nan) for axis, name in _NUMBERS.items()},
+            }
+            for session, found in zip(cohort.fmri, made, strict=True)
+            if found
+        ]
+        return report.session_numbers(pd.DataFrame(rows))
 
     def _log_epoch(self, epoch: Mapping[str, float]) -> None:
         self._log(
@@ -222,7 +271,7 @@ def _in_nsd(sessions: Sequence[str]) -> int:
     return sum(N_SESSIONS[subject] for subject in {parse_session_key(key)[0] for key in sessions})
 
 
-def _sessions_of(trials: pd.DataFrame) -> list[str]:
+def _sessions_of(trials: "pd.DataFrame") -> list[str]:
     pairs = trials[["subject", "session"]].drop_duplicates()
     return [session_key(*each) for each in pairs.itertuples(index=False)]
 
@@ -230,9 +279,9 @@ def _sessions_of(trials: pd.DataFrame) -> list[str]:
 def collect_cohort(
     store: Store,
     name: str,
-    preset: str,
+    steps: FmriSteps,
     sessions: Sequence[str],
-    targets: type[Embeddings] = Embeddings,
+    targets: type[Embeddings],
 ) -> Cohort:
     """Collect what a model of some sessions is made from.
 
@@ -242,7 +291,6 @@ def collect_cohort(
         If embeddings of its images are missing, or were made by different encoders, or there is
         fMRI without its events.
     """
-    fmri, events, _ = FMRI_STEPS[preset]
     seen = [name for name in SUBJECTS if any(each.startswith(name) for each in sessions)]
 
     def made(step: type[Step], keys: Sequence[str]) -> dict[str, Manifest]:
@@ -251,8 +299,8 @@ def collect_cohort(
 
     return Cohort.of(
         name,
-        fmri=made(fmri, sessions),
-        events=made(events, sessions),
+        fmri=made(steps.fmri, sessions),
+        events=made(steps.events, sessions),
         embeddings=made(targets, [partitions.SHARED, *seen]),
     )
 
@@ -260,7 +308,7 @@ def collect_cohort(
 def model_asset(step: type[Model]) -> dg.AssetsDefinition:
     """Asset of an experiment's models; the default's settings can be changed for a run."""
     experiment = step.experiment
-    fmri, events, _ = FMRI_STEPS[experiment.training.preset]
+    fmri, events, _ = FmriSteps.of(experiment.training)
     if experiment.training.train_on != "own":
         sessions = partitions.sessions_to_every_subject
         sets = partitions.stimulus_sets_to_every_subject

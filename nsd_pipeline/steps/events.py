@@ -1,9 +1,9 @@
 """Which image was shown when, and where the fMRI of it lies."""
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field
 
 from nsd_pipeline import folders, partitions
@@ -28,6 +28,9 @@ from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 COLUMNS = [dg.TableColumn(each.name, each.dtype, each.description) for each in EVENT_COLUMNS]
 
 
@@ -37,7 +40,7 @@ class EventTables(Step):
     partitions = partitions.sessions
 
     @classmethod
-    def read(cls, store: Store, session: str) -> pd.DataFrame:
+    def read(cls, store: Store, session: str) -> "pd.DataFrame":
         """Read a session's table."""
         return read_events(store.folder(cls.key(session)) / EVENTS_FILE)
 
@@ -94,7 +97,7 @@ class Events(EventTables):
             "spaces": sorted(files),
         }
 
-    def _read_responses(self, subject: str) -> pd.DataFrame:
+    def _read_responses(self, subject: str) -> "pd.DataFrame":
         path = self._tables / responses_file(subject)
         if not path.exists():
             raise MappingError(

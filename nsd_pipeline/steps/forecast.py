@@ -5,14 +5,16 @@ a step that the store has none of, they are `DEFAULTS`. How many there are of ea
 the design and the manifests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from nsd_pipeline import partitions
+from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.steps.decoding import FmriMlp
@@ -21,11 +23,17 @@ from nsd_pipeline.steps.images import Embeddings, Stimuli
 from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
 from nsd_pipeline.steps.raw import Betas, Design
 from nsd_pipeline.steps.report import Report
-from nsd_pipeline.steps.sessions import BETAS_STEPS, SessionStates
+from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
+from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.sessions import BETAS_STEPS, Preparation, SessionStates
+from nsd_pipeline.steps.spaces import space_of
+from nsd_pipeline.steps.stages import Stage, metrics_of, models_of
 from nsd_pipeline.steps.step import SECONDS, Step
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.snapshot import Snapshot
+from nsd_pipeline.storage.source import Source
+from nsd_pipeline.storage.transfer import BLOCK
 
 _IMAGE_BYTES: Final = int(np.prod(layout.IMAGE_SHAPE))
 _FRAME_BYTES: Final = layout.FSAVERAGE5_VERTICES * 4
@@ -49,6 +57,9 @@ DEFAULTS: Final[Mapping[type[Step], Rate]] = {
     Events: Rate(0.5, 30e3),
     FsaverageEvents: Rate(0.2, 30e3),
     SurfaceBetas: Rate(1, 61.5e6),
+    SeriesFiles: Rate(0.5, 0),
+    SeriesEvents: Rate(0.5, 30e3),
+    Series: Rate(12, 208e6),
     Stimuli: Rate(1e-3, 0),
     Embeddings: Rate(1.8, 6200),
     FmriMlp: Rate(0.02, 1000),
@@ -64,6 +75,8 @@ MEMORY: Final[Mapping[type[Step], float]] = {
 }
 """Bytes in memory, beside the betas of a model: what tests allow (docs/performance.md)."""
 _LEAST_MEMORY: Final = 1e9
+_ROWS_OF_WINDOW: Final = 3.5
+"""Rows of a trial where windows share those that overlap: NSD is 59 GB of them, 17 GB of betas."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +105,34 @@ class Wanted:
     experiments: Sequence[type[Metrics]]
 
     @property
+    def preparations(self) -> list[Preparation]:
+        """What is prepared of the sessions."""
+        return Preparation.for_all(each.model.experiment.training for each in self.experiments)
+
+    @property
     def subjects(self) -> list[str]:
         """Whose sessions are asked for."""
         return list(dict.fromkeys(layout.parse_session_key(each)[0] for each in self.sessions))
+
+
+class Looked(NamedTuple):
+    """How the sessions stand for some experiments: `look_at_sessions`.
+
+    `session_bytes` is what a session takes to fetch where whole files are: time series, and betas
+    in another space than fsaverage.
+    """
+
+    prepared: Preparation
+    states: SessionStates
+    session_bytes: int
 
 
 def forecast(
     snapshot: Snapshot,
     design: ExperimentDesign,
     wanted: Wanted,
-    states: SessionStates,
-    *,
-    in_place: bool,
+    looked: Sequence[Looked],
+    open_source: Callable[[], Source],
 ) -> list[Forecast]:
     """Say what is left to make of what was asked for, step by step, and what it takes.
 
@@ -114,29 +143,43 @@ def forecast(
     design
         Which session shows which images.
     wanted
-        What was asked for. The making of time series is not counted.
-    states
-        How the sessions stand: `look_at_sessions`.
-    in_place
-        Whether a mirror is read where it lies, so that nothing is fetched.
+        What was asked for.
+    looked
+        All that has to be prepared of the sessions.
+    open_source
+        Opens the source; a mirror is read where it lies, so that nothing is fetched.
     """
-    count = _Counting(snapshot, design, in_place)
-    to_do = states.to_do
+    in_place = open_source().local_path(layout.EXPDESIGN_KEY) is not None
+    count = _Counting(snapshot, design, open_source, in_place)
     found = []
     if snapshot.find(Design.key()) is None:
         found.append(count.of(Design, 1, 1))
-    for step in BETAS_STEPS:
-        # What is stale is taken for stale as a whole.
-        left = [
-            key
-            for key in to_do
-            if key in states["stale"] or not isinstance(snapshot.found.get(step.key(key)), Manifest)
-        ]
-        trials = sum(design.n_trials(layout.parse_session_key(key)[1]) for key in left)
-        requests = 2 * trials if step is Betas and not in_place else 0
-        if left:
-            found.append(count.of(step, len(left), len(left), requests * _FRAME_BYTES, requests))
-    found += count.images(wanted, to_do)
+    counted: set[str] = set()
+    for prepared, states, session_bytes in looked:
+        likes = BETAS_STEPS if prepared.space else prepared.steps
+        for like, step in zip(likes, prepared.steps, strict=True):
+            # What is stale is taken for stale as a whole.
+            left = [
+                key
+                for key in states.to_do
+                if key in states["stale"]
+                or not isinstance(snapshot.found.get(step.key(key)), Manifest)
+            ]
+            # Events are the same for all spaces.
+            left = [key for key in left if step.key(key) not in counted]
+            counted.update(map(step.key, left))
+            n_bytes = requests = 0
+            if like is Betas and not in_place and prepared.space == layout.DEFAULT_SPACE:
+                sessions = (layout.parse_session_key(key)[1] for key in left)
+                requests = 2 * sum(map(design.n_trials, sessions))
+                n_bytes = requests * _FRAME_BYTES
+            elif like in (Betas, SeriesFiles) and not in_place:
+                n_bytes = len(left) * session_bytes
+                requests = ceil(n_bytes / BLOCK)
+            if left:
+                found.append(count.of(step, len(left), len(left), n_bytes, requests, like=like))
+    to_do = {each.prepared.space: each.states.to_do for each in looked}
+    found += count.images(wanted, sorted({key for keys in to_do.values() for key in keys}))
     found += count.models(wanted, to_do)
     return found
 
@@ -144,8 +187,15 @@ def forecast(
 class _Counting:
     """Counts what is to be made, and multiplies it with what one of it takes."""
 
-    def __init__(self, snapshot: Snapshot, design: ExperimentDesign, in_place: bool) -> None:
-        self._snapshot, self._design, self._in_place = snapshot, design, in_place
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        design: ExperimentDesign,
+        open_source: Callable[[], Source],
+        in_place: bool,
+    ) -> None:
+        self._snapshot, self._design = snapshot, design
+        self._open_source, self._in_place = open_source, in_place
 
     def of(
         self,
@@ -237,10 +287,14 @@ class _Counting:
         there = {key.removeprefix(start).replace("/", "_") for key in self._snapshot.keys(start)}
         return sorted(there.union(to_do) & set(partitions.SESSIONS))
 
-    def models(self, wanted: Wanted, to_do: Sequence[str]) -> list[Forecast]:
-        """Training and measuring what has not been, or would be of more sessions now."""
+    def models(
+        self, wanted: Wanted, sessions_to_do: Mapping[layout.Space | None, Sequence[str]]
+    ) -> list[Forecast]:
+        """Training and measuring what has not been, or would not be made again just so."""
         found, any_new = [], False
         for metrics in wanted.experiments:
+            space = space_of(metrics.model.experiment.training)
+            to_do = sessions_to_do[space]
             cut = metrics.partitions
             cohorts = [
                 cohort
@@ -253,7 +307,8 @@ class _Counting:
                 continue
             any_new = True
             n_trials = [self._trials_of(cohort, to_do) for cohort in cohorts]
-            held = max(n_trials) * 2 * _FRAME_BYTES
+            rows = 1 if space else _ROWS_OF_WINDOW
+            held = max(n_trials) * 2 * rows * _FRAME_BYTES
             units = sum(n_trials) * len(metrics.model.experiment.training.seeds)
             found.append(self.of(metrics.model, len(cohorts), units, held_bytes=held, like=FmriMlp))
             found.append(self.of(metrics, len(cohorts), sum(n_trials), like=RetrievalMetrics))
@@ -264,8 +319,18 @@ class _Counting:
     def _is_new(self, metrics: type[Metrics], cohort: str, to_do: Sequence[str]) -> bool:
         subjects = partitions.subjects_of_cohort(cohort)
         more = any(each.startswith(subjects) for each in to_do)
-        there = (self._snapshot.found.get(step.key(cohort)) for step in (metrics.model, metrics))
-        return more or not all(isinstance(each, Manifest) for each in there)
+        return more or any(
+            self._would_change(stage, cohort)
+            for stage in (models_of(metrics.model), metrics_of(metrics))
+        )
+
+    def _would_change(self, stage: Stage, cohort: str) -> bool:
+        assert stage.open is not None  # noqa: S101  # looking at a model or metrics is quick
+        try:
+            step = stage.open(self._snapshot, self._open_source)
+            return step.look(cohort).change is not None
+        except ArtifactError:  # something that it is made from is not there yet
+            return True
 
     def _trials_of(self, cohort: str, to_do: Sequence[str]) -> int:
         subjects = partitions.subjects_of_cohort(cohort)

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline import folders, partitions
@@ -33,6 +32,7 @@ from nsd_pipeline.nsd.stimuli import (
     ImageReader,
     download_images,
     mirror_index,
+    open_images,
     part_bytes,
     part_index,
 )
@@ -43,15 +43,17 @@ from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PHOTOGRAPHS: Final = "photographs of NSD"
-GENERATED: Final = "generated"
-"""What a stimulus set's pictures are. NSD's terms forbid passing on its photographs."""
+"""What a stimulus set's pictures are, unless generated. NSD's terms forbid passing them on."""
 
 
 class Stimuli(Step):
     """The images of a stimulus set that the sessions at hand showed."""
 
-    name = "stimuli"
+    name = folders.STIMULI
     partitions = partitions.stimulus_sets
 
     def __init__(self, store: Store, source: Source) -> None:
@@ -100,11 +102,13 @@ class Stimuli(Step):
         return {
             "images": len(image_ids),
             "bytes fetched": n_bytes,
-            "pictures": GENERATED if generated else PHOTOGRAPHS,
+            "pictures": layout.GENERATED if generated else PHOTOGRAPHS,
         }
 
-    def _fetch_new_images(self, partition: str) -> tuple[pd.DataFrame, int]:
+    def _fetch_new_images(self, partition: str) -> "tuple[pd.DataFrame, int]":
         """Index of all images needed, after fetching those that no part of this version holds."""
+        import pandas as pd
+
         image_ids, file = self._needed[partition], self._file
         known = self._known_images(partition)
         new = image_ids[~pd.Index(image_ids).isin(known["image_id"])]
@@ -125,19 +129,14 @@ class Stimuli(Step):
                 config={},
                 expected_bytes=part_bytes(len(new)),
             ) as draft:
-                n_bytes = download_images(
-                    self.source,
-                    file,
-                    new,
-                    draft.folder,
-                    scratch,
-                    max_concurrency=self.source.max_concurrency,
-                )
+                n_bytes = download_images(self.source, file, new, draft.folder, scratch)
         index = pd.concat([known, part_index(new, part)])
         return index[index["image_id"].isin(image_ids)].sort_values("image_id"), n_bytes
 
-    def _known_images(self, partition: str) -> pd.DataFrame:
+    def _known_images(self, partition: str) -> "pd.DataFrame":
         """Index of the images that have been fetched from this version of the stimulus file."""
+        import pandas as pd
+
         manifest = self.store.manifest(self.key(partition))
         current = {self._file.key: self._file.etag}
         if manifest is None or manifest.inputs != current or manifest.config["in_place"]:
@@ -145,18 +144,19 @@ class Stimuli(Step):
         return pd.read_parquet(self.store.folder(manifest.key) / INDEX_FILE)
 
     @classmethod
-    def open_images(cls, store: Store, source: Source, stimulus_set: str) -> ImageReader:
+    def open_images(
+        cls, store: Store, open_source: Callable[[], Source], stimulus_set: str
+    ) -> ImageReader:
         """Reader of a stimulus set's images, wherever they lie."""
-        manifest = cls.made(store, stimulus_set)
-        index = pd.read_parquet(store.folder(manifest.key) / INDEX_FILE)
-        mirror = source.local_path(layout.STIMULI_KEY) if manifest.config["in_place"] else None
-        return ImageReader(
-            index, lambda part: store.folder(cls.part_key(stimulus_set, part)), mirror
+        return open_images(
+            store,
+            cls.made(store, stimulus_set),
+            lambda: open_source().local_path(layout.STIMULI_KEY),
         )
 
     @classmethod
     def pictures(cls, store: Store, stimulus_set: str) -> str:
-        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `GENERATED`.
+        """Whether a stimulus set's pictures are `PHOTOGRAPHS` or `layout.GENERATED`.
 
         What an earlier version fetched does not say; such pictures are taken for NSD's, to be safe.
         """
@@ -224,7 +224,7 @@ class Embeddings(Step):
         return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        images = Stimuli.open_images(self.store, self.open_source(), partition)
+        images = Stimuli.open_images(self.store, self.open_source, partition)
         wanted = images.image_ids
         ids, values, settings = self._embedded_before(partition, plan)
         new = np.setdiff1d(wanted, ids)

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nsd_pipeline import decoding, evaluation, folders, partitions, report
@@ -35,12 +34,13 @@ from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import read_labels
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 METRICS_FILE: Final = "metrics.parquet"
 HELD_OUT_FILE: Final = "metrics_held_out.parquet"
 DRAWN_FILE: Final = "drawn_images.parquet"
 QUERIES_FILE: Final = "query_ranks.parquet"
-RANKS_FILE: Final = "ranks.parquet"
-TOP_FILE: Final = "top10.parquet"
 VERTICES_FILE: Final = "vertices.parquet"
 
 _HEADLINES: Final = ("top1_acc", "top5_acc", "top10_acc", "top5_acc_instance-agg")
@@ -77,7 +77,7 @@ class Metrics(Step):
         Step of the models.
     """
 
-    code_version = "4"
+    code_version = "5"
     model: ClassVar[type[Model]]
 
     def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
@@ -88,6 +88,8 @@ class Metrics(Step):
         return Plan(inputs={self.model.name: self.model.made(self.store, partition).fingerprint})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         trained = self.model.made(self.store, partition)
         options = TrainingConfig.of_model(trained.config)
         trials = pd.read_parquet(self.store.folder(trained.key) / TRIALS_FILE)
@@ -105,7 +107,7 @@ class Metrics(Step):
             evaluation.name_trials(look(together, y_true, images, subjects), found.data.table)
             for look in (evaluation.trial_ranks, evaluation.top_images)
         )
-        for content, file in ((ranks, RANKS_FILE), (top, TOP_FILE)):
+        for content, file in ((ranks, folders.RANKS_FILE), (top, folders.TOP_FILE)):
             content.to_parquet(draft.folder / file, index=False)
         among_all = ranks[ranks["set"] == "all"]
         self._draw_photographs(draft, among_all, top, evaluation.image_difficulty(queries))
@@ -132,14 +134,14 @@ class Metrics(Step):
         }
 
     def _estimate(
-        self, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+        self, trained: Manifest, options: TrainingConfig, trials: "pd.DataFrame"
     ) -> _Estimates:
         """Let the models of all seeds estimate what some of their cohort's trials showed."""
         folder = self.store.folder(trained.key)
         cohort = collect_cohort(
             self.store,
             str(trained.partition),
-            options.preset,
+            self.model.fmri_steps(options),
             trained.metadata["sessions"],
             self.model.targets,
         )
@@ -161,7 +163,7 @@ class Metrics(Step):
         return _Estimates(data, np.stack(estimates), contributions)
 
     def _held_out(
-        self, draft: Draft, trained: Manifest, options: TrainingConfig, trials: pd.DataFrame
+        self, draft: Draft, trained: Manifest, options: TrainingConfig, trials: "pd.DataFrame"
     ) -> dict[str, Any]:
         """Metrics of the sessions that were kept for a second test, if there are any."""
         second = trials[trials["split"] == HELD_OUT]
@@ -196,10 +198,10 @@ class Metrics(Step):
         }
 
     def _draw_photographs(
-        self, draft: Draft, ranks: pd.DataFrame, top: pd.DataFrame, difficulty: pd.DataFrame
+        self, draft: Draft, ranks: "pd.DataFrame", top: "pd.DataFrame", difficulty: "pd.DataFrame"
     ) -> None:
         """Draw what was retrieved, and which images are easy and hard."""
-        read = Stimuli.open_images(self.store, self.open_source(), partitions.SHARED)
+        read = Stimuli.open_images(self.store, self.open_source, partitions.SHARED)
         gallery = [
             report.Retrieval(
                 seen=read(np.array([example.image_id]))[0],
@@ -212,7 +214,7 @@ class Metrics(Step):
         ]
         write_figure(draft, "retrieval_gallery", report.retrieval_gallery(gallery))
 
-        def rated(images: pd.DataFrame) -> list[report.Rated]:
+        def rated(images: "pd.DataFrame") -> list[report.Rated]:
             photos = read(images["image_id"].to_numpy())
             return [report.Rated(*each) for each in zip(photos, images["mean_place"], strict=True)]
 
@@ -222,7 +224,7 @@ class Metrics(Step):
 
 
 def _draw_numbers(
-    draft: Draft, ranks: pd.DataFrame, table: pd.DataFrame, contributions: NDArray[np.float32]
+    draft: Draft, ranks: "pd.DataFrame", table: "pd.DataFrame", contributions: NDArray[np.float32]
 ) -> None:
     """Draw places, repeats, and what each vertex adds to the score (V,)."""
     set_size = int(ranks["n_candidates"].iloc[0])
@@ -237,12 +239,15 @@ def _draw_numbers(
     write_figure(draft, "where_the_model_finds_it", picture)
 
 
-def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _measure(found: _Estimates, seeds: Sequence[int]) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Every metric with its interval, and the rank of every query that they follow from.
 
-    First the reference's metrics, then those of other candidates and of numbers of repeats.
+    The reference's metrics, then those of other candidates and of numbers of repeats, then those
+    within batches, which do not follow from these ranks.
     """
-    known = found.tested(seeds)
+    import pandas as pd
+
+    by_seed, y_true, images, _, _ = known = found.tested(seeds)
     ways = (
         evaluation.query_ranks,
         evaluation.hard_negative_ranks,
@@ -250,17 +255,24 @@ def _measure(found: _Estimates, seeds: Sequence[int]) -> tuple[pd.DataFrame, pd.
         evaluation.repeat_ranks,
     )
     queries = pd.concat([way(*known) for way in ways], ignore_index=True)
-    intervals = evaluation.metric_intervals(queries).rename(columns={"seed_sd": "sd_of_seeds"})
-    table = evaluation.seeds_table(*known)
-    ends = ["low", "high", "ensemble_low", "ensemble_high"]
-    others = intervals[~intervals["metric"].isin(table["metric"])].drop(columns="n_seeds")
-    others["chance"] = others["metric"].map(evaluation.table_chance(queries))
-    others["ratio"] = others["value"] / others["chance"].where(others["chance"] != 0)
-    table = table.merge(intervals[["metric", *ends]], on="metric", how="left")
-    few = ["seed", "set", "candidates", "aggregation", "subject"]  # a tenth of the file
-    return pd.concat([table, others], ignore_index=True), queries.astype(
-        dict.fromkeys(few, "category")
+    batches = {
+        name: evaluation.batch_retrieval(estimates, y_true)
+        for name, estimates in evaluation.seeds_and_ensemble(by_seed, seeds)
+    }
+    within_batches = evaluation.over_seeds(pd.DataFrame(batches))
+    table = pd.concat(
+        [
+            evaluation.metric_intervals(queries),
+            within_batches.rename_axis("metric").reset_index(),
+        ],
+        ignore_index=True,
     )
+    chance = evaluation.table_chance(queries) | evaluation.batch_chance(images)
+    table["chance"] = table["metric"].map(chance)
+    # No ratio to a chance level of 0.
+    table["ratio"] = table["value"] / table["chance"].where(table["chance"] != 0)
+    few = ["seed", "set", "candidates", "aggregation", "subject"]  # a tenth of the file
+    return table, queries.astype(dict.fromkeys(few, "category"))
 
 
 class RetrievalMetrics(Metrics):
@@ -350,6 +362,8 @@ def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:
 
 def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:
     """Say whether a cohort's models beat guessing; an ArtifactError if they were not measured."""
+    import pandas as pd
+
     metrics, model = step.made(store, cohort), step.model.made(store, cohort)
     table = pd.read_parquet(store.folder(metrics.key) / METRICS_FILE).set_index("metric")
     # Artifacts of before have one seed, and no ensemble.

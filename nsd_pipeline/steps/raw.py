@@ -143,11 +143,7 @@ class Betas(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         download = self._found[partition]
-        report = download.download(
-            draft.folder,
-            self.store.scratch(self.key(partition)),
-            max_concurrency=self.source.max_concurrency,
-        )
+        report = download.download(draft.folder, self.store.scratch(self.key(partition)))
         return {
             "space": self.config.space,
             "trials": download.n_trials,
@@ -161,35 +157,18 @@ class Betas(Step):
         }
 
 
-def betas_asset(*, by_operator: bool) -> dg.AssetsDefinition:
-    """Asset of the betas as NSD has them.
+@step_asset(Betas, group_name="raw", kinds={"s3"}, deps=[experiment_design])
+def betas(
+    context: dg.AssetExecutionContext,
+    config: BetasConfig,
+    source: SourceResource,
+    store: StoreResource,
+) -> None:
+    """Single-trial betas of a session, as NSD has them: on fsaverage, or in a space by config.
 
-    Parameters
-    ----------
-    by_operator
-        As for `surface_asset`.
+    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame (percent
+    signal change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by
+    concurrent range requests bound to one version of the object. A local mirror is read in
+    place.
     """
-    operators = dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions)
-
-    @step_asset(
-        Betas,
-        group_name="raw",
-        kinds={"s3"},
-        deps=[experiment_design, *([operators] if by_operator else [])],
-    )
-    def betas(
-        context: dg.AssetExecutionContext,
-        config: BetasConfig,
-        source: SourceResource,
-        store: StoreResource,
-    ) -> None:
-        """Single-trial betas of a session, as NSD has them: on fsaverage, or in a space by config.
-
-        Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame (percent
-        signal change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by
-        concurrent range requests bound to one version of the object. A local mirror is read in
-        place.
-        """
-        materialize(context, Betas(store.open(), source.open(), config))
-
-    return betas
+    materialize(context, Betas(store.open(), source.open(), config))

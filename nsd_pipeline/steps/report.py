@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import dagster as dg
-import pandas as pd
 
 from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
-from nsd_pipeline.nsd.layout import SUBJECTS
+from nsd_pipeline.nsd.layout import GENERATED, SUBJECTS
 from nsd_pipeline.resources import StoreResource
-from nsd_pipeline.steps.ceiling import Ceiling
+from nsd_pipeline.steps.ceiling import CEILING_FILE, Ceiling
 from nsd_pipeline.steps.comparison import (
     MAIN_METRIC,
     Measured,
@@ -22,7 +21,6 @@ from nsd_pipeline.steps.comparison import (
     figures_across,
     learned_from,
 )
-from nsd_pipeline.steps.images import GENERATED
 from nsd_pipeline.steps.measurement import (
     DRAWN_FILE,
     METRICS_FILE,
@@ -34,6 +32,9 @@ from nsd_pipeline.steps.running import materialize, read_figure, step_asset, wri
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAGE_FILE = "report.html"
 SURFACE_FILE = "surface.html"
@@ -64,14 +65,25 @@ _FIGURES: Final = {
         "What each vertex adds to the score of the image that was seen, mean over test trials.",
     ),
     "training_curves": _Figure("Training", "The marked epochs' weights are the models'."),
+    "sessions": _Figure(
+        "Betas by session",
+        "Betas in percent signal change: mean of all vertices, median of their standard deviations,"
+        " and the share of vertices that have data.",
+    ),
 }
+
+_BRAINS: Final = {
+    "noise_ceiling": ("Noise ceiling", "ncsnr"),
+    "reliability": ("Reliability", "reliability"),
+}
+"""Figures of a noise ceiling's artifact: their titles, and columns of its table."""
 
 
 class Report(Step):
     """One HTML page about every experiment and cohort that was measured."""
 
     name = "decoding_report"
-    code_version = "4"
+    code_version = "5"
 
     def __init__(self, store: Store, steps: Mapping[str, type[Metrics]]) -> None:
         super().__init__(store)
@@ -97,6 +109,8 @@ class Report(Step):
         return Plan(inputs={manifest.key: manifest.fingerprint for manifest in made_from})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        import pandas as pd
+
         results = [self._result(each) for each in self._measured]
         table = pd.concat(
             [
@@ -137,6 +151,8 @@ class Report(Step):
         }
 
     def _result(self, measured: Measured) -> report.Result:
+        import pandas as pd
+
         step, metrics, model = measured
         folders = [self.store.folder(manifest.key) for manifest in (metrics, model)]
         table = pd.read_parquet(folders[0] / METRICS_FILE)
@@ -194,6 +210,8 @@ class Report(Step):
 
     def _drawn(self, metrics: Manifest) -> dict[str, str]:
         """Both directions of the literature's protocol, mean over seeds and subjects."""
+        import pandas as pd
+
         if DRAWN_FILE not in metrics.files:
             return {}
         drawn = pd.read_parquet(self.store.folder(metrics.key) / DRAWN_FILE)
@@ -210,32 +228,42 @@ class Report(Step):
         }
 
     def _brains(self) -> list[report.PageFigure]:
-        """Noise ceilings of the subjects that have one."""
+        """Noise ceilings and reliabilities of the subjects that have them."""
         return [
             report.PageFigure(
-                f"Noise ceiling of {made.partition}",
+                f"{title} of {made.partition}",
                 picture,
-                f"Median ncsnr {made.metadata['median ncsnr']:.2f}, from"
+                f"Median {median} {made.metadata[f'median {median}']:.2f}, from"
                 f" {made.metadata['images shown three times']} images that were shown three times.",
             )
             for made in self._ceilings
-            if (picture := read_figure(self.store.folder(made.key), "noise_ceiling"))
+            for name, (title, median) in _BRAINS.items()
+            if (picture := read_figure(self.store.folder(made.key), name))
         ]
 
     def _surface(self, draft: Draft) -> str:
-        """Write the brain that can be turned, of the first result that has one; its file's name."""
+        """Write the brain that can be turned; its file's name, if there is something to show."""
+        import pandas as pd
+
+        layers = []
         for each in self._measured:
             if VERTICES_FILE in each.metrics.files:
                 path = self.store.folder(each.metrics.key) / VERTICES_FILE
-                page = report.turnable_surface(
-                    pd.read_parquet(path)["contribution"],
-                    f"Where the model finds it: {each.experiment}, {each.cohort}",
-                    cmap="RdBu_r",
-                    symmetric=True,
-                )
-                (draft.folder / SURFACE_FILE).write_text(page, encoding="utf-8")
-                return SURFACE_FILE
-        return ""
+                title = f"Where the model finds it: {each.experiment}, {each.cohort}"
+                values = pd.read_parquet(path)["contribution"]
+                layers.append(report.SurfaceLayer(title, values, "RdBu_r", symmetric=True))
+                break
+        for made in self._ceilings:
+            table = pd.read_parquet(self.store.folder(made.key) / CEILING_FILE)
+            layers += [
+                report.SurfaceLayer(f"{title}: {made.partition}", table[column], "viridis")
+                for title, column in _BRAINS.values()
+                if column in table
+            ]
+        if not layers:
+            return ""
+        (draft.folder / SURFACE_FILE).write_text(report.turnable_surface(layers), encoding="utf-8")
+        return SURFACE_FILE
 
 
 def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
@@ -257,7 +285,7 @@ def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
     return decoding_report
 
 
-def _results_in_words(table: pd.DataFrame) -> list[dict[str, str]]:
+def _results_in_words(table: "pd.DataFrame") -> list[dict[str, str]]:
     """The main metric of every result, as the UI shows it."""
     return [
         {
@@ -271,7 +299,7 @@ def _results_in_words(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _downloads(table: pd.DataFrame, differences: pd.DataFrame) -> dict[str, str]:
+def _downloads(table: "pd.DataFrame", differences: "pd.DataFrame") -> dict[str, str]:
     """Tables by the name of the file that they are offered as."""
     first = ["experiment", "cohort", "metric"]
     results = table[[*first, *(name for name in table if name not in first)]]

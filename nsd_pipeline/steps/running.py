@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import dagster as dg
-import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
@@ -229,6 +228,8 @@ def _data_version(
 
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
+    import pandas as pd
+
     shown: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     for name, value in manifest.metadata.items():

@@ -152,12 +152,7 @@ class SeriesFiles(Step):
         else:
             scratch = self.store.scratch(self.key(partition))
             runs, report = download_series(
-                self.source,
-                self._prepared[partition],
-                self.config.space,
-                draft.folder,
-                scratch,
-                max_concurrency=self.source.max_concurrency,
+                self.source, self._prepared[partition], self.config.space, draft.folder, scratch
             )
             shutil.rmtree(scratch, ignore_errors=True)
             metadata |= {"bytes fetched": report.n_bytes, "seconds": report.seconds}

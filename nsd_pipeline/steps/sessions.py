@@ -1,22 +1,31 @@
 """How sessions stand: which are still to be prepared, and which are not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, Space
 from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
-from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
-from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
-from nsd_pipeline.steps.series_surface import Series
+from nsd_pipeline.steps.raw import BetasConfig, Design
+from nsd_pipeline.steps.series_files import BoldConfig, SeriesEvents, SeriesFiles
+from nsd_pipeline.steps.series_surface import Series, SeriesConfig
+from nsd_pipeline.steps.spaces import betas_step, space_of, surface_step
 from nsd_pipeline.steps.step import Change, Step
-from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
+from nsd_pipeline.steps.surface import SurfaceConfig
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
-BETAS_STEPS: Final[tuple[type[Step], ...]] = (Betas, Events, FsaverageEvents, SurfaceBetas)
+
+def betas_steps(space: Space) -> tuple[type[Step], ...]:
+    """What prepares a session for a model of a space's betas, in order."""
+    return betas_step(space), Events, FsaverageEvents, surface_step(space)
+
+
+BETAS_STEPS: Final[tuple[type[Step], ...]] = betas_steps(DEFAULT_SPACE)
 SERIES_STEPS: Final[tuple[type[Step], ...]] = (
     Events,
     FsaverageEvents,
@@ -24,7 +33,32 @@ SERIES_STEPS: Final[tuple[type[Step], ...]] = (
     SeriesEvents,
     Series,
 )
-"""What prepares a session for a model of betas, or of windows of time series, in order."""
+"""What prepares a session for a model of betas on fsaverage, or of windows of time series."""
+
+
+class Preparation(NamedTuple):
+    """What is prepared of every session, and how that is called."""
+
+    name: str
+    steps: tuple[type[Step], ...]
+    space: Space | None = None
+    """Of betas; None for time series."""
+
+    @classmethod
+    def for_all(cls, trainings: Iterable[TrainingConfig]) -> "list[Preparation]":
+        """All that some experiments need, each once."""
+        kinds = dict.fromkeys(map(space_of, trainings))
+        return [
+            cls("time series", SERIES_STEPS)
+            if space is None
+            else cls(
+                "sessions" if space == DEFAULT_SPACE else f"sessions in {space}",
+                betas_steps(space),
+                space,
+            )
+            for space in kinds
+        ]
+
 
 State = Literal["missing", "stale", "left alone", "up to date", "not on the source"]
 
@@ -54,11 +88,26 @@ class SessionStates:
         return ", ".join(counts).replace("left alone", "left alone (made with other settings)")
 
 
-def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> SessionStates:
-    """Ask every step how it stands with some sessions (by their keys), by the default settings.
+def look_at_sessions(
+    source: Source,
+    store: Store,
+    sessions: Sequence[str],
+    space: Space | None = DEFAULT_SPACE,
+    *,
+    bold: BoldConfig | None = None,
+    series: SeriesConfig | None = None,
+) -> SessionStates:
+    """Ask every step how it stands with some sessions (by their keys).
 
     Nothing is fetched but headers: the store's manifests are compared with each other, with the
     code's versions and with the source's files.
+
+    Parameters
+    ----------
+    space
+        Of betas, by their default settings; None for time series.
+    bold, series
+        Settings of time series; the default ones if None.
 
     Raises
     ------
@@ -68,25 +117,33 @@ def look_at_sessions(source: Source, store: Store, sessions: Sequence[str]) -> S
         If the store does not answer.
     """
     subjects = {layout.parse_session_key(session)[0] for session in sessions}
+    bold = bold or BoldConfig()
     on_source = {
         key
         for subject in subjects
+        if space
         # As a folder, so that one which is a link to a disk that is away is an error.
-        for key in source.list(f"{layout.betas_folder(subject, 'fsaverage')}/")
+        for key in source.list(f"{layout.betas_folder(subject, space)}/")
     }
     design = Design(store, source).look("")
     steps: list[Step] = []
     if design.manifest is not None:
-        steps = [
-            Betas(store, source, BetasConfig()),
-            Events(store, source),
-            FsaverageEvents(store, EventFilter()),
-            SurfaceBetas(store, SurfaceConfig()),
-        ]
+        steps = [Events(store, source), FsaverageEvents(store, EventFilter())]
+        if space:
+            fetched = betas_step(space)(store, source, BetasConfig(space=space))
+            steps = [fetched, *steps, surface_step(space)(store, SurfaceConfig())]
+        else:
+            steps += [SeriesFiles(store, source, bold), SeriesEvents(store)]
+            steps.append(Series(store, series or SeriesConfig(), lambda _: None))
+
+    def is_on_source(session: str) -> bool:
+        if not space:
+            return bold.has_session(source, session)
+        formats = layout.betas_files(*layout.parse_session_key(session), space)
+        return any(on_source.issuperset(files) for files in formats.values())
 
     def state_of(session: str) -> State:
-        files = layout.betas_keys(*layout.parse_session_key(session), "fsaverage")
-        if not on_source.issuperset(files):
+        if not is_on_source(session):
             return "not on the source"
         if not steps:
             return "missing"

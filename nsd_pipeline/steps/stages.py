@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nsd_pipeline import partitions
 from nsd_pipeline.experiments import chosen_file, read_experiments
+from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.resources import GpuResource
 from nsd_pipeline.steps.ceiling import Ceiling
 from nsd_pipeline.steps.decoding import Model
@@ -19,6 +20,7 @@ from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
 from nsd_pipeline.steps.report import Report
 from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
 from nsd_pipeline.steps.series_surface import Series, SeriesConfig
+from nsd_pipeline.steps.spaces import betas_step, other_spaces, surface_step
 from nsd_pipeline.steps.step import Step
 from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
 from nsd_pipeline.storage.manifest import Manifest
@@ -80,6 +82,7 @@ def _nothing_newer(snapshot: Snapshot, stimuli: Manifest) -> bool:
 def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
     """Every step, in the order of the graph, with those of experiments by their names."""
     encoders = dict.fromkeys(each.model.targets for each in experiments.values())
+    spaces = other_spaces(each.model.experiment.training for each in experiments.values())
     unseen = "the weights and settings of image encoders"
     return (
         Stage(Design, lambda store, source: Design(store, source()), asks_source=True),
@@ -93,6 +96,7 @@ def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
             optional=True,
         ),
         Stage(SurfaceBetas, lambda store, _: SurfaceBetas(store, SurfaceConfig())),
+        *(stage for space in spaces for stage in _betas_in(space)),
         Stage(Ceiling, Ceiling, asks_source=True, optional=True),
         Stage(SeriesFiles, None, optional=True, unseen="the files of time series"),
         Stage(SeriesEvents, lambda store, _: SeriesEvents(store), optional=True),
@@ -110,7 +114,7 @@ def every_stage(experiments: Mapping[str, type[Metrics]]) -> tuple[Stage, ...]:
         *(
             stage
             for metrics in experiments.values()
-            for stage in (_models_of(metrics.model), _metrics_of(metrics))
+            for stage in (models_of(metrics.model), metrics_of(metrics))
         ),
         Stage(Report, lambda store, _: Report(store, experiments)),
     )
@@ -121,7 +125,21 @@ def known_stages() -> tuple[Stage, ...]:
     return every_stage(metrics_steps(read_experiments(chosen_file())))
 
 
-def _models_of(step: type[Model]) -> Stage:
+def _betas_in(space: Space) -> tuple[Stage, Stage]:
+    """Stages of the betas of another space, which only some experiments need."""
+    raw, surface = betas_step(space), surface_step(space)
+    return (
+        Stage(
+            raw,
+            lambda store, source: raw(store, source(), BetasConfig(space=space)),
+            asks_source=True,
+            optional=True,
+        ),
+        Stage(surface, lambda store, _: surface(store, SurfaceConfig()), optional=True),
+    )
+
+
+def models_of(step: type[Model]) -> Stage:
     """Stage of an experiment's models."""
     training = step.experiment.training
 
@@ -138,7 +156,7 @@ def _models_of(step: type[Model]) -> Stage:
     )
 
 
-def _metrics_of(step: type[Metrics]) -> Stage:
+def metrics_of(step: type[Metrics]) -> Stage:
     """Stage of an experiment's metrics."""
     return Stage(
         step,

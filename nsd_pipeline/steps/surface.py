@@ -1,5 +1,7 @@
 """What the cortex did: one session's betas on the fsaverage5 surface."""
 
+from typing import ClassVar
+
 import dagster as dg
 import numpy as np
 from pydantic import Field
@@ -10,7 +12,7 @@ from nsd_pipeline.events import sole_recording
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES
 from nsd_pipeline.resources import StoreResource
-from nsd_pipeline.steps.events import FsaverageEvents
+from nsd_pipeline.steps.events import EventTables, FsaverageEvents
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.raw import Betas
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -29,19 +31,31 @@ class SurfaceConfig(dg.Config):
 
 
 class SurfaceBetas(Step):
-    """A session's betas on fsaverage5, a Zarr group."""
+    """A session's betas on fsaverage5, a Zarr group.
+
+    Attributes
+    ----------
+    betas
+        Step of the betas that are put there.
+    filtered
+        Step of the events that have to keep the same space; None if nobody filters them by it.
+    """
 
     name = "fsaverage5_betas"
     partitions = partitions.sessions
     location = folders.BETAS
+    betas: ClassVar[type[Betas]] = Betas
+    filtered: ClassVar[type[EventTables] | None] = FsaverageEvents
 
     def __init__(self, store: Store, config: SurfaceConfig) -> None:
         super().__init__(store)
         self.config = config
 
     def plan(self, partition: str) -> Plan:
-        betas = Betas.made(self.store, partition)
-        upstream = [betas, FsaverageEvents.made(self.store, partition)]
+        betas = self.betas.made(self.store, partition)
+        upstream = [betas]
+        if self.filtered:
+            upstream.append(self.filtered.made(self.store, partition))
         subject, _ = layout.parse_session_key(partition)
         if (space := betas.config["space"]) in OPERATOR_SPACES:
             between = partitions.subject_space(subject, space)
@@ -53,15 +67,16 @@ class SurfaceBetas(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         subject, session = layout.parse_session_key(partition)
-        space = sole_recording(FsaverageEvents.read(self.store, partition), partition)
-        downloaded = Betas.made(self.store, partition)
-        fetched: layout.Space = downloaded.config["space"]
-        check_space(partition, fetched, space, self.config.space)
+        downloaded = self.betas.made(self.store, partition)
+        space: layout.Space = downloaded.config["space"]
+        if self.filtered:
+            kept = sole_recording(self.filtered.read(self.store, partition), partition)
+            check_space(partition, space, kept, self.config.space)
         data = read_betas(
             self.store.folder(downloaded.key),
-            fetched,
+            space,
             int(downloaded.metadata["trials"]),
-            lambda: Operator.load(self.store, subject, fetched),
+            lambda: Operator.load(self.store, subject, space),
             downloaded.config.get("shapes", ()),
         )
         statistics = summarise(data)
@@ -86,36 +101,20 @@ class SurfaceBetas(Step):
         }
 
 
-def surface_asset(*, by_operator: bool) -> dg.AssetsDefinition:
-    """Asset of the betas on fsaverage5.
+@step_asset(
+    SurfaceBetas, group_name="surface", kinds={"zarr"}, deps=[Betas.name, FsaverageEvents.name]
+)
+def fsaverage5_betas(
+    context: dg.AssetExecutionContext, config: SurfaceConfig, store: StoreResource
+) -> None:
+    """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
 
-    Parameters
-    ----------
-    by_operator
-        Whether betas come from a subject's own space: only then is `fsaverage5_operator` upstream
-        for the web UI. A session that was fetched in such a space asks for it either way.
+    Percent signal change as published, NaN kept, beside each vertex's mean and standard
+    deviation over the session: z-scores are computed when a model reads them. Betas from
+    another space than fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own
+    surfaces; the space is the one that `betas` fetched and that the filtered events keep.
     """
-    operators = dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions)
-
-    @step_asset(
-        SurfaceBetas,
-        group_name="surface",
-        kinds={"zarr"},
-        deps=[Betas.name, FsaverageEvents.name, *([operators] if by_operator else [])],
-    )
-    def fsaverage5_betas(
-        context: dg.AssetExecutionContext, config: SurfaceConfig, store: StoreResource
-    ) -> None:
-        """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
-
-        Percent signal change as published, NaN kept, beside each vertex's mean and standard
-        deviation over the session: z-scores are computed when a model reads them. Betas from
-        another space than fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own
-        surfaces; the space is the one that `betas` fetched and that the filtered events keep.
-        """
-        materialize(context, SurfaceBetas(store.open(), config))
-
-    return fsaverage5_betas
+    materialize(context, SurfaceBetas(store.open(), config))
 
 
 def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:

@@ -87,10 +87,7 @@ class Verdict:
     def accepts(self, parts: Callable[[], Iterable[bytes]]) -> bool:
         """Whether the bytes are right. If they are not, they are to be fetched once more.
 
-        Raises
-        ------
-        SourceError
-            If the second ones are wrong as well.
+        A SourceError if the second ones are wrong as well.
         """
         if self._checksum is None:
             return True

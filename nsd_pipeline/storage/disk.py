@@ -39,10 +39,7 @@ _NEXT_STEP: Final = (
 def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
     """Check that a folder's disk has room for what a block writes; name it if it fills up.
 
-    Raises
-    ------
-    StorageFullError
-        If the disk has, or proves to have, too little room.
+    A StorageFullError if the disk has, or proves to have, too little room.
     """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
@@ -186,17 +183,14 @@ class Workspace:
             lock.unlink(missing_ok=True)
 
     def _clear_dead(self) -> None:
-        for folder in self._drafts.iterdir():
-            if not folder.is_dir():
-                continue
-            lock = folder.with_name(f"{folder.name}.lock")
-            try:
-                with FileLock(lock, timeout=0):
-                    # Another process may be clearing the same one.
-                    shutil.rmtree(folder, ignore_errors=True)
-            except Timeout:
-                continue
-            lock.unlink(missing_ok=True)
+        # By the locks too: who died just before making its folder has left only that.
+        for name in {path.stem for path in self._drafts.iterdir()}:
+            lock = self._drafts / f"{name}.lock"
+            with suppress(Timeout), FileLock(lock, timeout=0):
+                # Another process may be clearing the same one.
+                shutil.rmtree(self._drafts / name, ignore_errors=True)
+                # While it is held: who has just made it and waits for it then makes another.
+                lock.unlink(missing_ok=True)
 
     def scratch(self, key: str) -> Path:
         """Folder for partial work on an artifact, which the next attempt continues."""

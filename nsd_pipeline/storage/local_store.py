@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 class LocalStore(Store):
     """Artifacts in a folder of this machine, or one that several machines share.
 
-    An artifact is published by one rename, that of its manifest. By then its files lie, synced, in
-    a place for what comes next; right after, that folder and the earlier one are exchanged. Whoever
-    finds something in that place waits until the writer is done, or does the rest for one that
-    died. So an artifact is the earlier one or the new one, and never absent, torn or mixed.
-
-    Parameters
-    ----------
-    folder
-        Root of the store. Made when something is written.
+    The folder is made when something is written. An artifact is published by one rename, that of
+    its manifest. By then its files lie, synced, in a place for what comes next; right after, that
+    folder and the earlier one are exchanged. Whoever finds something in that place waits until the
+    writer is done, or does the rest for one that died. So an artifact is the earlier one or the new
+    one, and never absent, torn or mixed.
     """
 
     _versioned = False

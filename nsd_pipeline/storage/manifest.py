@@ -37,17 +37,10 @@ _Component = Annotated[str, _is(is_component, "a plain name")]
 
 
 class FileRecord(BaseModel):
-    """One file of an artifact.
+    """One file of an artifact: its size, and what its content is compared with.
 
-    Attributes
-    ----------
-    bytes
-        Its size.
-    sha256
-        What is compared when a file is used as a whole.
-    crc32
-        What is compared at every reading of a part of a large artifact. Earlier versions of the
-        code did not write it.
+    `sha256` is compared when a file is used as a whole, and `crc32` at every reading of a part of a
+    large artifact. Earlier versions of the code did not write the second.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,13 +105,9 @@ class Manifest(BaseModel):
     def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":
         """Read the JSON that was found for an artifact of the store at `url`, whoever wrote it.
 
-        A `versioned` store keeps versions apart, so that the manifest must name one.
-
-        Raises
-        ------
-        DamagedArtifactError
-            If it is not a manifest, or that of another artifact, or if a path or name in it is
-            none that we would write. Tells the field.
+        A `versioned` store keeps versions apart, so that the manifest must name one. A
+        DamagedArtifactError if it is not a manifest, or that of another artifact, or if a path or
+        name in it is none that we would write. It tells the field.
         """
         try:
             found = cls.model_validate_json(content)

@@ -64,10 +64,8 @@ def check_artifact_key(key: str) -> str:
 def split_s3_url(url: str) -> tuple[str, str]:
     """Bucket and prefix of an ``s3://bucket[/prefix]`` URL; the prefix has no slash at its end.
 
-    Raises
-    ------
-    NsdError
-        If the URL names no bucket, or a prefix that is no path: it names a folder of the cache.
+    An NsdError if the URL names no bucket, or a prefix that is no path: it names a folder of the
+    cache.
     """
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     prefix = prefix.strip("/")
@@ -100,17 +98,10 @@ def read_listing(path: Path) -> dict[str, Any]:
 
 
 def listed_path(folder: Path, name: object, listing: Path) -> Path:
-    """Path of a file that a list in an artifact names.
+    """Path of a file that a list in an artifact's folder names.
 
-    Parameters
-    ----------
-    folder
-        The artifact's folder.
-    name
-        A path within it, or the absolute path of a file that is read where it lies. What is
-        neither is a `DamagedArtifactError`.
-    listing
-        The list, for the message.
+    The name is a path within the folder, or the absolute path of a file that is read where it lies.
+    What is neither is a `DamagedArtifactError`, which names the list.
     """
     # An absolute path can name any file anyway; that of a mirror may well have `..` in it.
     if isinstance(name, str) and (
@@ -127,24 +118,10 @@ def _damaged(listing: Path, problem: str) -> DamagedArtifactError:
 
 
 def parse_place(text: str | Path, *, what: str) -> Path | str:
-    """Understand the name of a place.
+    """Understand the name of a place: its folder, or the bucket, which starts with ``s3://``.
 
-    Parameters
-    ----------
-    text
-        A folder, also with ``~`` or as ``file:///folder``, or ``s3://bucket/prefix``.
-    what
-        The setting that names it, for messages.
-
-    Returns
-    -------
-    Path or str
-        The folder; or the bucket, which starts with ``s3://``.
-
-    Raises
-    ------
-    NsdError
-        If it is none of these.
+    The text is a folder, also with ``~`` or as ``file:///folder``, or ``s3://bucket/prefix``;
+    `what` is the setting that has it, for the NsdError if it is none of these.
     """
     text = str(text).strip()
     found = _SCHEME.match(text)

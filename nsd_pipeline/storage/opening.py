@@ -28,8 +28,6 @@ def open_source(
     url
         ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
         :func:`~nsd_pipeline.storage.names.parse_place`.
-    region
-        Region of the bucket.
     endpoint_url
         Server to ask instead of AWS. boto3's own ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``
         count if this is None.
@@ -60,19 +58,11 @@ def open_source(
 
 
 def open_store(url: str | Path = DEFAULT_STORE) -> Store:
-    """Open a store of artifacts.
+    """Open a store of artifacts; an NsdError if it is no place that can be one.
 
-    Parameters
-    ----------
-    url
-        A folder, which is made when needed, or ``s3://bucket/prefix``; see
-        :func:`~nsd_pipeline.storage.names.parse_place`. For S3, boto3's own environment variables
-        and files give credentials, region and endpoint.
-
-    Raises
-    ------
-    NsdError
-        If it is no such place.
+    It is a folder, which is made when needed, or ``s3://bucket/prefix``; see
+    :func:`~nsd_pipeline.storage.names.parse_place`. For S3, boto3's own environment variables and
+    files give credentials, region and endpoint.
     """
     place = parse_place(url, what="The place of artifacts (NSD_STORAGE)")
     if isinstance(place, str):

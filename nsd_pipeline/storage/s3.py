@@ -214,23 +214,8 @@ class _OddAnswerError(_CutOffError):
 class S3Source:
     """A bucket with the dataset's files. Implements :class:`~nsd_pipeline.storage.source.Source`.
 
-    Parameters
-    ----------
-    url
-        ``s3://bucket`` or ``s3://bucket/prefix``.
-    region
-        Region of the bucket.
-    endpoint_url
-        Server to ask instead of AWS, or of boto3's environment variables for that.
-    max_concurrency
-        Requests in flight at once.
-    signed
-        Sign requests with boto3's credentials, for a private copy.
-
-    Raises
-    ------
-    NsdError
-        If the URL names no bucket.
+    Parameters are those of :func:`~nsd_pipeline.storage.opening.open_source`. An NsdError if the
+    URL names no bucket.
     """
 
     requires_terms = True

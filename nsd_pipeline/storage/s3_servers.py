@@ -78,13 +78,9 @@ def tell_once(message: str) -> None:
 def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
     """Entries of a listing, by whichever version of the request the server knows.
 
-    A server that knows version 1 only may refuse version 2 or ignore that it is asked for. Then
-    its answer has no token to go on with, and botocore's own paginator would stop at 1,000 objects.
-
-    Raises
-    ------
-    ListingError
-        If the server has more to list and does not say how to go on.
+    A server that knows version 1 only may refuse version 2 or ignore that it is asked for. Then its
+    answer has no token to go on with, and botocore's own paginator would stop at 1,000 objects. A
+    ListingError if the server has more to list and does not say how to go on.
     """
     from botocore.exceptions import ClientError
 
@@ -125,12 +121,8 @@ def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, An
 class Way(NamedTuple):
     """A way of asking for one version of an object.
 
-    Attributes
-    ----------
-    conditions
-        Whether ``If-Match`` is sent. The answer's version is compared in any case.
-    by_time
-        Whether versions are told by size and time, because ETags change from answer to answer.
+    With `conditions`, ``If-Match`` is sent; the answer's version is compared in any case. Versions
+    are told `by_time` (and size) where ETags change from answer to answer.
     """
 
     conditions: bool = True
@@ -186,15 +178,9 @@ def _version(head: Mapping[str, Any], way: Way) -> str | None:
 def choose_way(head: Mapping[str, Any], name: str, read_sample: Callable[[Way, str], None]) -> Way:
     """Find the first way in which an object can be read, and tell what the server lacks.
 
-    Parameters
-    ----------
-    head
-        What the server says of the object.
-    name
-        What to call it.
-    read_sample
-        Reads a few bytes of a version in one way, or raises `SourceError`; if no way works, what
-        the first one raised goes on.
+    `head` is what the server says of the object, and `name` what to call it. `read_sample` reads a
+    few bytes of a version in one way, or raises `SourceError`; if no way works, what the first one
+    raised goes on.
     """
     failure: SourceError | None = None
     tried = set()

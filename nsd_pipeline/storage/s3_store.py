@@ -35,19 +35,9 @@ _log = logging.getLogger(__name__)
 class S3Store(Store):
     """Artifacts below a prefix of a bucket, with a local cache of those that were read as files.
 
-    Parameters
-    ----------
-    url
-        ``s3://bucket/prefix``. boto3's own environment variables and files give credentials, region
-        and endpoint.
-    cache
-        Local folder for downloaded versions and unfinished work; by default the one of the XDG base
-        directory specification.
-
-    Raises
-    ------
-    NsdError
-        If the URL names no bucket.
+    boto3's own environment variables and files give credentials, region and endpoint. The cache is
+    a local folder for downloaded versions and unfinished work, by default that of the XDG base
+    directory specification. An NsdError if the URL names no bucket.
     """
 
     _versioned = True
@@ -118,8 +108,7 @@ class S3Store(Store):
         return self._bucket.zarr(f"{manifest.location}/")
 
     def _manifest_bytes(self, key: str) -> bytes | None:
-        answer = self._bucket.get(_record(check_artifact_key(key)))
-        return answer and answer[0]
+        return self._bucket.read(_record(check_artifact_key(key)))
 
     def _manifests(self, key: str) -> Iterator[Manifest]:
         """Yield the manifest as it is, and again whenever another version has taken its place."""

@@ -24,11 +24,8 @@ _Answer = TypeVar("_Answer")
 class Snapshot(Store):
     """What a store held when this was made. Its artifacts' files are read from the store itself.
 
-    Parameters
-    ----------
-    store
-        The store. Only what the listing does not show to be whole is asked of it again, because a
-        writer may be in the middle of replacing that.
+    Only what the listing does not show to be whole is asked of the store again, because a writer
+    may be in the middle of replacing that.
 
     Attributes
     ----------
@@ -84,7 +81,9 @@ class Snapshot(Store):
 
     def find(self, key: str) -> Manifest | None:
         """Manifest of an artifact if it was there; see :meth:`Store.find`."""
-        found = self.found.get(check_artifact_key(key))
+        found = self.found.get(key)
+        if found is None:
+            check_artifact_key(key)
         if isinstance(found, DamagedArtifactError):
             # Anew for each who asks: whoever catches it may add to it.
             raise DamagedArtifactError(

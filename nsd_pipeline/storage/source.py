@@ -50,18 +50,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One version of one object.
+    """One version of one object, by its key relative to the source's root.
 
-    Attributes
-    ----------
-    key
-        Name relative to the source's root.
-    n_bytes
-        Size in bytes.
-    etag
-        What identifies this version: the source's ETag, or what stands in for one. Opaque.
-    checksum
-        Checksum of all its bytes, where the source states one.
+    `etag` is what identifies this version: the source's ETag, or what stands in for one. Opaque.
+    `checksum` is that of all its bytes, where the source states one.
     """
 
     key: str
@@ -94,13 +86,7 @@ class Source(Protocol):
         ...
 
     def read(self, key: str, offset: int, length: int, *, etag: str) -> bytes:
-        """Exactly `length` bytes of one version of an object.
-
-        Raises
-        ------
-        SourceChangedError
-            If the object is no longer that version.
-        """
+        """Exactly `length` bytes of one version; a SourceChangedError if it is another by now."""
         ...
 
     def open(self, key: str) -> BinaryIO:
@@ -115,12 +101,8 @@ class Source(Protocol):
 def read_whole(source: Source, info: ObjectInfo) -> bytes:
     """All bytes of one version of a small object, compared with its checksum where it has one.
 
-    Raises
-    ------
-    SourceError
-        If it cannot be read, or arrives damaged twice.
-    SourceChangedError
-        If the object is no longer that version.
+    A SourceError if it cannot be read, or arrives damaged twice; a SourceChangedError if the object
+    is no longer that version.
     """
     verdict = Verdict(f"{source.url}/{info.key}", info.checksum)
     while True:
@@ -149,12 +131,7 @@ def too_short(name: str, n_bytes: int, offset: int, length: int) -> SourceError:
 class RangeFile(io.RawIOBase):
     """Read-only file over range requests, with the most recently used blocks kept in memory.
 
-    Parameters
-    ----------
-    source
-        What to read from.
-    info
-        The version of the object that every read is bound to.
+    Every read is bound to one version of the object.
     """
 
     def __init__(self, source: Source, info: ObjectInfo) -> None:
@@ -207,20 +184,10 @@ class RangeFile(io.RawIOBase):
 class LocalMirror:
     """A folder with the dataset's files under the bucket's keys. Read in place; nothing is copied.
 
-    Implements :class:`Source`. A version is told by size and
-    modification time.
-
-    Parameters
-    ----------
-    folder
-        Root of the mirror: the folder that holds ``nsddata``, ``nsddata_betas``, ...
-    max_concurrency
-        How many reads :func:`~nsd_pipeline.storage.transfer.fetch` may have in flight.
-
-    Raises
-    ------
-    SourceError
-        If the folder does not exist, or cannot be entered.
+    Implements :class:`Source`; a version is told by size and modification time. The folder is the
+    one that holds ``nsddata``, ``nsddata_betas``, ...; a SourceError if it does not exist, or
+    cannot be entered. `max_concurrency` is how many reads
+    :func:`~nsd_pipeline.storage.transfer.fetch` may have in flight.
     """
 
     requires_terms = False
@@ -244,10 +211,7 @@ class LocalMirror:
     def list(self, prefix: str) -> list[str]:
         """Sorted keys of the files that start with a prefix, as on S3 not only below a folder.
 
-        Raises
-        ------
-        SourceError
-            If a folder that has such keys cannot be listed.
+        A SourceError if a folder that has such keys cannot be listed.
         """
         parent, _, start = prefix.rpartition("/")
         folder = self.folder / check_object_key(parent) if parent else self.folder

@@ -35,12 +35,8 @@ _Answer = TypeVar("_Answer")
 class Draft:
     """An artifact in the making.
 
-    Attributes
-    ----------
-    folder
-        Where its files are to be written. It is gone when the writing ends.
-    metadata
-        What the manifest shall remember: JSON values, to be filled in.
+    Its files are to be written to `folder`, which is gone when the writing ends; `metadata` is to
+    be filled in with what the manifest shall remember, JSON values.
     """
 
     folder: Path
@@ -82,11 +78,8 @@ class Store(ABC):
     def find(self, key: str) -> Manifest | None:
         """Manifest of an artifact if it is there, else None.
 
-        Raises
-        ------
-        DamagedArtifactError
-            If it is there and damaged: its manifest cannot be used or is gone, a file is missing
-            or of another size, or somebody who read it found another damage.
+        A DamagedArtifactError if it is there and damaged: its manifest cannot be used or is gone, a
+        file is missing or of another size, or somebody who read it found another damage.
         """
 
     @abstractmethod
@@ -143,24 +136,16 @@ class Store(ABC):
     def folder(self, key: str) -> Path:
         """Local folder with the complete artifact, each file checked against its SHA-256.
 
-        To be read at once: another run may replace the artifact.
-
-        Raises
-        ------
-        ArtifactError
-            If the artifact is missing or damaged. A damaged one is marked, and made again by the
-            next run that would make it.
+        To be read at once: another run may replace the artifact. An ArtifactError if it is missing
+        or damaged. A damaged one is marked, and made again by the next run that would make it.
         """
 
     def zarr(self, key: str) -> "zarr.Group":
         """Open an artifact that is a Zarr group, read-only.
 
-        Raises
-        ------
-        ArtifactError
-            If the artifact is missing or damaged, now or while it is being read: a missing chunk
-            is an error, not a chunk of fill values. So is a chunk of another version, if another
-            run replaces the artifact meanwhile.
+        An ArtifactError if the artifact is missing or damaged, now or while it is being read: a
+        missing chunk is an error, not a chunk of fill values. So is a chunk of another version, if
+        another run replaces the artifact meanwhile.
         """
         from nsd_pipeline.storage.zarr_guard import open_group
 
@@ -205,10 +190,7 @@ class Store(ABC):
     def _load(self, key: str) -> Manifest | None:
         """Manifest as it is now, whatever became of the files, or None if there is none.
 
-        Raises
-        ------
-        DamagedArtifactError
-            If there is one that cannot be used.
+        A DamagedArtifactError if there is one that cannot be used.
         """
         content = self._manifest_bytes(key)
         return None if content is None else self._parse(key, content)
@@ -258,12 +240,8 @@ class Store(ABC):
         processes that write the same key at once, the later one's artifact stays. `asset` to
         `config` are the manifest's; `expected_bytes` is what the disk is checked for.
 
-        Raises
-        ------
-        StorageFullError
-            If the disk has no room.
-        ArtifactError
-            If the key lies within another artifact or holds some, or if the draft holds links.
+        A StorageFullError if the disk has no room; an ArtifactError if the key lies within another
+        artifact or holds some, or if the draft holds links.
         """
         self._prepare_writing()
         self._check_nesting(check_artifact_key(key))

@@ -49,10 +49,7 @@ def _record() -> Path:
 def accept() -> Acceptance:
     """Record that the user of this process accepts NSD's terms.
 
-    Raises
-    ------
-    NsdError
-        If the record cannot be written.
+    An NsdError if the record cannot be written.
     """
     try:
         who = getpass.getuser()
@@ -88,10 +85,7 @@ def accepted() -> Acceptance | None:
 def require_acceptance(url: str) -> None:
     """Let pass whoever accepted NSD's terms, and may so read what lies at this address.
 
-    Raises
-    ------
-    TermsNotAcceptedError
-        If neither the record nor ``NSD_ACCEPT_TERMS=1`` says so.
+    A TermsNotAcceptedError if neither the record nor ``NSD_ACCEPT_TERMS=1`` says so.
     """
     if os.environ.get(ENVIRONMENT_VARIABLE) == "1" or accepted():
         return

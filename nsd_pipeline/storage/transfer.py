@@ -167,18 +167,10 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What a transfer cost.
+    """What a transfer cost: bytes and requests of this call, and its wall-clock time.
 
-    Attributes
-    ----------
-    n_bytes
-        Bytes fetched from the source by this call.
-    n_requests
-        Requests for them, not counting repeated attempts.
-    seconds
-        Wall-clock time.
-    resumed_bytes
-        Bytes that an earlier, interrupted call had fetched.
+    Repeated attempts are not counted. `resumed_bytes` are those that an earlier, interrupted call
+    had fetched.
     """
 
     n_bytes: int
@@ -216,8 +208,6 @@ def fetch(
 
     Parameters
     ----------
-    source
-        What to read from.
     info
         The version of the object that every request is bound to.
     ranges

@@ -33,22 +33,9 @@ class Kind(StrEnum):
 class Finding:
     """Something that was found in a store.
 
-    Parameters
-    ----------
-    kind
-        What sort of thing it is.
-    key
-        The artifact that it is about, or the folder.
-    what
-        What is wrong with it, or why nobody needs it.
-    next_step
-        What to do about it.
-    files
-        Files that may go, by their path below the root.
-    whole
-        Whether the artifact may go as a whole.
-    n_bytes
-        What would be free then.
+    `key` is the artifact that it is about, or the folder; `what` says what is wrong with it, or why
+    nobody needs it. `files` (by their path below the root), or the artifact as a `whole`, may go,
+    and `n_bytes` would be free then.
     """
 
     kind: Kind
@@ -74,12 +61,7 @@ def check_content(
 ) -> Iterator[tuple[Manifest, str]]:
     """Read every file of every artifact; yield what is not as it was written, and how.
 
-    Parameters
-    ----------
-    snapshot
-        The store.
-    progress
-        Called with the number of bytes that were read, after each file.
+    `progress` is called with the number of bytes that were read, after each file.
     """
     files = [
         (manifest, name, record)
@@ -126,7 +108,11 @@ def unnamed_files(snapshot: Snapshot, now: datetime | None = None) -> list[Findi
     be those of a writer that has not published yet, or be read by somebody: they are left out.
     """
     now = now or datetime.now(UTC)
-    owned = _owned(snapshot)
+    owned = {  # by an artifact, whole or not
+        f"{manifest.location}/{name}"
+        for manifest in snapshot.recorded.values()
+        for name in manifest.files
+    }
     unnamed: dict[tuple[Kind, str], list[str]] = {}
     for name, file in snapshot.listing.items():
         if name.startswith("manifests/") or name in owned:
@@ -172,15 +158,6 @@ def take_away(store: Store, finding: Finding) -> None:
         store.delete(finding.key)
     else:
         store.remove_unnamed(finding.key, finding.files)
-
-
-def _owned(snapshot: Snapshot) -> set[str]:
-    """Files that belong to an artifact, whole or not."""
-    return {
-        f"{manifest.location}/{name}"
-        for manifest in snapshot.recorded.values()
-        for name in manifest.files
-    }
 
 
 def _artifact_above(name: str, keys: Mapping[str, object]) -> str | None:

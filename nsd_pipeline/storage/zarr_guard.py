@@ -30,15 +30,21 @@ Damage = Callable[[str], Exception]
 """Makes the exception for an artifact from what is wrong with it."""
 
 
-class _Content:
-    """Compares the bytes of a file with its record, part by part."""
+class FileCheck:
+    """Compares the bytes of a file with its record, part by part, from start to end.
 
-    def __init__(self, record: FileRecord) -> None:
-        self._record = record
+    `finish` hands on whether all of them were right.
+    """
+
+    def __init__(
+        self, record: FileRecord, finished: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        self._record, self._finished = record, finished
         self._n_bytes = self._crc = 0
         self._sha = hashlib.sha256() if record.crc32 is None else None
 
     def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
         self._n_bytes += data.nbytes
         if self._sha is None:
             self._crc = crc32(data, self._crc)
@@ -47,26 +53,21 @@ class _Content:
 
     @property
     def is_right(self) -> bool:
+        """Whether what came is all of the file, as it was written."""
         if self._n_bytes != self._record.bytes:
             return False
         if self._sha is None:
             return self._crc == self._record.crc32
         return self._sha.hexdigest() == self._record.sha256
 
-
-class _FileCheck(_Content):
-    """Compares a file with its record while it is read from start to end."""
-
-    def __init__(self, record: FileRecord, done: Callable[[bool], None]) -> None:
-        super().__init__(record)
-        self._done = done
-
     def finish(self) -> None:
-        """Raise if what was read is not what was written."""
-        self._done(self.is_right)
+        """Say that the file ends here."""
+        self._finished(self.is_right)
 
 
-class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not followed
+class GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not followed
+    """A group's files, each compared with its record: see `open_group`."""
+
     def __init__(
         self,
         store: Store,
@@ -86,6 +87,7 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """Read a value, or a part of it, that is as it was written."""
         value = await self._get(key, prototype)
         if value is None or byte_range is None:
             return value
@@ -120,9 +122,10 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
+        """Read parts of values: see `get`."""
         return [await self.get(key, prototype, part) for key, part in key_ranges]
 
-    def open_file(self, key: str) -> tuple[FileIO, _FileCheck | None] | None:
+    def open_file(self, key: str) -> tuple[FileIO, FileCheck | None] | None:
         """File of a key, unbuffered, if the group lies in a local folder.
 
         What is read from it is of the version that was opened, whatever happens meanwhile. Until it
@@ -148,7 +151,7 @@ class _GuardedStore(WrapperStore[Any]):  # type: ignore[misc]  # zarr is not fol
         except BaseException:
             file.close()
             raise
-        return file, None if key in self._right else _FileCheck(record, done)
+        return file, None if key in self._right else FileCheck(record, done)
 
 
 def open_group(
@@ -157,26 +160,18 @@ def open_group(
     damaged: Damage,
     check: Callable[[], None] | None,
 ) -> zarr.Group:
-    """Open a group read-only.
+    """Open a group of a read-only Zarr store.
 
-    Parameters
-    ----------
-    store
-        A read-only Zarr store.
-    files
-        What must be in it, and nothing else.
-    damaged
-        Makes the exception for what is not.
-    check
-        Called after every read, before its value is handed out; raises if the files have become
-        those of another version. None where they cannot.
+    `files` is what must be in it, and nothing else; `damaged` makes the exception for what is not.
+    `check` is called after every read, before its value is handed out, and raises if the files have
+    become those of another version; None where they cannot.
     """
     # Of this format, or zarr looks for the files of others first.
-    return zarr.open_group(_GuardedStore(store, files, damaged, check), mode="r", zarr_format=3)
+    return zarr.open_group(GuardedStore(store, files, damaged, check), mode="r", zarr_format=3)
 
 
 def _is_right(value: Buffer, record: FileRecord) -> bool:
-    content = _Content(record)
+    content = FileCheck(record)
     content.update(memoryview(value.as_numpy_array()))
     return content.is_right
 

@@ -55,16 +55,8 @@ def load_run(
 ) -> tuple[NDArray[np.float32], float]:
     """Bring a run to fsaverage5, then detrend and z-score it.
 
-    Parameters
-    ----------
-    recording
-        The run, in one space.
-    folder
-        Folder that its files are relative to.
-    find_operator
-        Gives the operator for volumes in the subject's own space; called for no others.
-    treatment
-        What else is done to it.
+    The recording's files are relative to `folder`; `find_operator` gives the operator for volumes
+    in the subject's own space, and is called for no others.
 
     Returns
     -------

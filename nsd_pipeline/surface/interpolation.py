@@ -97,29 +97,12 @@ def is_inside(coordinates: NDArray[np.floating[Any]], shape: tuple[int, ...]) ->
 def neighbours(
     coordinates: NDArray[np.floating[Any]], shape: tuple[int, ...], method: Method
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Voxels that points are interpolated from, and their weights.
+    """Voxels that points inside a volume are interpolated from, and their weights: (n, k) each.
 
-    Parameters
-    ----------
-    coordinates : array of shape (n, 3)
-        1-based voxel coordinates of points inside the volume.
-    shape
-        Voxels along each of three axes.
-    method
-        ``nearest`` takes 1 voxel (halves round up), ``linear`` 2 x 2 x 2, and ``cubic`` 4 x 4 x 4
-        with the kernel of Keys (1981) for a = -0.5, also known as Catmull-Rom.
-
-    Returns
-    -------
-    voxels : array of shape (n, k), int
-        Indices into the volume in C order. At a border, a voxel can occur more than once.
-    weights : array of shape (n, k), float64
-        They sum to 1.
-
-    Raises
-    ------
-    ValueError
-        If the method is unknown.
+    Points (n, 3) are 1-based voxel coordinates. ``nearest`` takes 1 voxel (halves round up),
+    ``linear`` 2 x 2 x 2, and ``cubic`` 4 x 4 x 4 with the kernel of Keys (1981) for a = -0.5, also
+    known as Catmull-Rom. Voxels are indices into the volume in C order; at a border, one can occur
+    more than once. Weights, float64, sum to 1. A ValueError if the method is unknown.
     """
     points = np.asarray(coordinates, np.float64) - 1
     match method:

@@ -22,16 +22,9 @@ Integers = NDArray[np.int64]
 class SessionsRows(BackendArray):
     """Betas of several sessions, of which xarray reads what is asked for.
 
-    Rows come by :class:`SessionRows`, as they do in training, or as they were stored.
-
-    Parameters
-    ----------
-    open_session
-        Opens a session's Zarr group by its number; called once for each.
-    session, trial
-        Session (N,) of each row, and its index within the session.
-    zscore
-        Whether betas are z-scored.
+    Rows come by :class:`SessionRows`, z-scored as in training, or as they were stored.
+    `open_session` opens a session's Zarr group by its number, once for each; `session` and `trial`
+    (N,) are the session of each row, and its index within the session.
     """
 
     dtype = np.dtype(np.float32)

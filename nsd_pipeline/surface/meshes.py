@@ -30,13 +30,7 @@ MESH_VERTICES: Final = MappingProxyType(
 
 
 def mesh_vertices(mesh: str) -> int:
-    """Vertices of one hemisphere of a mesh.
-
-    Raises
-    ------
-    ValueError
-        If the mesh is not one of ``fsaverage5``, ``fsaverage6`` and ``fsaverage7``.
-    """
+    """Vertices of one hemisphere of a mesh; a ValueError if it is none of `MESH_VERTICES`."""
     if mesh not in MESH_VERTICES:
         raise ValueError(f"Unknown mesh {mesh!r}: choose one of {', '.join(MESH_VERTICES)}.")
     return MESH_VERTICES[mesh]

@@ -89,22 +89,9 @@ def read_betas(
 def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.float32]:
     """Map a ``.nii.gz`` file of one session, a few volumes at a time.
 
-    Parameters
-    ----------
-    path
-        The file.
-    operator
-        To fsaverage5; `FsaverageOperator.masked` for the session.
-
-    Returns
-    -------
-    array of shape (T, 20484), float32
-        Percent signal change; NaN where there is no data.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file is damaged or its volumes have another shape than the operator's.
+    The operator is `FsaverageOperator.masked` for the session. Returns betas (T, 20484), float32,
+    in percent signal change; NaN where there is no data. An InvalidFileError if the file is damaged
+    or its volumes have another shape than the operator's.
     """
     volumes = nifti.open_volumes(path)
     check_shapes([str(path)], [volumes.shape], operator)
@@ -128,10 +115,7 @@ def check_shapes(
 ) -> None:
     """Check that files, by name and shape, are of the space that an operator starts from.
 
-    Raises
-    ------
-    InvalidFileError
-        If one is not; it is named.
+    An InvalidFileError names one that is not.
     """
     for name, shape, expected in zip(names, shapes, operator.shapes, strict=True):
         if shape != expected:

@@ -32,12 +32,9 @@ _FWHM: Final = float(np.sqrt(8 * np.log(2)))
 class SurfaceRun(NamedTuple):
     """A run on fsaverage5.
 
-    Attributes
-    ----------
-    data : array of shape (20484, T), float32
-        Left hemisphere, then right, in the recording's own unit; NaN where there are no data.
-    tr
-        Repetition time in seconds that the file's header states, None if it does not.
+    `data` (20484, T), float32, are the left hemisphere, then the right, in the recording's own
+    unit; NaN where there are no data. `tr` is the repetition time in seconds that the file's header
+    states, None if it does not.
     """
 
     data: NDArray[np.float32]
@@ -47,19 +44,10 @@ class SurfaceRun(NamedTuple):
 def read_gifti_run(lh: Path, rh: Path, *, space: str = "fsaverage") -> SurfaceRun:
     """Read a run on an fsaverage mesh: ``hemi-L`` and ``hemi-R`` of ``*_bold.func.gii``.
 
-    Parameters
-    ----------
-    lh, rh
-        The files.
-    space
-        What their names say. ``fsaverage`` stands for any of its meshes; derivatives give the
-        density beside it, or not at all.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged, is not on fsaverage5, 6 or 7, or on another one than the name says,
-        or if the hemispheres differ in their number of samples or vertices.
+    `space` is what their names say. ``fsaverage`` stands for any of its meshes; derivatives give
+    the density beside it, or not at all. An InvalidFileError if a file is damaged, is not on
+    fsaverage5, 6 or 7, or on another one than the name says, or if the hemispheres differ in their
+    number of samples or vertices.
     """
     left, right = (_read_gifti(path) for path in (lh, rh))
     for name, index in (("samples", 1), ("vertices", 0)):
@@ -90,20 +78,10 @@ def read_gifti_run(lh: Path, rh: Path, *, space: str = "fsaverage") -> SurfaceRu
 def project_mni_run(path: Path, mask: Path | None, *, fwhm: float | None = None) -> SurfaceRun:
     """Project a run of volumes in MNI space as the reference does.
 
-    Parameters
-    ----------
-    path
-        ``*_space-MNI..._desc-preproc_bold.nii.gz``.
-    mask
-        Its brain mask: voxels outside are left out, as if they were missing. None for the brain
-        of the template, see :func:`template_brain`.
-    fwhm
-        Width in mm of a Gaussian that volumes are smoothed with first; not at all if None.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged, or the mask is on another grid.
+    `path` is a ``*_space-MNI..._desc-preproc_bold.nii.gz``. Voxels outside of its brain mask are
+    left out, as if they were missing; without one, the brain is the template's, see
+    :func:`template_brain`. Volumes are first smoothed by a Gaussian of width `fwhm` in mm, if that
+    is given. An InvalidFileError if a file is damaged, or the mask is on another grid.
     """
     series = open_volumes(path)
     if mask is None:
@@ -132,12 +110,8 @@ def project_native_run(
     """Map a run of a subject's own functional volumes by NSD's transforms.
 
     ``path`` is a ``timeseries_sessionNN_runMM.nii.gz``, ``operator`` that of the subject and space,
-    ``fwhm`` as for `project_mni_run`.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file is damaged, or its volumes are of another shape than the operator's.
+    ``fwhm`` as for `project_mni_run`. An InvalidFileError if the file is damaged, or its volumes
+    are of another shape than the operator's.
     """
     series = open_volumes(path)
     check_shapes([str(path)], [series.shape], operator)

@@ -86,15 +86,8 @@ def grid_operator(
 ) -> FsaverageOperator:
     """What `project_volume` does with volumes of one grid, as an operator.
 
-    Parameters
-    ----------
-    affine
-        As for `project_volume`.
-    shape
-        Voxels along each axis.
-    valid : array of shape (X, Y, Z), bool
-        Voxels that hold data; the others are treated as `project_volume` treats NaN: samples that
-        look at them are left out of a vertex's mean.
+    Voxels (X, Y, Z) that are not `valid` are treated as `project_volume` treats NaN: samples that
+    look at them are left out of a vertex's mean.
     """
     projector = _projector("fsaverage5", np.asarray(affine, np.float64).tobytes(), shape)
     return FsaverageOperator(projector.mean_where(valid), projector.touched, (shape,))
@@ -104,16 +97,9 @@ def grid_operator(
 class _Projector:
     """The linear map from the voxels of one grid to a surface.
 
-    Attributes
-    ----------
-    touched : array of shape (n,), int
-        Voxels that matter, as indices in C order.
-    mean : sparse matrix of shape (2 * V, n)
-        From these voxels to vertices.
-    samples : sparse matrix of shape (m, n)
-        From these voxels to samples inside the grid, in order of their vertices.
-    sample_vertex : array of shape (m,), int
-        Which vertex a sample belongs to.
+    `touched` (n,) are the voxels that matter, as indices in C order. `mean` (2 * V, n) leads from
+    these to vertices, and `samples` (m, n) to samples inside the grid, in order of their vertices,
+    which `sample_vertex` (m,) names.
     """
 
     touched: NDArray[np.int64]

@@ -191,12 +191,8 @@ def write_session(
 class SeriesLayout:
     """How a session's runs lie in its time series.
 
-    Attributes
-    ----------
-    tr
-        Seconds from one sample to the next.
-    runs
-        For each run (1-based), its first sample (0-based) and its number of samples.
+    `tr` is in seconds. `runs` gives each run's (1-based) first sample (0-based) and number of
+    samples.
     """
 
     tr: float
@@ -219,15 +215,12 @@ def write_series(
 
     Parameters
     ----------
-    folder
-        Becomes the root of the group. The caller publishes it as a whole.
+    folder, attributes
+        As for `write_session`.
     series : array of shape (R, V), float32
         Cleaned time series of all runs; vertices of the left hemisphere, then of the right.
     layout
         Where the runs lie in it.
-    attributes
-        What only the caller knows: subject, session, source space, ... They are added to the
-        group's own and must be JSON.
 
     Raises
     ------
@@ -251,10 +244,7 @@ def write_series(
 def series_layout(group: "zarr.Group") -> SeriesLayout:
     """Repetition time and runs of a group that `write_series` made.
 
-    Raises
-    ------
-    ArtifactError
-        If the group does not say.
+    An ArtifactError if the group does not say.
     """
     try:
         runs = {

@@ -12,7 +12,7 @@ in the processor's cache: so all that costs about what ``numpy.load`` of as many
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from nsd_pipeline.errors import ArtifactError
 
 if TYPE_CHECKING:
     import zarr
+
+    from nsd_pipeline.storage.zarr_guard import FileCheck
 
 
 _WORDS: Final = {
@@ -200,27 +202,6 @@ _THREADS: Final = 4
 """Chunks read at once."""
 
 
-class Check(Protocol):
-    """Compares a file with its checksum while it is read from start to end."""
-
-    def update(self, data: memoryview) -> None:
-        """Take the next bytes."""
-
-    def finish(self) -> None:
-        """Raise if what was read is not what was written."""
-
-
-@runtime_checkable
-class HasFiles(Protocol):
-    """A Zarr store whose values may be local files."""
-
-    def open_file(self, key: str) -> tuple[FileIO, Check | None] | None:
-        """Open the file that is the value of a key, unbuffered; None if values are no files.
-
-        With it comes a check, if all of the file is still to be compared with its checksum.
-        """
-
-
 def read_rows(
     array: Any,
     wanted: NDArray[np.int64],
@@ -312,10 +293,12 @@ def _fill(file: FileIO, view: memoryview) -> None:
         view = view[n_read:]
 
 
-def _plain_file(array: Any, number: int) -> tuple[FileIO, Check | None] | None:
-    """The file of a chunk, if it holds the values as they are in memory."""
+def _plain_file(array: Any, number: int) -> "tuple[FileIO, FileCheck | None] | None":
+    """The file of a chunk, if it holds the values as they are in memory, and how it is checked."""
     from zarr.codecs import BytesCodec
     from zarr.storage import LocalStore
+
+    from nsd_pipeline.storage.zarr_guard import GuardedStore
 
     if array.metadata.codecs != (BytesCodec(),) or array.dtype != np.float32:
         return None
@@ -323,4 +306,4 @@ def _plain_file(array: Any, number: int) -> tuple[FileIO, Check | None] | None:
     key = f"{array.store_path.path}/{array.metadata.encode_chunk_key((number, 0))}"
     if isinstance(store, LocalStore):
         return FileIO(store.root / key), None
-    return store.open_file(key) if isinstance(store, HasFiles) else None
+    return store.open_file(key) if isinstance(store, GuardedStore) else None

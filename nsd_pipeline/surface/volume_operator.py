@@ -110,17 +110,8 @@ class FsaverageOperator:
     ) -> Self:
         """Build the operator from one subject's own surface.
 
-        Parameters
-        ----------
-        white_to_fsaverage
-            As for `from_coordinates`.
-        n_vertices
-            Vertices of the subject's surface, per hemisphere.
-
-        Raises
-        ------
-        ValueError
-            If an index is not one of a vertex.
+        Takes what is nearest to fsaverage's vertices, as `from_coordinates` does, and the number of
+        the surface's vertices, per hemisphere. A ValueError if an index is not one of a vertex.
         """
         from scipy.sparse import csr_array
 
@@ -140,20 +131,9 @@ class FsaverageOperator:
     def masked(self, valid: NDArray[np.bool_]) -> Self:
         """The operator of a session in which only some voxels hold data.
 
-        Parameters
-        ----------
-        valid : array of shape (n_voxels,) or (n,), bool
-            All voxels in C order, or only ``touched_voxels``.
-
-        Returns
-        -------
-        FsaverageOperator
-            One that makes a vertex NaN if any voxel that it looks at is not valid.
-
-        Raises
-        ------
-        ValueError
-            If the shape fits neither all voxels nor the touched ones.
+        ``valid`` says which: of all voxels in C order, (n_voxels,), or only of ``touched_voxels``,
+        (n,). A vertex becomes NaN if any voxel that it looks at is not valid. A ValueError if the
+        shape fits neither.
         """
         from scipy.sparse import csr_array
 
@@ -220,25 +200,10 @@ class FsaverageOperator:
     def apply_to_parts(
         self, parts: Iterable[tuple[NDArray[np.int64], NDArray[Any]]], n_volumes: int
     ) -> NDArray[np.float32]:
-        """Map volumes that come a few voxels at a time, each voxel in all volumes.
+        """Map volumes that come a few voxels at a time, each in all ``n_volumes``: as `apply`.
 
-        Parameters
-        ----------
-        parts
-            Places (k,) in ``touched_voxels``, and the values (k, T) of these voxels. Together,
-            each touched voxel once, in any order.
-        n_volumes
-            T.
-
-        Returns
-        -------
-        array of shape (T, 20484), float32
-            As `apply` gives it.
-
-        Raises
-        ------
-        ValueError
-            If the parts are not all of the touched voxels.
+        Parts are places (k,) in ``touched_voxels`` and the values (k, T) of these voxels: together,
+        each touched voxel once, in any order. A ValueError if they are not all of them.
         """
         by_voxel = self.weights.tocsc()
         total = np.zeros((self.weights.shape[0], n_volumes), np.float32)
@@ -275,10 +240,7 @@ class FsaverageOperator:
     def load(cls, path: Path) -> Self:
         """Read an operator that `save` wrote.
 
-        Raises
-        ------
-        ArtifactError
-            If the file is not one, or is damaged.
+        An ArtifactError if the file is not one, or is damaged.
         """
         from scipy.sparse import csr_array
 

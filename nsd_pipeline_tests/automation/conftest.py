@@ -4,7 +4,9 @@ import dagster as dg
 import pytest
 
 from nsd_pipeline import planned_runs
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.definitions import build_defs
+from nsd_pipeline.steps.sessions import Preparation
 from nsd_pipeline_tests.automation.webserver import Webserver, dagster_dev
 from nsd_pipeline_tests.pipeline import SmallNsd
 
@@ -22,10 +24,11 @@ def webserver(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> 
         "stimulus_embeddings": {"model": str(small_nsd.encoder)},
         "fmri_mlp": {"n_epochs": 2, "hidden": 8},
     }
+    (betas,) = Preparation.for_all([TrainingConfig()])
     with dg.DagsterInstance.local_temp(str(folder / "home")) as instance:
         for planned in (
             planned_runs.DESIGN,
-            *planned_runs.prepare([f"{SUBJECT}_ses01"], at_most=1),
+            *planned_runs.prepare([f"{SUBJECT}_ses01"], betas, at_most=1),
             *planned_runs.embed((SUBJECT,)),
             *planned_runs.decode((SUBJECT,)),
         ):

@@ -13,6 +13,7 @@ from nsd_pipeline.jobs import STARTED_BY_TAG
 from nsd_pipeline.nsd.layout import betas_keys
 from nsd_pipeline.planned_runs import PlannedRun
 from nsd_pipeline.steps.decoding import FmriMlp
+from nsd_pipeline.steps.sessions import SessionStates
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline_tests.pipeline import SmallNsd
 
@@ -95,7 +96,9 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
         return {}
 
     monkeypatch.setattr("nsd_pipeline.jobs.planned_runs.execute", execute)
-    monkeypatch.setattr("nsd_pipeline.jobs._sessions_to_do", lambda *_, **__: [])
+    monkeypatch.setattr(
+        "nsd_pipeline.planned_runs.look_at_sessions", lambda *_, **__: SessionStates()
+    )
     monkeypatch.setenv("NSD_SOURCE", str(small_nsd.folder))
     monkeypatch.setenv("NSD_STORAGE", str(tmp_path / "artifacts"))
     code = str(shutil.copy(LOCATION, tmp_path / "location_at_chance.py"))

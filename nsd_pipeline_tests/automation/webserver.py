@@ -23,13 +23,13 @@ REPOSITORY = {
 }
 
 
-def until(look: Callable[[], T | None], what: str, timeout: float = 120) -> T:
+def until(look: Callable[[], T | None], what: str, timeout: float = 120, pause: float = 0.25) -> T:
     """Look until there is something to see."""
     deadline = time.monotonic() + timeout
     while not (seen := look()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout} s: {what}")
-        time.sleep(0.25)
+        time.sleep(pause)
     return seen
 
 

@@ -141,6 +141,9 @@ def test_a_ratio_that_varies_is_told_by_its_ends_the_low_one_first() -> None:
     page = to_markdown([result], {}, quick=False)
     assert "| Title | calls | 2 to 4; 3 | >= 2 | yes |" in page
     assert "| Title | ours | 0.3 s (0.2 to 0.4) |" in page
+    assert "varies more" not in page
+    result = measure(make_row(Side("ours", vary), warm_up=False), Inputs({}), repetitions=4)
+    assert "## What varies more than its median\n\nOf" in to_markdown([result], {}, quick=False)
 
 
 def test_different_results_are_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nsd_pipeline.nsd import layout
+from nsd_pipeline.nsd.nsd_series import design_key, series_key
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline_tests.cli.conftest import Nsd, parsed
 from nsd_pipeline_tests.pipeline import SmallNsd
@@ -37,29 +38,57 @@ def test_a_plan_counts_what_is_left(nsd: Nsd, artifacts: Path) -> None:
     assert "Defaults: two CPU cores" in shown.stdout
 
 
-def test_what_comes_from_a_bucket_is_counted_in_bytes_and_requests(
-    nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Far:
-        """The mirror, as if it were a bucket."""
+class Far:
+    """A mirror, as if it were a bucket."""
 
-        def __init__(self) -> None:
-            self._mirror = open_source(artifacts.parent / "nsd")
+    def __init__(self, folder: Path) -> None:
+        self._mirror = open_source(folder)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._mirror, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mirror, name)
 
-        def local_path(self, key: str) -> None:
-            return None
+    def local_path(self, key: str) -> None:
+        return None
 
+
+@pytest.fixture
+def dataset(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The dataset's folder, which is far away for `nsd plan`."""
+    folder = artifacts.parent / "nsd"
     # The package's attribute of that name is the command.
-    monkeypatch.setattr(sys.modules["nsd_pipeline.cli.plan"], "the_source", Far)
+    monkeypatch.setattr(sys.modules["nsd_pipeline.cli.plan"], "the_source", lambda: Far(folder))
+    return folder
+
+
+def test_what_comes_from_a_bucket_is_counted_in_bytes_and_requests(nsd: Nsd, dataset: Path) -> None:
     steps = planned(nsd, "subj01", "--sessions", "2")
     assert steps["betas"]["requests"] == 2 * TRIALS
     assert steps["betas"]["fetched_bytes"] == 2 * TRIALS * 10_242 * 4
     new = steps["stimuli"]["requests"]
     assert 0 < new < TRIALS
     assert steps["stimuli"]["fetched_bytes"] == new * 425 * 425 * 3
+
+
+def test_time_series_are_counted_as_the_whole_files_that_they_are(nsd: Nsd, dataset: Path) -> None:
+    for run in range(1, 13):
+        for key in (series_key, design_key):
+            path = dataset / key("subj01", 1, run, "func1pt8mm")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(1000))
+    steps = planned(nsd, "subj01", "--sessions", "1-2", "--experiment", "neuralbench")
+    assert steps["bold"]["artifacts"] == steps["fsaverage5_series"]["artifacts"] == 1
+    assert (steps["bold"]["fetched_bytes"], steps["bold"]["requests"]) == (12_000, 1)
+    assert steps["fsaverage5_series"]["disk_bytes"] > 1e8, "the default, as none was made"
+    assert "betas" not in steps, "what the experiment does not learn from"
+    shown = nsd("plan", "subj01", "--sessions", "1-2", "--experiment", "neuralbench").stdout
+    assert "1 missing of time series, 1 not on the source of time series" in shown
+
+
+def test_a_model_that_would_be_made_otherwise_now_is_counted(nsd: Nsd, artifacts: Path) -> None:
+    # The one there has two settings of its own.
+    steps = planned(nsd, "subj01", "--sessions", "1")
+    assert (steps["fmri_mlp"]["artifacts"], steps["retrieval_metrics"]["artifacts"]) == (1, 1)
+    assert "fsaverage5_betas" not in steps
 
 
 def test_too_little_disk_and_names_that_are_none(

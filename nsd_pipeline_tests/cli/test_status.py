@@ -1,6 +1,7 @@
 """What `nsd status` says of a store, after each thing that can happen to it."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,24 @@ def check_full(nsd: Nsd, n_artifacts: int) -> None:
 def test_a_full_store_with_experiments(nsd: Nsd, tmp_path: Path) -> None:
     n_artifacts = write_full_store(tmp_path / "artifacts", 2, {"subj01": 3, "subj02": 2})
     check_full(nsd, n_artifacts)
+
+
+def test_nothing_is_cut_in_a_narrow_window(
+    nsd: Nsd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_full_store(tmp_path / "artifacts", 1, dict.fromkeys(layout.SUBJECTS, 1))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    table, _, _ = nsd("status", "--no-source").stdout.partition("Not looked at")
+    plain = re.sub(r"\x1b\[[\d;]*m", "", table)
+    assert "…" not in plain
+    shown = re.findall(r"subject +(.*?) +joint", plain)
+    assert [each.split() for each in shown] == [
+        ["01", "02", "03"],
+        ["04", "05", "06"],
+        ["07", "08"],
+    ]
+    assert "1/40" in plain
 
 
 def test_on_s3_every_manifest_is_asked_for_once(

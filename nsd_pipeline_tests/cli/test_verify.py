@@ -58,3 +58,18 @@ def test_an_experiment_goes_as_a_whole_and_alone(nsd: Nsd, tmp_path: Path) -> No
     assert "experiments/try_10/model/subj01" in keys
     assert not [path for path in (artifacts / "experiments/try_1").rglob("*") if path.is_file()]
     assert nsd("prune", "--experiment", "try_1").exit_code == 2
+
+
+def test_a_space_s_betas_go_alone(nsd: Nsd, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    n_artifacts = write_full_store(artifacts, 1, {"subj01": 2})
+    made = {"asset": "betas_MNI", "partition": "subj01_ses01", "fingerprint": "f"}
+    with open_store(artifacts).write(
+        "betas_MNI/subj01/ses01", **made, code_version="2", inputs={}, config={}, expected_bytes=0
+    ) as draft:
+        (draft.folder / "file").write_bytes(b"1")
+    assert nsd("prune", "--space", "func1mm").exit_code == 2
+    assert nsd("prune", "--space", "MNI", "--yes").exit_code == 0
+    keys = open_store(artifacts).keys()
+    assert len(keys) == n_artifacts
+    assert "betas/subj01/ses01" in keys

@@ -24,7 +24,7 @@ from nsd_pipeline.decoding import (
 )
 from nsd_pipeline.decoding.order import TrialOrder
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
-from nsd_pipeline.evaluation import chance_levels
+from nsd_pipeline.evaluation import query_ranks, table_chance
 from nsd_pipeline_tests.decoding.conftest import make_cohort
 
 CONFIG = TrainingConfig(hidden=24, n_epochs=15, batch_size=32, learning_rate=1e-2)
@@ -50,8 +50,9 @@ def assert_same_training(one, other):
 
 def score(model, test):
     arguments = test.table["image_id"], test.table["subject"]
-    return retrieval_metrics(predict(model, test), test.y_true(), *arguments), chance_levels(
-        *arguments
+    estimates, targets = predict(model, test), test.y_true()
+    return retrieval_metrics(estimates, targets, *arguments), table_chance(
+        query_ranks(estimates[None], targets, *arguments, seeds=[0])
     )
 
 

@@ -25,7 +25,7 @@ def test_a_backfill_is_recorded_fails_plainly_and_redoes_nothing(
         f"defs = build_defs({str(source)!r}, {str(artifacts)!r})\n"
     )
     definitions = {"python_file": str(location)}
-    backfill = Backfill(tuple(step.name for step in BETAS_STEPS), SESSIONS)
+    backfill = Backfill(tuple(step.name for step in BETAS_STEPS), sessions=SESSIONS)
     assert backfill.title.endswith("[backfill: 2 sessions of subj01]")
     damaged = source / layout.betas_keys("subj01", 2, "fsaverage")[1]
     whole = damaged.read_bytes()

@@ -1,4 +1,6 @@
-"""Noise ceiling: against the rule written out, and against a planted signal-to-noise ratio."""
+"""Noise ceiling and reliability: against the rules written out, and a planted ratio."""
+
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -22,12 +24,15 @@ def make_sessions(ncsnr, n_images=600, n_sessions=6, seed=0):
 
 
 def by_the_rule(images, betas):
-    """All in memory, one image after the other."""
+    """Ceiling and reliability, all in memory, one image after the other."""
     trials = np.concatenate(list(images.values()))
     z = np.concatenate([(b - b.mean(axis=0)) / b.std(axis=0, ddof=1) for b in betas.values()])
     of_images = [z[trials == i] for i in np.unique(trials) if (trials == i).sum() == 3]
     noise = np.mean([repeats.var(axis=0, ddof=1) for repeats in of_images], axis=0)
-    return np.sqrt(np.maximum(0, 1 - noise)) / np.sqrt(noise)
+    pairs = [each[list(pair)] for each in of_images for pair in permutations(range(3), 2)]
+    first, second = np.stack(pairs, axis=1)
+    together = [np.corrcoef(*each)[0, 1] for each in zip(first.T, second.T, strict=True)]
+    return np.sqrt(np.maximum(0, 1 - noise)) / np.sqrt(noise), np.array(together)
 
 
 @pytest.mark.parametrize("block", [3, 100])
@@ -42,7 +47,9 @@ def test_blocks_of_vertices_agree_with_the_rule(block):
         return betas[session][:, vertices]
 
     found = noise_ceiling(images, read, 10, block=block)
-    np.testing.assert_allclose(found.ncsnr, by_the_rule(images, betas), rtol=1e-4, atol=1e-4)
+    ncsnr, reliability = by_the_rule(images, betas)
+    np.testing.assert_allclose(found.ncsnr, ncsnr, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.reliability, reliability, atol=1e-5)
     assert found.n_images == 38
     assert max(each.stop - each.start for each in asked) <= block
     n = found.ncsnr[5]
@@ -50,25 +57,34 @@ def test_blocks_of_vertices_agree_with_the_rule(block):
 
 
 def test_a_planted_ratio_is_recovered():
-    """Below 0.2 the cut at 0 adds to it: a vertex without signal reads about 0.1."""
+    """Below 0.2 the cut at 0 adds to it: a vertex without signal reads about 0.1.
+
+    Reliability, the share of variance that is signal, is not cut off.
+    """
     planted = np.repeat([0.0, 0.3, 0.5, 1.0, 2.0], 30)
     images, betas = make_sessions(planted, n_images=2500, n_sessions=10)
     found = noise_ceiling(images, lambda session, part: betas[session][:, part], len(planted))
     means = found.ncsnr.reshape(5, 30).mean(axis=1)
     np.testing.assert_allclose(means[1:], [0.3, 0.5, 1.0, 2.0], rtol=0.05)
     assert means[0] < 0.15
+    shares = planted**2 / (1 + planted**2)
+    errors = (found.reliability - shares).reshape(5, 30)
+    np.testing.assert_allclose(errors.mean(axis=1), 0, atol=0.01)
+    assert found.reliability[:30].min() < 0
 
 
 def test_vertices_without_values():
     images, betas = make_sessions(np.ones(4), n_images=200)
-    expected = by_the_rule(images, betas)
+    expected, _ = by_the_rule(images, betas)
     sessions = list(betas)
     for each in betas.values():
         each[:, 0] = np.nan
     betas[sessions[0]][:, 1] = 7  # constant in one session
     betas[sessions[1]][4, 2] = np.nan  # a single value
-    found = noise_ceiling(images, lambda session, part: betas[session][:, part], 4).ncsnr
+    both = noise_ceiling(images, lambda session, part: betas[session][:, part], 4)
+    found = both.ncsnr
     assert np.isnan(found[0])
+    assert np.isnan(both.reliability).tolist() == [True, False, False, False]
     assert found[1] == pytest.approx(expected[1], rel=0.2)
     assert found[2] == pytest.approx(expected[2], rel=0.02)
     assert found[3] == pytest.approx(expected[3], rel=1e-4)

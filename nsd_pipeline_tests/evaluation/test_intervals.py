@@ -52,7 +52,8 @@ def test_values_are_exactly_those_of_retrieval_metrics():
     assert set(table.index) == {name for name in of_seeds if not name.startswith("batch_")}
     for name, row in table.iterrows():
         assert row["value"] == of_seeds[name].mean()
-        assert row["seed_sd"] == of_seeds[name].std()
+        assert row["sd_of_seeds"] == of_seeds[name].std()
+        assert row[["seed_0", "seed_1", "seed_33"]].tolist() == of_seeds[name].tolist()
         assert row["low"] <= row["high"]
     together = retrieval_metrics(ensemble(estimates), *rest, set_sizes=SETS)
     assert table["ensemble"].to_dict() == {name: together[name] for name in table.index}
@@ -60,7 +61,8 @@ def test_values_are_exactly_those_of_retrieval_metrics():
     one = query_ranks(estimates[:1], *rest, seeds=[0], set_sizes=SETS)
     alone = metric_intervals(one).set_index("metric")
     assert alone["value"].to_dict() == {name: of_seeds.loc[0, name] for name in alone.index}
-    assert alone[["seed_sd", "ensemble", "ensemble_low"]].isna().all(axis=None)
+    assert alone[["sd_of_seeds", "ensemble_low"]].isna().all(axis=None)
+    assert alone["ensemble"].equals(alone["value"])
 
 
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 14]))
@@ -136,6 +138,9 @@ def test_a_difference_is_found_and_said_to_be_the_same_by_interval_and_p_value()
     assert found.loc["top1_acc", "p_value"] < 0.01
     beside = (found["low"] > 0) | (found["high"] < 0)
     assert (beside == (found["p_value"] < 0.05)).mean() > 0.95
+    fewer = paired_differences(*tables, medians=False).set_index("metric")
+    assert set(found.index) - set(fewer.index) == {name for name in found.index if "median" in name}
+    pd.testing.assert_frame_equal(found.loc[fewer.index], fewer)
     back = paired_differences(*tables[::-1]).set_index("metric")
     np.testing.assert_allclose(back["difference"], -found["difference"])
     np.testing.assert_allclose(back["low"], -found["high"], atol=0.02)

@@ -11,11 +11,13 @@ from scipy.stats import binom
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import (
     against_chance,
-    chance_levels,
+    batch_chance,
     metrics,
     name_trials,
+    query_ranks,
     retrieval,
     retrieval_metrics,
+    table_chance,
     top_images,
     trial_ranks,
 )
@@ -196,8 +198,9 @@ def test_chance_is_what_random_estimates_get():
         y_true = rng.standard_normal((n_images, 8), dtype=np.float32)[groups]
         draws.append(retrieval_metrics(y_pred, y_true, groups, subjects, **options))
     simulated = pd.DataFrame(draws)
-    expected = chance_levels(groups, subjects, **options)
-    assert list(expected) == list(simulated)
+    queries = query_ranks(y_pred[None], y_true, groups, subjects, [0], (None, 5))
+    expected = table_chance(queries) | batch_chance(groups, 16)
+    assert set(expected) == set(simulated)
     for name, level in expected.items():
         error = simulated[name].sem()
         assert level == pytest.approx(simulated[name].mean(), rel=0.02, abs=4.5 * error), name

@@ -230,3 +230,13 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path):
     with pytest.raises(OSError, match="disk full"):
         mgh.write(tmp_path / "x.mgh", np.zeros((2, 3), np.float32).view(Broken))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, -1157627903), (2**16, 2**16 + 1)])
+def test_a_size_beyond_an_integer_of_four_bytes_is_not_believed(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    path = tmp_path / "t.mgh"
+    path.write_bytes(header(width=width, height=height, n_frames=1) + bytes(80))
+    with pytest.raises(ValueError, match="too short for values"):
+        mgh.read_any(path)

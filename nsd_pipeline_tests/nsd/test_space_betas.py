@@ -59,7 +59,7 @@ def test_of_hdf5_the_voxels_come_that_are_wanted(
     folder = tmp_path / "fetched"
     folder.mkdir()
     download = replace(found, voxels=wanted)
-    report = download.download(folder, tmp_path / "scratch", max_concurrency=8)
+    report = download.download(folder, tmp_path / "scratch")
     betas = {path.name: path.stat().st_size for path in folder.iterdir()}["betas_session01.npy"]
     assert 2 * N_TRIALS * len(wanted) <= betas < 1.5 * 2 * N_TRIALS * len(wanted)
     assert betas < report.n_bytes < 0.15 * found.betas[0].n_bytes
@@ -74,7 +74,7 @@ def test_auto_takes_nifti_as_a_whole(source: Source, values: np.ndarray, tmp_pat
     assert [info.key for info in found.betas] == list(FILES["nii.gz"])
     folder = tmp_path / "fetched"
     folder.mkdir()
-    report = found.download(folder, tmp_path / "scratch", max_concurrency=8)
+    report = found.download(folder, tmp_path / "scratch")
     assert report.n_bytes == sum(info.n_bytes for info in found.objects)
     (path,) = locate_files(folder).betas
     np.testing.assert_array_equal(nibabel.load(path).dataobj, values)

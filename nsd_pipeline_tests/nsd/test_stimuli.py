@@ -210,14 +210,7 @@ def test_from_a_bucket(
     parts = {"a": np.array([1, 4, 5]), "b": np.array([0, 6])}
     for part, ids in parts.items():
         (tmp_path / part).mkdir()
-        download_images(
-            source,
-            source.describe(STIMULI_KEY),
-            ids,
-            tmp_path / part,
-            scratch,
-            max_concurrency=4,
-        )
+        download_images(source, source.describe(STIMULI_KEY), ids, tmp_path / part, scratch)
     index = pd.concat([part_index(ids, part) for part, ids in parts.items()])
     read = ImageReader(index, lambda part: tmp_path / part, mirror=None)
     assert set(read.image_ids) == {0, 1, 4, 5, 6}

@@ -11,12 +11,14 @@ from nsd_pipeline.report import (
     Picture,
     Rated,
     Retrieval,
+    SurfaceLayer,
     difficulty_gallery,
     gallery_examples,
     interval_curves,
     interval_rows,
     rank_distribution,
     retrieval_gallery,
+    session_numbers,
     surface_map,
     training_curves,
     turnable_surface,
@@ -232,10 +234,12 @@ def test_surface_map_sees_the_back_of_the_brain_on_the_outer_side():
 
 
 def test_surface_that_can_be_turned_needs_no_network_and_has_both_hemispheres():
-    page = turnable_surface(back(), "the back")
+    layers = [SurfaceLayer("the back", back()), SurfaceLayer("another", -back(), "viridis")]
+    page = turnable_surface(layers)
+    assert page == turnable_surface(layers)  # the same values make the same file
     assert re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", page) == []
     assert page.count('"hoverinfo":"skip"') == 2
-    assert "the back" in page
+    assert re.findall(r'"label":"([^"]+)"', page) == ["the back", "another"]
 
 
 def test_surface_map_colours_are_centred_when_symmetric():
@@ -271,3 +275,17 @@ def test_figures_leave_pyplot_alone(history):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_numbers_of_sessions_have_a_panel_each_and_a_line_a_subject() -> None:
+    table = pd.DataFrame(
+        {
+            "subject": ["subj01", "subj01", "subj08"],
+            "session": [1, 12, 3],
+            "mean (%)": [0.2, 0.3, 0.1],
+            "valid vertices": [0.98, np.nan, 0.97],
+        }
+    )
+    found = texts(session_numbers(table))
+    assert found.count("subj01") == found.count("subj08") == found.count("session") == 1
+    assert {"mean (%)", "valid vertices"} < set(found)

@@ -2,6 +2,7 @@ import base64
 import html
 import io
 import re
+import shutil
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -9,6 +10,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from nsd_pipeline.report import (
     NOT_RECORDED,
@@ -105,6 +107,28 @@ def test_artifacts_of_before_have_no_intervals():
     assert "default 12.3 % chance 0.1 %" in page
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_on_paper_every_table_is_seen_and_none_is_cut():
+    names = "median_retrieval_rank_subject-ind_set=seen-by-all_macro", "std_retrieval_rank"
+    table = metrics(**dict.fromkeys(names, 1234.5))
+    cohorts = [*(f"subj{n:02d}" for n in range(1, 9)), "all"]
+    page = render_page([result(cohort=name, metrics=table) for name in cohorts], created=CREATED)
+    seen = """() => [...document.querySelectorAll("table")].map(table =>
+        table.checkVisibility() && table.getBoundingClientRect().right <= innerWidth)"""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # An A4 page within its margins, of 96 dots an inch.
+        paper = browser.new_page(viewport={"width": 688, "height": 1000})
+        paper.set_content(page)
+        assert not all(paper.evaluate(seen))
+        paper.emulate_media(media="print")
+        assert all(paper.evaluate(seen))
+        browser.close()
+
+
 def test_page_shows_differences_and_how_many_they_are_corrected_for():
     rows = {"experiment": ["linear"], "cohort": ["all"], "difference": [-0.042], "low": [-0.06]}
     rest = {"high": [0.001], "p_value": [0.0004], "p_holm": [0.0123], "n_images": [9]}
@@ -123,7 +147,7 @@ def test_page_shows_differences_and_how_many_they_are_corrected_for():
     assert "corrected for 1 comparisons" in page
     assert "windows: other images" in page
     assert "Noise ceiling of subj01" in page
-    assert "does not bound how well images are retrieved" in page
+    assert "Neither bounds how well images are retrieved" in page
 
 
 def test_page_warns_of_photographs_only_when_it_has_some():

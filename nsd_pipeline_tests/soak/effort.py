@@ -1,6 +1,6 @@
 """How long the trials go on: a moment in the test suite, minutes by ``make soak``.
 
-``NSD_SOAK_MINUTES`` says how many (by default 15), ``NSD_SOAK_SEED`` where random numbers start.
+``NSD_SOAK_MINUTES`` says how many (by default 10), ``NSD_SOAK_SEED`` where random numbers start.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 SEED: Final = int(os.environ.get("NSD_SOAK_SEED", "33"))
-MINUTES: Final = float(os.environ.get("NSD_SOAK_MINUTES", "15"))
+MINUTES: Final = float(os.environ.get("NSD_SOAK_MINUTES", "10"))
 
 
 @dataclass(frozen=True)

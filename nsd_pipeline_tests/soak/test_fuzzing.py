@@ -33,5 +33,5 @@ def test_no_reader_trips_over_a_damaged_file(tmp_path: Path, figures: Callable[.
 @pytest.mark.parametrize("name", READERS)
 def test_no_reader_trips_over_many_damaged_files(name: str, figures: Callable[..., None]) -> None:
     keep = Path(os.environ.get("NSD_SOAK_KEEP", "build/soak"))
-    seconds = MINUTES * 60 * 0.45 / len(READERS)
+    seconds = MINUTES * 60 * 0.3 / len(READERS)
     _told(hunt({name: 100_000}, seconds=seconds, seed=SEED, keep=keep), figures)

@@ -92,7 +92,7 @@ SCENARIOS = {
 """By name, and whether the file system can exchange two folders."""
 
 
-@efforts(300, 10_000, share=0.15)
+@efforts(300, 10_000, share=0.1)
 def test_an_artifact_is_whole_or_absent_after_a_power_cut(
     effort: Effort, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
@@ -150,7 +150,7 @@ def _cut_while_reading(root: Path, chance: random.Random, folder: Path, *, excha
     return after
 
 
-@efforts(100, 2_000, share=0.03)
+@efforts(100, 2_000, share=0.02)
 def test_a_single_file_is_the_old_or_the_new_one_after_a_power_cut(
     effort: Effort, tmp_path: Path, figures: Callable[..., None]
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_single_file_is_the_old_or_the_new_one_after_a_power_cut(
     figures("power cuts while replacing a file", case + 1, time.monotonic() - since)
 
 
-@efforts(100, 2_000, share=0.03)
+@efforts(100, 2_000, share=0.02)
 def test_a_download_goes_on_after_a_power_cut(
     effort: Effort, tmp_path: Path, figures: Callable[..., None]
 ) -> None:

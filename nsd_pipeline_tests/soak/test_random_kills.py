@@ -72,7 +72,7 @@ def turn_of(store: Store, key: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-@efforts(4, 150, share=0.12)
+@efforts(4, 150, share=0.08)
 def test_no_kill_loses_or_tears_an_artifact(
     effort: Effort,
     kind: str,

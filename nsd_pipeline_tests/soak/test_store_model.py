@@ -259,7 +259,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-@efforts(12, 1_000_000, share=0.1)
+@efforts(12, 1_000_000, share=0.06)
 def test_a_store_is_a_dictionary(
     effort: Effort,
     kind: str,

@@ -33,8 +33,12 @@ def test_it_is_high_where_the_brain_responds_and_compared_with_nsd_s(
     table = pd.read_parquet(graph.artifacts / "noise_ceiling/subj01/ceiling.parquet")
     assert table["hemisphere"].value_counts().to_dict() == {"lh": 10_242, "rh": 10_242}
     responds = np.concatenate([response_profile(side) > 1.5 for side in HEMISPHERES])
-    inside, outside = table["ncsnr"][responds], table["ncsnr"][~responds]
-    assert inside.median() > 1.5 * outside.median()
+    for column in ("ncsnr", "reliability"):
+        inside, outside = table[column][responds], table[column][~responds]
+        assert inside.median() > 1.5 * outside.median()
+        assert alone[f"median {column}"] == pytest.approx(table[column].median(), rel=1e-3)
+        # The UI shows a map of each.
+    assert {"noise ceiling", "reliability"} <= alone.keys()
     ratio = table["ncsnr"] ** 2
     np.testing.assert_allclose(table["percent_of_three"], 100 * ratio / (ratio + 1 / 3))
 

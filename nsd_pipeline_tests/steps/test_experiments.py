@@ -100,6 +100,8 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     page = (folder / "report.html").read_text()
     assert "tuned, subj01" not in page
     assert "Noise ceiling of subj01" in page
+    assert "Reliability of subj01" in page
+    assert "Reliability: subj01" in (folder / "surface.html").read_text()
     differences = pd.read_csv(folder / "differences.csv")
     assert differences["experiment"].tolist() == ["small", "line"]
     assert (differences["low"] <= differences["difference"]).all()

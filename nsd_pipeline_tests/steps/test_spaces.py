@@ -1,6 +1,7 @@
 """Betas from every space NSD has, through the graph: the same story, whichever way it came."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -9,8 +10,20 @@ import numpy as np
 import pytest
 from nibabel.freesurfer import MGHImage
 
+import nsd_pipeline
+from nsd_pipeline.checks import AtChance
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.demo import generate
+from nsd_pipeline.experiments import Experiment
+from nsd_pipeline.folders import betas_folder
 from nsd_pipeline.nsd.layout import betas_keys
+from nsd_pipeline.planned_runs import prepare as prepare_sessions
+from nsd_pipeline.steps.measurement import metrics_steps
+from nsd_pipeline.steps.overview import State, look_at_store
+from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
+from nsd_pipeline.steps.stages import every_stage
+from nsd_pipeline.storage.opening import open_source
+from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
 from nsd_pipeline_tests.steps.test_bad_input import fails, replace
 from nsd_pipeline_tests.storage.servers import S3rver
@@ -87,6 +100,65 @@ def test_every_space_gives_nearly_the_same_betas(
     assert found["func1mm"] > (0.995, 0.99), found
     assert found["MNI"] > (0.995, 0.98), found
     assert found["func1pt8mm"] > (0.99, 0.9), found
+
+
+def test_two_spaces_live_side_by_side(
+    every_space: SmallNsd, small_nsd: SmallNsd, pipeline: Callable[..., Pipeline]
+) -> None:
+    graph = pipeline(every_space.folder)
+    graph.encoder = small_nsd.encoder
+    ridge = TrainingConfig(model="ridge", validation_by="image_id")
+    graph.experiments = {
+        "default": Experiment(name="default"),
+        "volume": Experiment(
+            name="volume", training=ridge.model_copy(update={"space": "func1pt8mm"})
+        ),
+        "surface": Experiment(name="surface", training=ridge),
+    }
+    graph.run_sessions(SESSION)
+    graph.run_images("shared", "subj01")
+    before = {key: graph.store.find(key).fingerprint for key in graph.store.keys("")}
+    # What is still to do for the other space, and what makes it.
+    source, steps = open_source(graph.source), metrics_steps(graph.experiments)
+    (volume,) = Preparation.for_all([steps["volume"].model.experiment.training])
+    states = look_at_sessions(source, graph.store, [SESSION, "subj01_ses02"], "func1pt8mm")
+    assert (states.to_do, states["not on the source"]) == ([SESSION], ["subj01_ses02"])
+    for planned in prepare_sessions(states.to_do, volume, at_most=1):
+        graph.run(*planned.assets, first=planned.first)
+    assert graph.failed_checks == []
+    assert look_at_sessions(source, graph.store, [SESSION], "func1pt8mm").to_do == []
+    for name in ("surface", "volume"):
+        graph.run(f"{name}_model", first="subj01")
+        with suppress(AtChance):
+            graph.run(f"{name}_metrics", first="subj01")
+    graph.run("decoding_report")
+    after = {key: graph.store.find(key).fingerprint for key in graph.store.keys("")}
+    assert before.items() <= after.items(), "nothing of the default's was made again"
+    of_session = {key for key in set(after) - set(before) if key.endswith("ses01")}
+    assert of_session == {
+        "betas_func1pt8mm/subj01/ses01",
+        "fsaverage5_betas_func1pt8mm.zarr/subj01/ses01",
+    }
+    for name, space in (("surface", "fsaverage"), ("volume", "func1pt8mm")):
+        model = graph.store.find(f"experiments/{name}/model/subj01")
+        assert model.metadata["space"] == space
+        assert f"{betas_folder(space)}/subj01/ses01" in model.inputs
+        assert "figures/sessions.svg" in model.files
+    page = (graph.artifacts / "decoding_report/report.html").read_text()
+    assert "surface, subj01" in page
+    assert "volume, subj01" in page
+    overview = look_at_store(Snapshot(graph.store), every_stage(steps), lambda: source)
+    stages = {stage.name: stage for stage in overview.stages}
+    for name in ("betas", "betas_func1pt8mm", "fsaverage5_betas", "fsaverage5_betas_func1pt8mm"):
+        assert [each.state for each in stages[name].artifacts].count(State.CURRENT) == 1, name
+    notebook = nsd_pipeline.open(graph.artifacts)
+    fsaverage, volume_betas = (
+        notebook.betas("subj01", space=space) for space in ("fsaverage", "func1pt8mm")
+    )
+    assert fsaverage.sizes == volume_betas.sizes
+    assert not np.array_equal(fsaverage, volume_betas)
+    assert notebook.decoder("subj01", "volume").space == "func1pt8mm"
+    assert notebook.decoder("subj01", "surface").space == "fsaverage"
 
 
 def test_hdf5_and_nifti_hold_the_same(

@@ -153,7 +153,7 @@ def test_a_trial_of_zeros_is_no_data_of_nsd(
 
     def download() -> int:
         found = FsaverageDownload(source, objects, whole_file)
-        return found.download(folder, scratch, max_concurrency=2).n_bytes
+        return found.download(folder, scratch).n_bytes
 
     if whole_file:  # whose first block also has the header, so that blocks are no frames
         source.zeros = False

@@ -339,6 +339,9 @@ def test_what_a_killed_writer_left_is_cleared_away(store: Store, tmp_path: Path)
     died = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, argument], check=False)
     assert died.returncode == -signal.SIGKILL
     assert len(leftovers(tmp_path)) == 2, "the draft and its lock"
+    drafts = Path(store.url, ".partial", "drafts")
+    (drafts / "died-before-it-had-a-folder.lock").touch()
+    (drafts / "lost-its-lock-with-the-power").mkdir()
     assert store.manifest(KEY) is None
     with store.write("events/subj01/ses02", **MADE_BY) as living:
         assert leftovers(tmp_path) == [str(living.folder.parent), f"{living.folder.parent}.lock"]

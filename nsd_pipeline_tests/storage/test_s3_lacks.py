@@ -209,3 +209,17 @@ def test_a_listing_by_a_server_that_ignores_version_2_is_whole(
     picky.changes = stuck
     with pytest.raises(ListingError, match="starts again after a/1"):
         list(list_objects(_client(picky), BUCKET, "a/"))
+
+
+def test_a_small_object_is_asked_for_once_unless_its_etag_does_not_show_it_to_be_whole(
+    picky: PickyServer, moto_server: MotoServer
+) -> None:
+    moto_server.client.put_object(Bucket=BUCKET, Key="there", Body=b"{}")
+    bucket, asked = Bucket(f"s3://{BUCKET}"), []
+    picky.changes = lambda environ: asked.append(environ["PATH_INFO"])
+    assert (bucket.read("there"), bucket.read("missing")) == (b"{}", None)
+    assert len(asked) == 2
+    picky.headers = {"etag": another_etag}
+    assert bucket.read("there") == b"{}"
+    assert len(asked) == 4, "boto3, which compares checksums, asks again"
+    empty(moto_server, BUCKET)
