@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nsd_pipeline.artifacts import Artifacts, TrainedDecoder
 
 _SUGGESTED = 5
-"""Trials that are named to somebody who chose one that says little."""
+"""Trials that are named to somebody who chose one that the model has learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,10 @@ class Retrieved:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model retrieved for a trial; `seen_place` is None if the image is no candidate."""
+    """What a model retrieved for a trial; `seen_place` is None if the image is no candidate.
+
+    `note` says so if the model learned from the image.
+    """
 
     subject: str
     session: int
@@ -47,6 +50,7 @@ class Answer:
     seen_place: int | None
     retrieved: list[Retrieved]
     figure: str
+    note: str
 
 
 @click.command("retrieve", cls=NsdCommand)
@@ -94,7 +98,7 @@ def retrieve(
         raise click.UsageError(f"--output: there is no folder {path.parent}.")
     store = nsd.open(os.environ.get("NSD_STORAGE", DEFAULT_STORE))
     decoder = store.decoder(subject, experiment)
-    betas = _test_trial(store, decoder, session, trial)
+    betas, note = _read_trial(store, decoder, session, trial)
     estimate = decoder.ensemble(betas)
     estimate /= float((estimate**2).sum()) ** 0.5
     candidates = None
@@ -119,6 +123,7 @@ def retrieve(
             for place, name, score, seen in list(rows)[:n_top]
         ],
         figure=str(path),
+        note=note,
     )
     _draw(store, answer, folder, path)
     if as_json:
@@ -127,10 +132,10 @@ def retrieve(
         _show(answer)
 
 
-def _test_trial(
+def _read_trial(
     store: "Artifacts", decoder: "TrainedDecoder", session: int, trial: int
-) -> "xr.DataArray":
-    """Betas (1, vertex) of a trial, if the model has not learned from its image."""
+) -> "tuple[xr.DataArray, str]":
+    """Betas (1, vertex) of a trial, and a note if the model has learned from its image."""
     if decoder.config.windowed:
         raise NsdError(
             f"The experiment {decoder.experiment} learned from time series, and this command reads"
@@ -148,13 +153,14 @@ def _test_trial(
         )
     learned = decoder.trials.loc[decoder.trials["split"].isin(["train", "val"]), "image_id"]
     unseen = betas[~betas.image_id.isin(learned)]
+    note = ""
     if not (unseen.trial == trial).any():
-        others = ", ".join(map(str, unseen.trial.to_numpy()[:_SUGGESTED])) or "none in this session"
-        raise NsdError(
-            f"The image of trial {trial} of {key} was in training, so its retrieval says little.",
-            next_step=f"choose a trial of a test image: {others}.",
+        others = ", ".join(map(str, unseen.trial.to_numpy()[:_SUGGESTED])) or "none"
+        note = (
+            "The model learned from this image, so this says little of how well it retrieves."
+            f" Trials of this session with images that are new to it: {others}."
         )
-    return betas[betas.trial == trial]
+    return betas[betas.trial == trial], note
 
 
 @contextmanager
@@ -224,4 +230,6 @@ def _show(answer: Answer) -> None:
     console.print(
         f"Of {answer.n_candidates} {answer.among}; the image seen is {where}.", markup=False
     )
+    if answer.note:
+        console.print(answer.note, style="yellow", soft_wrap=True)
     console.print(answer.figure, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`nsd retrieve` shows what the models retrieve, and refuses what would say little."""
+"""`nsd retrieve` shows what the models retrieve, and says when that says little."""
 
 from pathlib import Path
 
@@ -58,7 +58,6 @@ def test_own_pictures_are_embedded_once_and_the_image_seen_is_known_among_them(
     ("arguments", "problem", "next_step"),
     [
         (("--trial", "99"), "has no trial 99: its trials are 0 to 29", "one of these"),
-        (("--trial", "5"), "trial 5 of subj01_ses01 was in training", "a test image: 0, 1, 2, 6"),
         (("--session", "3"), "it lacks subj01_ses03", "prepare"),
         (("--subject", "subj02"), "experiment default has no models of subj02", "train them"),
         (("--experiment", "ridge"), "experiment ridge has no models of subj01", "train them"),
@@ -79,6 +78,15 @@ def test_what_cannot_be_shown_is_a_sentence_with_a_next_step(
     assert second.startswith("Next step:")
     assert next_step in second
     assert not list(workplace.glob("*.png"))
+
+
+def test_a_trial_that_the_model_learned_from_is_shown_as_such(nsd: Nsd, workplace: Path) -> None:
+    learned = ("retrieve", *TEST_TRIAL, "--trial", "5")
+    assert "The model learned from this image" in nsd(*learned).stdout
+    answer = parsed(nsd(*learned, "--json"))
+    assert "new to it: 0, 1, 2, 6" in answer["note"]
+    assert answer["seen_place"] is None
+    assert parsed(nsd("retrieve", *TEST_TRIAL, "--json"))["note"] == ""
 
 
 def test_an_encoder_that_is_not_where_it_was_is_named(nsd: Nsd, workplace: Path) -> None:
