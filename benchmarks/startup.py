@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -67,11 +68,15 @@ with futures.ThreadPoolExecutor(10) as threads:  # as many connections as boto3 
 """
 _RUNS_IN_ONE: Final = """import dagster as dg
 from nsd_pipeline.definitions import defs
+from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.planned_runs import execute, prepare
+from nsd_pipeline.steps.sessions import Preparation
+(betas,) = Preparation.for_all([TrainingConfig()])
 repository, sessions = defs.get_repository_def(), [f"subj01_ses{n:02}" for n in range(1, 9)]
 with dg.DagsterInstance.get() as instance:
-    for planned in prepare(sessions, at_most=1):
-        assert set(execute(repository, instance, planned).values()) == {"up to date"}
+    for planned in prepare(sessions, betas, at_most=1):
+        (said,) = execute(repository, instance, planned)
+        assert said.startswith("up to date"), said
 """
 
 
@@ -93,7 +98,8 @@ def _materialize(module: str, selected: str, *partition: str) -> list[str]:
 @contextmanager
 def _current(folder: Path, _quick: bool, *, n_sessions: int = 1) -> Iterator[Inputs]:
     """Sessions of 12 trials in a store, everything made; and a module that has nothing to make."""
-    place, sessions = folder / f"current_{n_sessions}", _sessions(n_sessions)
+    folder.mkdir(exist_ok=True)
+    place, sessions = Path(tempfile.mkdtemp(dir=folder)), _sessions(n_sessions)
     write_data(place, sessions)
     (place / f"{_LEAST}.py").write_text(_LEAST_MODULE)
     environment = _environment(
