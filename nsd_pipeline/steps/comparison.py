@@ -97,7 +97,7 @@ def figures_across(
         found[name] = report.PageFigure(title, picture, caption)
 
     rows = results.assign(group=results["experiment"], label=results["cohort"])
-    add("overview", "All results", report.interval_rows(rows, axis), "The red line is chance.")
+    add("overview", "All results", report.interval_rows(rows, axis), "The short line is chance.")
     if not differences.empty:
         rows = differences.assign(group=differences["experiment"], label=differences["cohort"])
         rows = rows.rename(columns={"difference": "value"})
@@ -122,7 +122,7 @@ def figures_across(
         if len(points):
             add(name, title, report.interval_curves(points, xlabel, axis), chance)
     if len(rows := report.regions(results, settings)):
-        add("regions", "Regions", report.interval_rows(rows, axis), "The red line is chance.")
+        add("regions", "Regions", report.interval_rows(rows, axis), "The short line is chance.")
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from nsd_pipeline import partitions
-from nsd_pipeline.errors import ArtifactError
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.steps.decoding import FmriMlp
@@ -329,7 +329,8 @@ class _Counting:
         try:
             step = stage.open(self._snapshot, self._open_source)
             return step.look(cohort).change is not None
-        except ArtifactError:  # something that it is made from is not there yet
+        # Something that it is made from is not there yet.
+        except (ArtifactError, NotEnoughDataError):
             return True
 
     def _trials_of(self, cohort: str, to_do: Sequence[str]) -> int:

@@ -91,6 +91,12 @@ def test_a_model_that_would_be_made_otherwise_now_is_counted(nsd: Nsd, artifacts
     assert "fsaverage5_betas" not in steps
 
 
+def test_a_plan_of_what_the_dataset_has_not_got_says_so(nsd: Nsd, artifacts: Path) -> None:
+    shown = nsd("plan", "subj01", "--sessions", "1-2", "--experiment", "neuralbench")
+    assert shown.exit_code == 0
+    assert "2 not on the source of time series" in shown.stdout
+
+
 def test_too_little_disk_and_names_that_are_none(
     nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
