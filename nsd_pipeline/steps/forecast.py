@@ -26,7 +26,7 @@ from nsd_pipeline.steps.report import Report
 from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
 from nsd_pipeline.steps.series_surface import Series
 from nsd_pipeline.steps.sessions import BETAS_STEPS, Preparation, SessionStates
-from nsd_pipeline.steps.spaces import space_of
+from nsd_pipeline.steps.spaces import space_of, surface_step
 from nsd_pipeline.steps.stages import Stage, metrics_of, models_of
 from nsd_pipeline.steps.step import SECONDS, Step
 from nsd_pipeline.steps.surface import SurfaceBetas
@@ -281,9 +281,9 @@ class _Counting:
             shown.update(trials.loc[trials["shared"] == shared, "image_id"].tolist())
         return len(shown)
 
-    def _at_hand(self, to_do: Sequence[str]) -> list[str]:
-        """Sessions that have events, or will have them."""
-        start = f"{FsaverageEvents.folder()}/"
+    def _at_hand(self, to_do: Sequence[str], step: type[Step] = FsaverageEvents) -> list[str]:
+        """Sessions that have a step's artifact, or will have it."""
+        start = f"{step.folder()}/"
         there = {key.removeprefix(start).replace("/", "_") for key in self._snapshot.keys(start)}
         return sorted(there.union(to_do) & set(partitions.SESSIONS))
 
@@ -295,18 +295,20 @@ class _Counting:
         for metrics in wanted.experiments:
             space = space_of(metrics.model.experiment.training)
             to_do = sessions_to_do[space]
+            fmri = surface_step(space) if space else Series
             cut = metrics.partitions
             cohorts = [
                 cohort
                 for cohort in wanted.cohorts
                 if cut
                 and cohort in cut.get_partition_keys()
+                and self._trials_of(cohort, to_do, fmri)
                 and self._is_new(metrics, cohort, to_do)
             ]
             if not cohorts:
                 continue
             any_new = True
-            n_trials = [self._trials_of(cohort, to_do) for cohort in cohorts]
+            n_trials = [self._trials_of(cohort, to_do, fmri) for cohort in cohorts]
             rows = 1 if space else _ROWS_OF_WINDOW
             held = max(n_trials) * 2 * rows * _FRAME_BYTES
             units = sum(n_trials) * len(metrics.model.experiment.training.seeds)
@@ -333,11 +335,11 @@ class _Counting:
         except (ArtifactError, NotEnoughDataError):
             return True
 
-    def _trials_of(self, cohort: str, to_do: Sequence[str]) -> int:
+    def _trials_of(self, cohort: str, to_do: Sequence[str], fmri: type[Step]) -> int:
         subjects = partitions.subjects_of_cohort(cohort)
         return sum(
             self._design.n_trials(layout.parse_session_key(each)[1])
-            for each in self._at_hand(to_do)
+            for each in self._at_hand(to_do, fmri)
             if each.startswith(subjects)
         )
 

@@ -92,9 +92,15 @@ def test_a_model_that_would_be_made_otherwise_now_is_counted(nsd: Nsd, artifacts
 
 
 def test_a_plan_of_what_the_dataset_has_not_got_says_so(nsd: Nsd, artifacts: Path) -> None:
-    shown = nsd("plan", "subj01", "--sessions", "1-2", "--experiment", "neuralbench")
-    assert shown.exit_code == 0
-    assert "2 not on the source of time series" in shown.stdout
+    for selection, there_not in (
+        (("subj01", "--sessions", "1-2", "--experiment", "neuralbench"), "2 not on the source"),
+        (("subj02", "--sessions", "1-3"), "3 not on the source"),
+    ):
+        shown = nsd("plan", *selection)
+        assert shown.exit_code == 0
+        assert there_not in shown.stdout
+        assert "_model" not in shown.stdout
+        assert "fmri_mlp" not in shown.stdout
 
 
 def test_too_little_disk_and_names_that_are_none(
