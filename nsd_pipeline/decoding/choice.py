@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.nsd.layout import SUBJECTS, session_key
 from nsd_pipeline.nsd.session_lists import choose_sessions
+from nsd_pipeline.storage.manifest import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,3 +64,8 @@ def choose_trials(
     new_image = ~trials["image_id"].isin(trials.loc[learned, "image_id"])
     keep = learned | (is_test & is_own & ~held) | (held & new_image)
     return trials.assign(split=trials["split"].mask(held, HELD_OUT))[keep].reset_index(drop=True)
+
+
+def learned_from(model: Manifest) -> list[str]:
+    """Sessions that a model learned from, by its manifest."""
+    return list(model.metadata.get("sessions learned from", model.metadata["sessions"]))

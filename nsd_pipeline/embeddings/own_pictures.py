@@ -24,10 +24,9 @@ from nsd_pipeline.embeddings.model_files import (
     model_identity,
 )
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, parsing
+from nsd_pipeline.nsd.layout import IMAGE_SHAPE
 from nsd_pipeline.storage.names import user_folder
 
-_SIDE: Final = 425
-"""Pixels of NSD's photos, which were cropped to a square and scaled as well."""
 _AT_ONCE: Final = 64
 """Pictures that are embedded before the cache has them: 35 MB."""
 _DECISIVE: Final = ("layers", "token_aggregation", "image_size", "processor", "dtype")
@@ -71,7 +70,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
     with parsing(refuse), Image.open(path) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (_SIDE, _SIDE), Image.Resampling.BICUBIC))
+        return np.asarray(ImageOps.fit(upright, IMAGE_SHAPE[:2], Image.Resampling.BICUBIC))
 
 
 def embed_pictures(

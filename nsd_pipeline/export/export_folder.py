@@ -1,6 +1,5 @@
 """A folder that appears whole, and takes no other's place than that of an export before it."""
 
-import hashlib
 import json
 import shutil
 import uuid
@@ -12,6 +11,7 @@ from typing import Any, Final
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.export.formats import FORMATS, may_be_passed_on
 from nsd_pipeline.export.model_to_export import ModelToExport
+from nsd_pipeline.storage.damage import sha256_of
 from nsd_pipeline.storage.disk import exchange, sync_tree
 
 RECORD_FILE: Final = "nsd_export.json"
@@ -91,10 +91,9 @@ def _may_replace(output: Path) -> bool:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of an export but its record."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != RECORD_FILE:
-            with path.open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    return {
+        name: sha256_of(path)
+        for name, path in files.items()
+        if path.is_file() and name != RECORD_FILE
+    }

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from nsd_pipeline import report
+from nsd_pipeline.decoding.choice import learned_from
 from nsd_pipeline.decoding.processes import seed_folder
 from nsd_pipeline.evaluation.chance import Verdict, against_chance
 from nsd_pipeline.export.model_to_export import ModelToExport
@@ -76,12 +77,13 @@ def _card(
             for metric, row in rows.items()
         ],
     )
+    learned = learned_from(model.made)
     sessions: dict[str, list[int]] = {}
-    for subject, number in map(parse_session_key, model.sessions):
+    for subject, number in map(parse_session_key, learned):
         sessions.setdefault(subject, []).append(number)
     ceilings = {each: model.store.find(artifact_key(CEILING, each)) for each in sessions}
     against = against_chance(float(rows[_OF_IMAGES]["ensemble"]), n_images)
-    seeds, n_sessions = tuple(model.config.seeds), len(model.sessions)
+    seeds, n_sessions = tuple(model.config.seeds), len(learned)
     card = ModelCard.from_template(
         header,
         template_path=str(_TEMPLATE),

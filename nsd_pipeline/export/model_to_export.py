@@ -58,12 +58,6 @@ class ModelToExport:
         return self._measured is not None and self._measured.metadata.get("pictures") == GENERATED
 
     @property
-    def sessions(self) -> list[str]:
-        """Sessions that they learned from."""
-        metadata = self.made.metadata
-        return list(metadata.get("sessions learned from", metadata["sessions"]))
-
-    @property
     def own_class(self) -> bool:
         """Whether the network is of a class that is not part of this package."""
         return self.config.model not in KNOWN_MODELS

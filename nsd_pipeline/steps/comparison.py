@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nsd_pipeline import evaluation, report
+from nsd_pipeline.decoding.choice import learned_from
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.embeddings import describe_encoder
 from nsd_pipeline.errors import NsdError
@@ -141,9 +142,3 @@ def comparable_settings(model: Manifest) -> dict[str, Any]:
         "image encoder": describe_encoder(model.metadata["encoder"]),
         "version of the code": model.code_version,
     }
-
-
-def learned_from(model: Manifest) -> Sequence[str]:
-    """Sessions that a model learned from."""
-    learned: Sequence[str] = model.metadata.get("sessions learned from", model.metadata["sessions"])
-    return learned

@@ -8,6 +8,7 @@ import dagster as dg
 
 from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.automation import CARRY_ON
+from nsd_pipeline.decoding.choice import learned_from
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.nsd.layout import GENERATED, SUBJECTS
@@ -19,7 +20,6 @@ from nsd_pipeline.steps.comparison import (
     comparable_settings,
     compare,
     figures_across,
-    learned_from,
 )
 from nsd_pipeline.steps.measurement import (
     DRAWN_FILE,
