@@ -11,15 +11,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from nsd_pipeline import decoding
@@ -105,8 +104,8 @@ def train_model(
     Raises
     ------
     NsdError
-        If another process of this machine trains it, if there are GPUs but fewer than processes,
-        if its data cannot be used, or if a process failed.
+        If there are GPUs but fewer than processes, if its data cannot be used, or if a process
+        failed.
     """
     import torch
 
@@ -118,38 +117,12 @@ def train_model(
             next_step=f"set n_processes to {n_gpus}, or start it where there are more GPUs.",
         )
     with ExitStack() as held:
-        held.enter_context(alone(plan))
         devices = [held.enter_context(lease()) for _ in range(n_processes)]
         if n_processes > 1:
             return _train_in_processes(plan, devices, on_epoch)
         metadata = _train_here(plan, store, devices[0], on_epoch)
     assert metadata is not None  # noqa: S101  # this is the only process
     return metadata
-
-
-@contextmanager
-def alone(plan: TrainingPlan) -> Iterator[None]:
-    """Train a cohort's model in one run at a time: two would write the same checkpoint.
-
-    Raises
-    ------
-    NsdError
-        If another process of this machine trains it.
-    """
-    plan.checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.checkpoints / "training.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise NsdError(
-            f"The model of {plan.cohort.name} is being trained by another process of this machine.",
-            next_step="wait for it, or end it; this run then goes on from its last epoch.",
-        ) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else has it open
-        lock.release()
 
 
 def _train_here(

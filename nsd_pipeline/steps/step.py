@@ -172,7 +172,15 @@ class Step(ABC):
         standing = self.look(partition)
         if standing.change is None and standing.manifest is not None:
             return standing.manifest, standing
-        plan = standing.plan
+        with self.store.alone(self.key(partition)) as waited:
+            if waited:  # another process has made it meanwhile, or has failed
+                standing = self.look(partition)
+            if standing.change is None and standing.manifest is not None:
+                return standing.manifest, standing
+            self._make(partition, standing.plan)
+        return self.made(self.store, partition), standing
+
+    def _make(self, partition: str, plan: Plan) -> None:
         with self.store.write(
             self.key(partition),
             asset=self.name,
@@ -186,7 +194,6 @@ class Step(ABC):
             started = time.perf_counter()
             draft.metadata.update(self.make(partition, plan, draft))
             draft.metadata[SECONDS] = round(time.perf_counter() - started, 3)
-        return self.made(self.store, partition), standing
 
     @classmethod
     def made(cls, store: Store, partition: str = "") -> Manifest:

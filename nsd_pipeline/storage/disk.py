@@ -11,6 +11,7 @@ drafts of dead processes are told from living ones without process ids.
 
 import ctypes
 import errno
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from nsd_pipeline.errors import StorageFullError
+
+_log = logging.getLogger(__name__)
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -213,6 +216,24 @@ class Workspace:
     def aside(self, key: str) -> Path:
         """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
         return self.next(f"{key}~")
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[bool]:
+        """Make an artifact in one process of this machine at a time; whether it had to wait."""
+        folder = self._folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{_flat(key)}~.lock")
+        try:
+            lock.acquire(blocking=False)
+            waited = False
+        except Timeout:
+            _log.warning("%s is being made by another process of this machine: waiting.", key)
+            lock.acquire()
+            waited = True
+        try:
+            yield waited
+        finally:
+            lock.release()
 
     def lock(self, key: str) -> AbstractContextManager[object]:
         """Lock of the short moments in which an artifact is replaced.

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -216,6 +216,13 @@ class Store(ABC):
         """Ask something for each name, many at a time: on S3 each is some requests. In order."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(ask, names))
+
+    def alone(self, key: str) -> AbstractContextManager[bool]:
+        """Let one process of this machine at a time make an artifact; says whether it waited.
+
+        Two would share :meth:`scratch`, and take files away from each other.
+        """
+        return self._workspace.alone(check_artifact_key(key))
 
     def scratch(self, key: str) -> Path:
         """Local folder for partial work on an artifact. Publishing the artifact discards it."""
