@@ -51,14 +51,12 @@ def test_the_demo_sets_nothing_that_a_user_would_not_set(
 ) -> None:
     used: dict[str, dict[str, object]] = {}
 
-    def note(
-        _: dg.DagsterInstance, __: object, settings: dict[str, dict[str, object]]
-    ) -> list[str]:
-        used.update(settings)
+    def note(*_: object, config: dict[str, dict[str, object]]) -> list[str]:
+        used.update(config)
         return ["made"]
 
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setattr(run, "_run", note)
+    monkeypatch.setattr(run, "execute", note)
     monkeypatch.setattr(run, "_url", lambda _: str(tmp_path))
     monkeypatch.setattr(run, "_is_there", lambda *_: True)
     monkeypatch.setattr(run, "_print_results", lambda *_: None)
