@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.disk import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64
@@ -247,18 +246,6 @@ def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
             next_step="run this step again, which fetches the file anew; a mirror's copy is"
             " incomplete and has to be copied again.",
         )
-
-
-def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
-    """Write frames of vertices, (T, V), as float32 in a file that FreeSurfer and nibabel open.
-
-    The file appears whole or, if writing fails, not at all.
-    """
-    n_frames, n_vertices = data.shape
-    with replacing(Path(path)) as partial, partial.open("wb") as file:
-        file.write(header_bytes(n_vertices, n_frames))
-        for frame in data:
-            file.write(frame.astype(">f4").tobytes())
 
 
 def _output(out: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:
