@@ -167,14 +167,7 @@ class FmriLinear(nn.Module):
 class FmriRidge(nn.Module):
     """One linear map from every vertex and time point to estimates, as ridge regression fits it.
 
-    Parameters
-    ----------
-    n_vertices
-        Vertices (or voxels) of the input.
-    n_outputs
-        Width of the estimate.
-    n_repetition_times
-        Time points of the input; 1 for betas.
+    Parameters are those of `FmriLinear`.
     """
 
     def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
@@ -242,22 +235,9 @@ def build_model(
 ) -> Decoder:
     """Build an untrained model from torch's current random state.
 
-    Parameters
-    ----------
-    config
-        Which architecture, and its widths.
-    n_vertices, n_times
-        Shape of the fMRI of a trial.
-    n_outputs
-        Width of the image embedding.
-
-    Raises
-    ------
-    NsdError
-        If the model's estimates would not have the embedding's width, or a class of the user's own
-        is no decoder.
-    ValueError
-        If it is ``ridge``, which is not trained: see ``ridge.fit_ridge``.
+    It takes fMRI of a trial (n_vertices, n_times), and gives image embeddings of width `n_outputs`.
+    An NsdError if the model's estimates would not have that width, or a class of the user's own is
+    no decoder; a ValueError if it is ``ridge``, which is not trained (see ``ridge.fit_ridge``).
     """
     if config.model == "ridge":
         raise ValueError("ridge is fitted by fit_ridge, not trained")
@@ -313,24 +293,14 @@ def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[n
 
 
 def vertex_contributions(model: Decoder, data: Trials) -> NDArray[np.float32]:
-    """What each vertex adds to the score of the image that was seen, to first order.
+    """What each vertex adds to the score of the image that was seen, to first order: (V,) float32.
 
     The score is the one retrieval sorts by: the dot product of the estimate and the image's
     embedding scaled to unit length. Its derivative by a vertex, times the vertex's response, is
     averaged over trials: noise that the model has fitted adds as often as it takes away, so what
     remains is where responses to new images are of use.
 
-    Parameters
-    ----------
-    model
-        A trained model.
-    data
-        N trials, for instance the test set.
-
-    Returns
-    -------
-    NDArray[np.float32]
-        (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
+    In units of the score; NaN for a vertex that never responds, such as an invalid one.
     """
     device = next(model.parameters()).device
     loader = load_trials(data, device, _BATCH)

@@ -85,23 +85,16 @@ class ExperimentDesign:
     def trials(self, subject: str, session: int) -> "pd.DataFrame":
         """One row for each trial of a session (1-based), in the order of its betas.
 
-        Returns
-        -------
-        DataFrame
-            With the columns
+        The columns are ``subject``, ``session``, and
 
-            - ``subject``, ``session``
-            - ``run``: 1-based task run; ``trial``: 0-based index within the session
-            - ``slot``: 0-based 4-second slot within the run
-            - ``image_id``: 0-based among all 73,000; ``image_id_10k``: 0-based among the subject's
-              10,000
-            - ``repetition``: how often the subject saw the image before (0, 1 or 2)
-            - ``shared``: whether it is one of the 1,000 images all subjects see
+        - ``run``: 1-based task run; ``trial``: 0-based index within the session
+        - ``slot``: 0-based 4-second slot within the run
+        - ``image_id``: 0-based among all 73,000
+        - ``image_id_10k``: 0-based among the subject's 10,000
+        - ``repetition``: how often the subject saw the image before (0, 1 or 2)
+        - ``shared``: whether it is one of the 1,000 images all subjects see
 
-        Raises
-        ------
-        NsdError
-            If the subject never had such a session.
+        An NsdError if the subject never had such a session.
         """
         import pandas as pd
 

@@ -26,21 +26,12 @@ _BLOCK_BYTES: Final = 2**18
 class Treatment(NamedTuple):
     """What is done to a run beyond detrending and z-scoring, and which of its files are believed.
 
-    By default nothing more is done, as in the reference.
-
-    Attributes
-    ----------
-    confounds
-        Names or patterns (``trans_*``) of columns of the run's confounds that are regressed out.
-    high_pass
-        Frequency in Hz below which fluctuations are removed.
-    fwhm
-        Width in mm (full width at half maximum) of a Gaussian that volumes are smoothed with before
-        they are projected.
-    tr_from
-        What the repetition time is read from: the sidecar, the header, or both, which must agree.
-    brain_mask
-        What says where the brain is in volumes in MNI space: the run's own mask, or the template's.
+    By default nothing more is done, as in the reference. `confounds` are names or patterns
+    (``trans_*``) of columns of the run's confounds that are regressed out; fluctuations below the
+    frequency `high_pass`, in Hz, are removed; volumes are smoothed with a Gaussian of width `fwhm`
+    (full width at half maximum, in mm) before they are projected. The repetition time is read from
+    the sidecar, the header, or both, which must agree (`tr_from`). Where the brain is in volumes in
+    MNI space is said by the run's own mask, or the template's (`brain_mask`).
     """
 
     confounds: Sequence[str] = ()
@@ -56,21 +47,11 @@ def load_run(
     """Bring a run to fsaverage5, then detrend and z-score it.
 
     The recording's files are relative to `folder`; `find_operator` gives the operator for volumes
-    in the subject's own space, and is called for no others.
+    in the subject's own space, and is called for no others. Returns the series (T, 20484), float32,
+    left hemisphere first, NaN where there are no data, and the seconds from one sample to the next.
 
-    Returns
-    -------
-    series : array of shape (T, 20484), float32
-        Time first; left hemisphere, then right. NaN where there are no data.
-    tr
-        Seconds from one sample to the next.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged or does not fit the others, or no file states the repetition time.
-    NsdError
-        If the treatment cannot be given to this kind of recording.
+    An InvalidFileError if a file is damaged or does not fit the others, or no file states the
+    repetition time; an NsdError if the treatment cannot be given to this kind of recording.
     """
     projected = _project(recording, folder, find_operator, treatment)
     tr = _repetition_time(recording, folder, projected.tr, treatment.tr_from)
