@@ -46,21 +46,11 @@ _SPLIT_ADVICE: Final = {
 class Trials:
     """N trials, their fMRI (N, V, T) and the images they showed.
 
-    Attributes
-    ----------
-    rows
-        All fMRI (R, V) that some trial needs; shared between splits.
-    first_row
-        Row (N,) at which each trial begins.
-    n_times
-        Rows T of a trial: 1 for betas, the samples of a window for time series.
-    targets
-        Embeddings (n_images, D), float32 and contiguous; shared between splits.
-    target_index
-        Row (N,) of ``targets`` of each trial.
-    table
-        One row a trial (N): at least ``subject``, ``session``, ``image_id`` and, to be split,
-        ``split``.
+    `rows` are all fMRI (R, V) that some trial needs. `first_row` (N,) is where each trial begins,
+    and `n_times` are its rows T: 1 for betas, the samples of a window for time series. `targets`
+    (n_images, D), float32 and contiguous, are embeddings, and `target_index` (N,) is the row of
+    each trial's. Splits share rows and targets. `table` has one row a trial: at least ``subject``,
+    ``session``, ``image_id`` and, to be split, ``split``.
     """
 
     rows: HeldRows | StoredRows

@@ -18,7 +18,7 @@ from nsd_pipeline.cli.console import NsdCommand
 from nsd_pipeline.definitions import defs
 from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
-from nsd_pipeline.nsd.layout import DEFAULT_SPACE, betas_files, parse_session_key
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, parse_session_key
 from nsd_pipeline.planned_runs import (
     DESIGN,
     PlannedRun,
@@ -40,8 +40,7 @@ from nsd_pipeline.steps.measurement import (
     metrics_steps,
 )
 from nsd_pipeline.steps.report import PAGE_FILE, Report
-from nsd_pipeline.steps.series_files import BoldConfig
-from nsd_pipeline.steps.sessions import Preparation
+from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -73,10 +72,7 @@ def main(names: tuple[str, ...]) -> None:
     needed = Preparation.for_all(each.model.experiment.training for each in experiments.values())
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()
-    sessions = {
-        each: tuple(key for key in partitions.SESSIONS if _is_there(source, key, each))
-        for each in needed
-    }
+    sessions = {each: _sessions_there(source, store, each) for each in needed}
     for each, there in sessions.items():
         if not there:
             raise click.ClickException(f"{source.url} has no {each.name} that could be used.")
@@ -119,12 +115,10 @@ def _prepare(sessions: Mapping[Preparation, tuple[str, ...]]) -> Iterator[Planne
         yield from prepare(there, each, at_most=len(there))
 
 
-def _is_there(source: Source, session: str, prepared: Preparation) -> bool:
-    """Whether the source has what a session is prepared from."""
-    if prepared.space is None:
-        return BoldConfig().has_session(source, session)
-    formats = betas_files(*parse_session_key(session), prepared.space)
-    return any(first in source.list(first) for first, *_ in formats.values())
+def _sessions_there(source: Source, store: Store, prepared: Preparation) -> tuple[str, ...]:
+    """Sessions of which the source has what they are prepared from, in order."""
+    states = look_at_sessions(source, store, partitions.SESSIONS, prepared.space)
+    return tuple(key for key in partitions.SESSIONS if key not in states["not on the source"])
 
 
 def _url(resource: str) -> str:

@@ -57,16 +57,10 @@ _NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
 class ExperimentDesign:
     """The arrays of ``nsd_expdesign.mat``, validated. Ids count from 1.
 
-    Parameters
-    ----------
-    masterordering
-        For each trial of all sessions, the image as one of a subject's 10,000. Shape (n,).
-    subjectim
-        The same images as ids among all 73,000. Shape (8, 10000).
-    sharedix
-        Those of the 73,000 that every subject sees. Shape (1000,).
-    stimpattern
-        Whether a slot showed an image or was blank. Shape (40, 12, 75): session, run, slot.
+    `masterordering` (n,) is, for each trial of all sessions, the image as one of a subject's
+    10,000, and `subjectim` (8, 10000) the same images as ids among all 73,000, of which every
+    subject sees those in `sharedix` (1000,). `stimpattern` (40, 12, 75), by session, run and slot,
+    says whether a slot showed an image or was blank.
     """
 
     masterordering: NDArray[np.int64]

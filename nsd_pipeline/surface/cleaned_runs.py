@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.series_runs import BoldRun, BrainMask, TrSource, agree_on_tr
@@ -23,22 +24,37 @@ from nsd_pipeline.surface.volume_operator import FindOperator
 _BLOCK_BYTES: Final = 2**18
 
 
-class Treatment(NamedTuple):
+class Treatment(BaseModel):
     """What is done to a run beyond detrending and z-scoring, and which of its files are believed.
 
-    By default nothing more is done, as in the reference. `confounds` are names or patterns
-    (``trans_*``) of columns of the run's confounds that are regressed out; fluctuations below the
-    frequency `high_pass`, in Hz, are removed; volumes are smoothed with a Gaussian of width `fwhm`
-    (full width at half maximum, in mm) before they are projected. The repetition time is read from
-    the sidecar, the header, or both, which must agree (`tr_from`). Where the brain is in volumes in
-    MNI space is said by the run's own mask, or the template's (`brain_mask`).
+    By default nothing more is done, as in the reference.
     """
 
-    confounds: Sequence[str] = ()
-    high_pass: float | None = None
-    fwhm: float | None = None
-    tr_from: TrSource = "both"
-    brain_mask: BrainMask = "run"
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    confounds: list[str] = Field(
+        default=[],
+        description="columns of the confounds to regress out, patterns like trans_* included;"
+        " the reference uses none",
+    )
+    high_pass: float | None = Field(
+        default=None, gt=0, description="remove fluctuations slower than this, in Hz"
+    )
+    fwhm: float | None = Field(
+        default=None,
+        gt=0,
+        description="smooth volumes before they are projected, with a Gaussian of this width in mm",
+    )
+    tr_from: TrSource = Field(
+        default="both",
+        description="what says a recording's repetition time: its sidecar, its header (some"
+        " releases of fMRIPrep write a wrong one), or both, which then have to agree",
+    )
+    brain_mask: BrainMask = Field(
+        default="run",
+        description="where the brain is in volumes in MNI space: run, by the mask beside each, or"
+        " template, by nilearn's MNI152, where there is none (deepprep)",
+    )
 
 
 def load_run(

@@ -32,17 +32,12 @@ _BLOCK_VOLUMES: Final = 64
 class FsaverageOperator:
     """A subject's voxels to fsaverage5: a linear map with a rule for what is invalid.
 
-    Attributes
-    ----------
-    weights : sparse matrix of shape (20484, n), float32
-        From the n voxels that matter to vertices, left hemisphere first. Weights of zero are kept:
-        a vertex is invalid if any voxel it looks at is, whatever its weight.
-    touched_voxels : array of shape (n,), int64
-        The voxels that matter, as indices in C order into a volume:
-        ``volume.reshape(-1, T)[touched_voxels]``. In increasing order.
-    shapes
-        Shape of what each file of the source space holds: (X, Y, Z) of a volume; for a native
-        surface (V,) of the left and of the right hemisphere.
+    `weights` (20484, n), sparse float32, lead from the n voxels that matter to vertices, left
+    hemisphere first. Weights of zero are kept: a vertex is invalid if any voxel it looks at is,
+    whatever its weight. `touched_voxels` (n,) are the voxels that matter, as increasing indices in
+    C order into a volume: ``volume.reshape(-1, T)[touched_voxels]``. `shapes` are those of what
+    each file of the source space holds: (X, Y, Z) of a volume; for a native surface (V,) of the
+    left and of the right hemisphere.
     """
 
     weights: "csr_array"
