@@ -42,7 +42,6 @@ soak: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
-	cp build/bench/benchmarks.md docs/benchmarks.md
 
 gpu-check: # with the environment that is there: torch, transformers and what training imports
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --page docs/gpu.md
