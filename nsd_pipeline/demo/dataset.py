@@ -125,24 +125,15 @@ class DemoDataset:
 
 
 def generate(folder: str | Path, **options: Any) -> DemoDataset:
-    """Generate a small dataset in NSD's exact layout.
+    """Generate a small dataset in NSD's exact layout, in a new or an empty folder.
 
-    Parameters
-    ----------
-    folder
-        Where to put it: a new or an empty folder. If it already has the dataset of the same
-        settings, nothing is done; what an interrupted call left is replaced.
-    options
-        Those of :class:`DemoSettings`, such as ``subjects=2``; what is left out has its default.
+    Options are those of :class:`DemoSettings`, such as ``subjects=2``; what is left out has its
+    default. If the folder already has the dataset of the same settings, nothing is done; what an
+    interrupted call left is replaced.
 
-    Raises
-    ------
-    NsdError
-        If the folder has other files in it, or a dataset of other settings.
-    StorageFullError
-        If the file system cannot hold the stimulus file sparsely.
-    ValueError
-        If there is no such setting, or it is out of range.
+    An NsdError if the folder has other files in it, or a dataset of other settings; a
+    StorageFullError if the file system cannot hold the stimulus file sparsely; a ValueError if
+    there is no such setting, or it is out of range.
     """
     settings = DemoSettings(**options)
     folder = Path(folder)

@@ -57,16 +57,10 @@ _NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
 class ExperimentDesign:
     """The arrays of ``nsd_expdesign.mat``, validated. Ids count from 1.
 
-    Parameters
-    ----------
-    masterordering
-        For each trial of all sessions, the image as one of a subject's 10,000. Shape (n,).
-    subjectim
-        The same images as ids among all 73,000. Shape (8, 10000).
-    sharedix
-        Those of the 73,000 that every subject sees. Shape (1000,).
-    stimpattern
-        Whether a slot showed an image or was blank. Shape (40, 12, 75): session, run, slot.
+    `masterordering` (n,) is, for each trial of all sessions, the image as one of a subject's
+    10,000, and `subjectim` (8, 10000) the same images as ids among all 73,000, of which every
+    subject sees those in `sharedix` (1000,). `stimpattern` (40, 12, 75), by session, run and slot,
+    says whether a slot showed an image or was blank.
     """
 
     masterordering: NDArray[np.int64]
@@ -85,23 +79,16 @@ class ExperimentDesign:
     def trials(self, subject: str, session: int) -> "pd.DataFrame":
         """One row for each trial of a session (1-based), in the order of its betas.
 
-        Returns
-        -------
-        DataFrame
-            With the columns
+        The columns are ``subject``, ``session``, and
 
-            - ``subject``, ``session``
-            - ``run``: 1-based task run; ``trial``: 0-based index within the session
-            - ``slot``: 0-based 4-second slot within the run
-            - ``image_id``: 0-based among all 73,000; ``image_id_10k``: 0-based among the subject's
-              10,000
-            - ``repetition``: how often the subject saw the image before (0, 1 or 2)
-            - ``shared``: whether it is one of the 1,000 images all subjects see
+        - ``run``: 1-based task run; ``trial``: 0-based index within the session
+        - ``slot``: 0-based 4-second slot within the run
+        - ``image_id``: 0-based among all 73,000
+        - ``image_id_10k``: 0-based among the subject's 10,000
+        - ``repetition``: how often the subject saw the image before (0, 1 or 2)
+        - ``shared``: whether it is one of the 1,000 images all subjects see
 
-        Raises
-        ------
-        NsdError
-            If the subject never had such a session.
+        An NsdError if the subject never had such a session.
         """
         import pandas as pd
 
