@@ -12,6 +12,7 @@ drafts of dead processes are told from living ones without process ids.
 import ctypes
 import errno
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -49,10 +50,13 @@ def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
         )
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # safetensors, written in Rust, has an error of its own: its text alone has the number.
+        told = re.search(r"\(os error (\d+)\)$", str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
-                f"The disk of {folder}, or its quota, is full: {error.strerror}.",
+                f"The disk of {folder}, or its quota, is full: {os.strerror(number)}.",
                 next_step=_NEXT_STEP,
             ) from error
         raise
