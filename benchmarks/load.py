@@ -128,7 +128,7 @@ class Servers:
         self.peaks[name] = max(self.peaks.get(name, 0), process.memory_info().rss)
 
 
-def write_data(folder: Path, sessions: Sequence[str], n_trials: int) -> None:
+def write_data(folder: Path, sessions: Sequence[str], n_trials: int = N_TRIALS) -> None:
     """Write the sessions in NSD's layout."""
     from nsd_pipeline.demo.experiment import (
         DemoSettings,

@@ -46,23 +46,11 @@ _RESULT_FILE = "result.json"
 class TrainingPlan(BaseModel):
     """One training: everything that its processes have to know.
 
-    Parameters
-    ----------
-    store_url
-        Where fMRI and embeddings are.
-    cohort
-        Whose.
-    config
-        Settings of the training.
-    folder
-        Holds ``trials.parquet``, with the splits, and ``vertices.npy`` if the model is restricted
-        to a region; models and history go there.
-    start_from
-        Folder of the models whose weights are begun with; None to begin with random ones.
-    checkpoints
-        Folder of the files that say where each seed's training stands.
-    recipe
-        Digest of all that the model is made from. A checkpoint of another one is not used.
+    `store_url` is where fMRI and embeddings are. `folder` holds ``trials.parquet``, with the
+    splits, and ``vertices.npy`` if the model is restricted to a region; models and history go
+    there. `start_from` is the folder of the models whose weights are begun with (None: random
+    ones), and `checkpoints` that of the files that say where each seed's training stands. `recipe`
+    is a digest of all that the model is made from: a checkpoint of another one is not used.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,28 +72,13 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a cohort's model with each seed; write them and their history to the plan's folder.
 
-    Parameters
-    ----------
-    plan
-        What is trained, and in how many processes.
-    store
-        The store of the plan, opened.
-    lease
-        Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
-        the choice to torch. Called once for each process.
-    on_epoch
-        Called after every epoch, with its row of the history and its ``seed``.
+    `store` is that of the plan, opened. `lease` holds a device for the length of a ``with`` block
+    and gives its name for torch (None leaves the choice to torch); it is called once for each
+    process. `on_epoch` is called after every epoch, with its row of the history and its ``seed``.
+    Returns metadata of the models that were written.
 
-    Returns
-    -------
-    dict
-        Metadata of the models that were written.
-
-    Raises
-    ------
-    NsdError
-        If there are GPUs but fewer than processes, if its data cannot be used, or if a process
-        failed.
+    An NsdError if there are GPUs but fewer than processes, if its data cannot be used, or if a
+    process failed.
     """
     import torch
 
@@ -130,10 +103,7 @@ def _train_here(
 ) -> dict[str, Any] | None:
     """Train in this process, which may be one of several.
 
-    Returns
-    -------
-    dict or None
-        Metadata of the models that were written; None in all but the first process.
+    Returns metadata of the models that were written; None in all but the first process.
     """
     import pandas as pd
     from torch import distributed

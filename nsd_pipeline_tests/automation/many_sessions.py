@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from nsd_pipeline.demo.experiment import DemoSettings, make_responses, write_design, write_responses
-from nsd_pipeline.nsd import layout, mgh
+from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
+from nsd_pipeline_tests.nsd.mgh_files import write_sparse_betas
 
 SUBJECT = "subj01"
 N_SESSIONS = 30
@@ -44,7 +45,7 @@ def write_many_sessions(
     pattern[:most, 1::2, 10 : 10 + math.floor(per_run)] = True
     # Every image three times, as NSD has it, and some of them shared.
     n_images = most * n_trials // 3
-    images = np.arange(n_images) + min(N_SHARED_IMAGES - 20, lent.subjectim.shape[1] - n_images)
+    images = np.arange(n_images) + min(N_SHARED_IMAGES - 20, lent.subjectim.shape[1] - n_images + 1)
     design = ExperimentDesign(
         rng.permutation(np.repeat(images, 3)), lent.subjectim, lent.sharedix, pattern
     )
@@ -66,24 +67,13 @@ def write_many_sessions(
             for key in layout.betas_keys(subject, session, "fsaverage"):
                 (folder / key).parent.mkdir(parents=True, exist_ok=True)
                 if n_trials == N_TRIALS:
-                    write_sparse_betas(folder / key, rng)
+                    write_sparse_betas(folder / key, rng, N_TRIALS)
                     continue
                 first = folder / f"{n_trials}_trials.mgh"
                 if not first.exists():
                     write_sparse_betas(first, rng, n_trials)
                 (folder / key).hardlink_to(first)
     info.to_csv(folder / layout.STIM_INFO_KEY)
-
-
-def write_sparse_betas(path: Path, rng: np.random.Generator, n_trials: int = N_TRIALS) -> None:
-    """Write noise to fsaverage5's vertices, and leave the others a hole in the file."""
-    header = mgh.header_bytes(layout.FSAVERAGE_VERTICES, n_trials)
-    with path.open("wb") as file:
-        file.write(header)
-        for frame in range(n_trials):
-            file.seek(len(header) + frame * layout.FSAVERAGE_VERTICES * 4)
-            file.write(rng.normal(size=layout.FSAVERAGE5_VERTICES).astype(">f4").tobytes())
-        file.truncate(len(header) + n_trials * layout.FSAVERAGE_VERTICES * 4)
 
 
 def _enter_trials(table: pd.DataFrame, design: ExperimentDesign, number: int) -> None:
