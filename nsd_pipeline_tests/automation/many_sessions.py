@@ -11,7 +11,7 @@ from nsd_pipeline.nsd import layout, mgh
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
 
 SUBJECT = "subj01"
-N_SESSIONS = 30
+N_SESSIONS = 10
 N_TRIALS = 12
 
 
@@ -23,7 +23,7 @@ def write_many_sessions(
     Parameters
     ----------
     n_sessions
-        How many of each subject; 30 of subj01 by default.
+        How many of each subject; 10 of subj01 by default.
     """
     n_sessions = n_sessions or {SUBJECT: N_SESSIONS}
     most = max(n_sessions.values())
