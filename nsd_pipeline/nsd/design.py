@@ -125,14 +125,14 @@ class ExperimentDesign:
         return np.asarray(order.groupby(order).cumcount(), np.int64)
 
 
-def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
-    """Read and validate ``nsd_expdesign.mat``.
+def read_experiment_design(path: str | os.PathLike[str], name: str = "") -> ExperimentDesign:
+    """Read and validate ``nsd_expdesign.mat``; errors call it by `name`, or by its path.
 
     An InvalidFileError if it is no readable MATLAB file of version 5. A MappingError if an array is
     missing or has the wrong shape, if an id is out of range, if the shared images are not the first
     1,000 of every subject, or if two subjects have another image in common.
     """
-    name = os.fspath(path)
+    name = name or os.fspath(path)
     with parsing(
         lambda problem: InvalidFileError(
             f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP

@@ -32,7 +32,8 @@ _RENAME_EXCHANGE: Final = 2
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """How some network file systems say that their folders cannot be synced, or need not be."""
 _NEXT_STEP: Final = (
-    "free some space there, or set NSD_STORAGE to a larger disk, and run this step again."
+    "free some space there, or set NSD_STORAGE (for the cache of a bucket: XDG_CACHE_HOME) to a"
+    " larger disk, and run this step again."
 )
 
 
@@ -162,10 +163,12 @@ class Workspace:
     """What one store keeps outside of its artifacts.
 
     Its folder is made when first needed, and lies on the artifacts' disk if those are to be moved.
+    Messages name the `place` it is in: a draft is gone when they are read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.place = folder.parent
         self._drafts = folder / "drafts"
 
     @contextmanager

@@ -245,7 +245,7 @@ class Store(ABC):
         """
         self._prepare_writing()
         self._check_nesting(check_artifact_key(key))
-        with self._workspace.draft() as area, room_for(area, expected_bytes):
+        with self._workspace.draft() as area, room_for(self._workspace.place, expected_bytes):
             draft = Draft(area / "files")
             draft.folder.mkdir()
             yield draft

@@ -45,7 +45,7 @@ def write_many_sessions(
     pattern[:most, 1::2, 10 : 10 + math.floor(per_run)] = True
     # Every image three times, as NSD has it, and some of them shared.
     n_images = most * n_trials // 3
-    images = np.arange(n_images) + min(N_SHARED_IMAGES - 20, lent.subjectim.shape[1] - n_images)
+    images = np.arange(n_images) + min(N_SHARED_IMAGES - 20, lent.subjectim.shape[1] - n_images + 1)
     design = ExperimentDesign(
         rng.permutation(np.repeat(images, 3)), lent.subjectim, lent.sharedix, pattern
     )
