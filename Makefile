@@ -43,7 +43,6 @@ soak: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
-	cp build/bench/benchmarks.md docs/benchmarks.md
 
 gpu-check: # with the environment that is there: torch, transformers and what training imports
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --page docs/gpu.md
@@ -63,9 +62,11 @@ build/audit/.installed: # apart, so that neither tool is part of what it looks a
 	touch $@
 
 # The reference, for a row of the benchmark: Python 3.12, 5 GB with PyPI's torch. Versions of
-# torchvision and torchaudio are named, so that pip need not search which of them fit.
+# torchvision and torchaudio are named, so that pip need not search which of them fit; the pip that
+# comes with Python 3.12.1 searches for more than half an hour all the same.
 build/neuralbench/.installed:
 	$(or $(PYTHON312),python3.12) -m venv build/neuralbench
+	build/neuralbench/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	build/neuralbench/bin/pip install --quiet --disable-pip-version-check neuralbench==0.4.0 neuralset==0.4.0 \
 		neuraltrain==0.4.0 neuralfetch==0.4.0 pybids==0.22.0 torch==2.13.0 torchvision==0.28.0 \
 		torchaudio==2.11.0 transformers==5.23.0 nilearn==0.14.1

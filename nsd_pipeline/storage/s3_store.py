@@ -201,7 +201,7 @@ class S3Store(Store):
         wrong, root = None, f"{manifest.location}/"
         for _ in range(2):  # or what only arrived damaged would be marked as being so
             shutil.rmtree(folder, ignore_errors=True)
-            with self._workspace.draft() as area, room_for(area, manifest.n_bytes):
+            with self._workspace.draft() as area, room_for(self._workspace.place, manifest.n_bytes):
                 files = area / "files"
                 files.mkdir()
                 try:

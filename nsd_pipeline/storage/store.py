@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -221,6 +221,13 @@ class Store(ABC):
             answers = threads.map(lambda part: [ask(name) for name in part], parts)
             return [each for answer in answers for each in answer]
 
+    def alone(self, key: str) -> AbstractContextManager[bool]:
+        """Let one process of this machine at a time make an artifact; says whether it waited.
+
+        Two would share :meth:`scratch`, and take files away from each other.
+        """
+        return self._workspace.alone(check_artifact_key(key))
+
     def scratch(self, key: str) -> Path:
         """Local folder for partial work on an artifact. Publishing the artifact discards it."""
         return self._workspace.scratch(check_artifact_key(key))
@@ -249,7 +256,7 @@ class Store(ABC):
         """
         self._prepare_writing()
         self._check_nesting(check_artifact_key(key))
-        with self._workspace.draft() as area, room_for(area, expected_bytes):
+        with self._workspace.draft() as area, room_for(self._workspace.place, expected_bytes):
             draft = Draft(area / "files")
             draft.folder.mkdir()
             yield draft
