@@ -4,7 +4,8 @@
 # make docs   the site, into build/site; a warning is an error
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
 # make soak   all stages, random kills, power cuts, orders of use, damaged files, for MINUTES (10)
-# make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
+# make bench  every stage and whole jobs against named alternatives: 40 minutes by the sum of its rows,
+#             15 GB of disk, 14 GB of memory
 # make gpu-check   what this machine's GPU computes, against the CPU, and how fast: 4 minutes, no network
 SHELL := /bin/bash
 PYTHON ?= python3

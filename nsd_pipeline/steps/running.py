@@ -218,8 +218,6 @@ def _data_version(
 
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
-    import pandas as pd
-
     shown: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     for name, value in manifest.metadata.items():
@@ -230,6 +228,8 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
                 # The manifest has all digits; a table in the web UI is for reading.
                 shown[name] = float(f"{value:.4g}")
             case [dict(), *_]:
+                import pandas as pd  # 0.3 s, and few artifacts have a table
+
                 shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
             case [str(), *_]:
                 words = ", ".join(value)
