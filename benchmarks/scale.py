@@ -30,7 +30,7 @@ class Rate:
 
 _LOAD: Final = "reliability.md, 284 sessions in one backfill"
 _GPU: Final = "gpu.md, one H200"
-_BENCH: Final = "benchmarks.md, two cores"
+_BENCH: Final = "benchmarks_intel.md"
 
 OTHER_REQUESTS: Final = Rate(4, "requests a session beside its frames", _LOAD)
 LINE: Final = Rate(30.7e6 / 1.1, "bytes/s over a line of 50 MB/s and 30 ms", _BENCH)

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,15 @@ from nsd_pipeline.definitions import build_defs
 from nsd_pipeline.experiments import Experiment
 from nsd_pipeline.storage.opening import open_store
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+"""Gives the folder of a name, filled once for all of pytest's processes; see the fixture."""
 SESSION_ASSETS = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
+
+
+def link_tree(folder: Path, copy: Path) -> Path:
+    """Copy a folder by hard links: files of the copy are replaced, never written to in place."""
+    shutil.copytree(folder, copy, copy_function=os.link)
+    return copy
 
 
 class SmallNsd(NamedTuple):
@@ -23,9 +32,8 @@ class SmallNsd(NamedTuple):
     encoder: Path
 
     def copy(self, folder: Path) -> Path:
-        """A copy whose files can be replaced (they are hard links, so not written to in place)."""
-        shutil.copytree(self.folder, folder, copy_function=os.link)
-        return folder
+        """A copy whose files can be replaced, see :func:`link_tree`."""
+        return link_tree(self.folder, folder)
 
 
 @dataclass
@@ -107,3 +115,10 @@ class Pipeline:
             for path in (partial / folder).rglob("*")
             if path.is_file()
         ]
+
+
+@contextmanager
+def pipeline_in(folder: Path, small_nsd: SmallNsd) -> Iterator[Pipeline]:
+    """The graph on a small dataset, with its store in a folder."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Pipeline(str(small_nsd.folder), folder / "artifacts", small_nsd.encoder, instance)

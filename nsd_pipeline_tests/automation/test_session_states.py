@@ -13,28 +13,18 @@ from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.events import Events, FsaverageEvents
 from nsd_pipeline.steps.sessions import look_at_sessions
 from nsd_pipeline.storage.opening import open_source
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd, link_tree
 
 SESSION = "subj01_ses01"
 FILE = layout.betas_keys("subj01", 1, "fsaverage")[1]
 
 
-@pytest.fixture(scope="module")
-def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the session in it."""
-    artifacts = tmp_path_factory.mktemp("made") / "artifacts"
-    with dg.DagsterInstance.ephemeral() as instance:
-        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
-        graph.run_sessions(SESSION)
-    return artifacts
-
-
 @pytest.fixture
 def graph(
-    small_nsd: SmallNsd, made: Path, tmp_path: Path, instance: dg.DagsterInstance
+    small_nsd: SmallNsd, one_session: Path, tmp_path: Path, instance: dg.DagsterInstance
 ) -> Pipeline:
     source = small_nsd.copy(tmp_path / "nsd")
-    shutil.copytree(made, tmp_path / "artifacts")
+    link_tree(one_session, tmp_path / "artifacts")
     return Pipeline(str(source), tmp_path / "artifacts", small_nsd.encoder, instance)
 
 

@@ -6,27 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
 from nsd_pipeline.cli import main
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.pipeline import Once, SmallNsd, link_tree, pipeline_in
 
 SESSION = "subj01_ses01"
 Nsd = Callable[..., Result]
 
 
 @pytest.fixture(scope="package")
-def made(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A session, its images, a model and its metrics. Not to be written to."""
-    artifacts = tmp_path_factory.mktemp("made") / "artifacts"
-    with dg.DagsterInstance.ephemeral() as instance:
-        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
-        graph.run_sessions(SESSION)
-        graph.run_images("shared", "subj01")
-        graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"n_epochs": 1, "hidden": 4}})
-    return artifacts
+def made(small_nsd: SmallNsd, one_session: Path, once: Once) -> Path:
+    """A session, its images and a model. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        link_tree(one_session, folder / "artifacts")
+        with pipeline_in(folder, small_nsd) as graph:
+            graph.run("fmri_mlp", first="subj01", config={"fmri_mlp": {"n_epochs": 1, "hidden": 4}})
+
+    return once("made", make) / "artifacts"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.experiments import read_experiments
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline_tests.pipeline import Pipeline
 
 EXPERIMENTS = """
 small: {hidden: 8, n_epochs: 1, seeds: [0, 4]}
@@ -25,13 +25,11 @@ tuned:
 
 
 @pytest.fixture
-def graph(small_nsd: SmallNsd, pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
+def graph(two_sessions: Path, pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
     path = tmp_path / "experiments.yaml"
     path.write_text(EXPERIMENTS)
-    made = pipeline(small_nsd.folder)
+    made = pipeline(begin=two_sessions)
     made.experiments = read_experiments(path)
-    made.run_sessions("subj01_ses01", "subj01_ses02")
-    made.run_images("shared", "subj01")
     return made
 
 

@@ -9,33 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd
+from nsd_pipeline.storage.opening import open_store
+from nsd_pipeline_tests.pipeline import SmallNsd
 
 MANIFESTS = json.loads((Path(__file__).parent / "manifests_1145f76.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def made_now(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The same artifacts, made by this version."""
-    artifacts = tmp_path_factory.mktemp("older_store") / "artifacts"
-    with dg.DagsterInstance.ephemeral() as instance:
-        graph = Pipeline(str(small_nsd.folder), artifacts, small_nsd.encoder, instance)
-        graph.run_sessions("subj01_ses01")
-        graph.run_images("shared", "subj01")
-        return graph
-
-
 @pytest.mark.parametrize("then", MANIFESTS, ids=lambda manifest: manifest["key"])
 def test_an_artifact_of_before_is_one_that_would_be_made_again(
-    then: dict[str, object], made_now: Pipeline
+    then: dict[str, object], one_session: Path
 ) -> None:
     key = str(then["key"])
     read = Manifest.parse(json.dumps(then).encode(), url="store", key=key, versioned=False)
-    now = made_now.store.find(key)
+    now = open_store(one_session).find(key)
     assert now is not None
     assert (now.inputs, now.config, now.code_version) == (
         read.inputs,

@@ -1,6 +1,7 @@
 """Whatever there is of memory and processes, the model is the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,13 +14,10 @@ from nsd_pipeline_tests.pipeline import Pipeline
 
 
 def test_from_memory_from_the_store_and_in_two_processes(
-    pipeline: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
+    pipeline: Callable[..., Pipeline], two_sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    graph = pipeline()
-    graph.run_sessions("subj01_ses01", "subj01_ses02")
-    for stimulus_set in ("shared", "subj01"):
-        graph.run_images(stimulus_set)
+    graph = pipeline(begin=two_sessions)
 
     def train(**config: Any) -> tuple[dict[str, Any], pd.DataFrame, dict[str, torch.Tensor]]:
         settings = {"n_epochs": 3, "hidden": 8, "batch_size": 16, **config}
