@@ -43,7 +43,8 @@ class Treatment(BaseModel):
     fwhm: float | None = Field(
         default=None,
         gt=0,
-        description="smooth volumes before they are projected, with a Gaussian of this width in mm",
+        description="smooth volumes before they are projected, with a Gaussian of this width (full"
+        " width at half maximum) in mm",
     )
     tr_from: TrSource = Field(
         default="both",

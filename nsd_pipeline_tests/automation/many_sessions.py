@@ -13,7 +13,7 @@ from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_expe
 from nsd_pipeline_tests.nsd.mgh_files import write_sparse_betas
 
 SUBJECT = "subj01"
-N_SESSIONS = 30
+N_SESSIONS = 10
 N_TRIALS = 12
 FULL_SIZE = 750
 
@@ -30,7 +30,7 @@ def write_many_sessions(
     Parameters
     ----------
     n_sessions
-        How many of each subject; 30 of subj01 by default.
+        How many of each subject; 10 of subj01 by default.
     n_trials
         Of each session, `N_TRIALS` or `FULL_SIZE`. Sessions of full size are one file under many
         names, or they would take 61 MB each.

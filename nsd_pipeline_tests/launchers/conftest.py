@@ -39,7 +39,7 @@ QUEUED = {
 }
 
 
-def until(look: Callable[[], T | None], what: str, timeout: float = 60) -> T:
+def until(look: Callable[[], T | None], what: str, timeout: float = 120) -> T:
     """Look until there is something to see."""
     deadline = time.monotonic() + timeout
     while not (seen := look()):
@@ -129,7 +129,7 @@ class Home:
     def started(self, run_id: str) -> dict[str, Any] | None:
         return next((line for line in self.trace("start") if line["run"] == run_id), None)
 
-    def wait(self, run_id: str, status: DagsterRunStatus, timeout: float = 60) -> None:
+    def wait(self, run_id: str, status: DagsterRunStatus, timeout: float = 120) -> None:
         def look() -> bool:
             now = self.run(run_id)
             assert now.status == status or not now.is_finished, self.messages(run_id)

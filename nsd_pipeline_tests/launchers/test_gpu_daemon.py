@@ -18,7 +18,7 @@ def overlaps(intervals: list[tuple[float, float]]) -> int:
     return max(sum(start <= point < end for start, end in intervals) for point, _ in intervals)
 
 
-def test_six_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
+def test_four_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
     home = make_home(
         settings(
             "0",
@@ -28,7 +28,7 @@ def test_six_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
         )
     )
     # The fourth is an asset picked by hand in the web UI.
-    jobs: list[dict[str, Any]] = [{"job": "gpu_job"} for _ in range(6)]
+    jobs: list[dict[str, Any]] = [{"job": "gpu_job"} for _ in range(4)]
     jobs[3] = {"job": "__ASSET_JOB", "assets": ["gpu_asset"]}
     runs = [home.submit(**job) for job in jobs]
     cpu = home.submit("cpu_job", {"gate": "cpu"})
@@ -41,7 +41,7 @@ def test_six_runs_two_devices_one_restart_one_kill(make_home: MakeHome) -> None:
         return {run.run_id for run in home.instance.get_runs(RunsFilter(statuses=states))}
 
     with daemon(home):
-        # Submitted last, behind six runs for two devices.
+        # Submitted last, behind four runs for two devices.
         home.wait(cpu, DagsterRunStatus.SUCCESS)
         until(lambda: len(home.trace("start")) == 3, "both devices are in use")
         assert len(in_progress()) == 2
