@@ -49,7 +49,11 @@ def result(experiment="default", cohort="subj01", **changes) -> Result:
     settings = {
         "metrics": metrics(),
         "figures": [PageFigure("Ranks", LINES, "among 1000")],
-        "provenance": {"Sessions": "3 of 40", "Encoder": {"model": "dinov2", "ids": [1, 2]}},
+        "provenance": {
+            "Sessions": "3 of 40",
+            "Encoder": {"model": "dinov2", "ids": [1, 2]},
+            "Visual streams": {},
+        },
     }
     return Result(experiment, cohort, **{**settings, **changes})
 
@@ -88,6 +92,7 @@ def test_page_has_experiments_by_cohorts_with_intervals_and_where_they_come_from
     assert row in page
     for expected in ("3 of 40", "dinov2", "1, 2", "2026-03-04 05:06 UTC"):
         assert expected in page
+    assert "Visual streams" not in page  # no labels, nothing to open
     for expected in ("10.1038/s41593-021-00962-x", "IIS-1822683", "IIS-1822929"):
         assert expected in page
 
