@@ -4,7 +4,8 @@
 # make docs   the site, into build/site; a warning is an error
 # make audit  known vulnerabilities of what is installed (asks PyPI), and a list of it: build/sbom.json
 # make soak   all stages, random kills, power cuts, orders of use, damaged files, for MINUTES (10)
-# make bench  every stage against a named alternative: 15 minutes, 15 GB of disk, 14 GB of memory
+# make bench  every stage and whole jobs against named alternatives: 40 minutes by the sum of its rows,
+#             15 GB of disk, 14 GB of memory
 # make gpu-check   what this machine's GPU computes, against the CPU, and how fast: 4 minutes, no network
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -47,7 +48,6 @@ soak: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
-	cp build/bench/benchmarks.md docs/benchmarks.md
 
 gpu-check: # with the environment that is there: torch, transformers and what training imports
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check --page docs/gpu.md
@@ -67,9 +67,11 @@ build/audit/.installed: # apart, so that neither tool is part of what it looks a
 	touch $@
 
 # The reference, for a row of the benchmark: Python 3.12, 5 GB with PyPI's torch. Versions of
-# torchvision and torchaudio are named, so that pip need not search which of them fit.
+# torchvision and torchaudio are named, so that pip need not search which of them fit; the pip that
+# comes with Python 3.12.1 searches for more than half an hour all the same.
 build/neuralbench/.installed:
 	$(or $(PYTHON312),python3.12) -m venv build/neuralbench
+	build/neuralbench/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	build/neuralbench/bin/pip install --quiet --disable-pip-version-check neuralbench==0.4.0 neuralset==0.4.0 \
 		neuraltrain==0.4.0 neuralfetch==0.4.0 pybids==0.22.0 torch==2.13.0 torchvision==0.28.0 \
 		torchaudio==2.11.0 transformers==5.23.0 nilearn==0.14.1

@@ -48,15 +48,9 @@ def _make_mirror(folder: Path, n_sessions: int, trials_per_run: int) -> Path:
 
     All sessions are the same two files, by hard links.
     """
-    from nsd_pipeline.demo.experiment import (
-        DemoSettings,
-        make_design,
-        make_responses,
-        write_design,
-        write_responses,
-        write_stimulus_info,
-    )
-    from nsd_pipeline.nsd import layout, mgh
+    from nsd_pipeline.demo.experiment import DemoSettings, make_design, write_tables
+    from nsd_pipeline.nsd import layout
+    from nsd_pipeline_tests.nsd.mgh_files import write_sparse_betas
 
     # Past the checks of a demo, which is kept small: these are all of a subject's sessions.
     settings = DemoSettings.model_construct(
@@ -64,24 +58,11 @@ def _make_mirror(folder: Path, n_sessions: int, trials_per_run: int) -> Path:
     )
     if n_sessions == 1:
         settings = DemoSettings(**settings.model_dump())
-    design = make_design(settings)
-    for key in (layout.EXPDESIGN_KEY, layout.STIM_INFO_KEY, layout.responses_key(SUBJECT)):
-        (folder / key).parent.mkdir(parents=True, exist_ok=True)
-    write_design(design, folder / layout.EXPDESIGN_KEY)
-    write_stimulus_info(design, folder / layout.STIM_INFO_KEY, seed=0)
-    responses = make_responses(design, settings, SUBJECT)
-    write_responses(responses, folder / layout.responses_key(SUBJECT))
-    header = mgh.MghHeader(layout.FSAVERAGE_VERTICES, settings.session_trials)
+    write_tables(folder, make_design(settings), settings)
     originals = [folder / key for key in layout.betas_keys(SUBJECT, 1, "fsaverage")]
     for seed, path in enumerate(originals):
         path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(seed)
-        with path.open("wb") as file:
-            file.write(mgh.header_bytes(header.n_vertices, header.n_frames))
-            for offset, _ in mgh.frame_ranges(header, layout.FSAVERAGE5_VERTICES):
-                file.seek(offset)
-                file.write(rng.standard_normal(layout.FSAVERAGE5_VERTICES).astype(">f4").tobytes())
-            file.truncate(header.data_end)
+        write_sparse_betas(path, np.random.default_rng(seed), settings.session_trials)
     for session in range(2, n_sessions + 1):
         keys = layout.betas_keys(SUBJECT, session, "fsaverage")
         for original, key in zip(originals, keys, strict=True):

@@ -1,14 +1,18 @@
-"""Many small sessions through a live daemon: ``python -m benchmarks.load --sessions N ...``.
+"""Many sessions through a live daemon: ``python -m benchmarks.load --sessions N ...``.
 
-Generates sessions of 12 trials, serves them from an S3 server that drops connections, and lets
-Dagster's daemon make them: by the schedules of their subjects, or in one backfill of the web UI.
-The daemon can be killed meanwhile. At the end it says how often each session was made, what was
-asked for and sent, how large the history is, and how fast the web UI answers.
+Generates sessions of 12 trials (or of 750), serves them from an S3 server that drops connections,
+and lets Dagster's daemon make them: by the schedules of their subjects, or in one backfill of the
+web UI. The daemon can be killed meanwhile. At the end it says how often each session was made, what
+was asked for and sent, how large the history is, and how fast the web UI answers.
 
 A subject, with faults, and then everybody, with the web UI::
 
     python -m benchmarks.load --sessions 40 --kills 3 --drop 0.05
     python -m benchmarks.load --sessions 284 --per-run 8 --ui
+
+All of NSD's sessions, as large as they are, 35 GB of disk::
+
+    python -m benchmarks.load --sessions 284 --one-backfill --full-size
 """
 
 import json
@@ -36,7 +40,7 @@ from benchmarks.load_server import OTHERS, Request, repeated_bytes, serve
 from nsd_pipeline import partitions
 from nsd_pipeline.launchers.run_processes import RUN_ID_ENV
 from nsd_pipeline.nsd import layout
-from nsd_pipeline_tests.automation.many_sessions import write_many_sessions
+from nsd_pipeline_tests.automation.many_sessions import FULL_SIZE, N_TRIALS, write_many_sessions
 from nsd_pipeline_tests.automation.webserver import Webserver, until
 
 ROOT: Final = Path(__file__).parents[1]
@@ -124,7 +128,7 @@ class Servers:
         self.peaks[name] = max(self.peaks.get(name, 0), process.memory_info().rss)
 
 
-def write_data(folder: Path, sessions: Sequence[str]) -> None:
+def write_data(folder: Path, sessions: Sequence[str], n_trials: int = N_TRIALS) -> None:
     """Write the sessions in NSD's layout."""
     from nsd_pipeline.demo.experiment import (
         DemoSettings,
@@ -140,7 +144,7 @@ def write_data(folder: Path, sessions: Sequence[str]) -> None:
     design = make_design(DemoSettings(subjects=1, sessions=2))
     write_design(design, model / layout.EXPDESIGN_KEY)
     write_stimulus_info(design, model / layout.STIM_INFO_KEY, seed=0)
-    write_many_sessions(folder / "nsd", model, counts)
+    write_many_sessions(folder / "nsd", model, counts, n_trials=n_trials)
 
 
 def make_all(
@@ -291,6 +295,7 @@ def _folder(parent: Path) -> Iterator[Path]:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--sessions", "n_sessions", default=40, help="How many, counted from subj01_ses01.")
+@click.option("--full-size", is_flag=True, help="Of 750 trials: 123 MB of disk each.")
 @click.option("--per-run", default=1, help="Sessions that a run of a schedule prepares.")
 @click.option("--one-backfill", is_flag=True, help="One backfill of the web UI, no schedules.")
 @click.option("--kills", default=0, help="How often the daemon is killed (SIGKILL).")
@@ -301,6 +306,7 @@ def _folder(parent: Path) -> Iterator[Path]:
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("build"))
 def main(
     n_sessions: int,
+    full_size: bool,
     per_run: int,
     one_backfill: bool,
     kills: int,
@@ -310,12 +316,12 @@ def main(
     limit: float,
     folder: Path,
 ) -> None:
-    """Make many small sessions through a live daemon, and print figures as JSON."""
+    """Make many sessions through a live daemon, and print figures as JSON."""
     sessions = partitions.SESSIONS[:n_sessions]
     subjects = sorted({layout.parse_session_key(session)[0] for session in sessions})
     with _folder(folder) as place:
         click.echo(f"{len(sessions)} sessions of {', '.join(subjects)} in {place}, seed {seed}")
-        write_data(place, sessions)
+        write_data(place, sessions, FULL_SIZE if full_size else N_TRIALS)
         home = place / "home"
         home.mkdir()
         shutil.copy(ROOT / "dagster.yaml", home)
@@ -361,6 +367,9 @@ def main(
             "daemon killed": kills,
             **describe_requests(bucket.requests, history.pop("order")),
             **history,
+            "store, bytes": sum(
+                file.stat().st_size for file in (place / "artifacts").rglob("*") if file.is_file()
+            ),
             "memory, bytes": servers.peaks,
             "web UI": answers,
         }

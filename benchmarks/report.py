@@ -91,8 +91,9 @@ def _finite(value: float) -> float | None:
 def to_markdown(results: Sequence[RowResult], described: dict[str, str], *, quick: bool) -> str:
     """The whole report as a page."""
     command = "python -m benchmarks" + (" --quick" if quick else "")
+    processor = described.get("processor", "").partition(",")[0]
     parts = [
-        "# Benchmarks\n",
+        f"# Benchmarks on {processor}\n",
         f"Written by `{command}`. Every row runs all its sides on the same inputs, in turns, each "
         "side in a process of its own; results are compared before a time counts. A bar shows its "
         "lowest and highest turn, then what the medians give, by which it is judged. Times are "

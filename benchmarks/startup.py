@@ -39,6 +39,8 @@ _DAGSTER: Final = "import dagster"
 _READING: Final = "import dagster, list, and read every manifest as JSON"
 _EACH: Final = "a command for each"
 _SERVER_CPU: Final = "s of processor time by then"
+_IN_QUEUE: Final = "s of it until the daemon looked into the queue"
+_BESIDE_QUEUE: Final = "s beside that"
 _LEAST_MODULE: Final = '''"""The least that Dagster can be asked for."""
 import dagster as dg
 
@@ -264,7 +266,11 @@ def _daemons(folder: Path, quick: bool) -> Iterator[Inputs]:
 
 
 def launch_run(settings: Settings) -> Repeat:
-    """Launch a run from the web UI; count until its first step begins."""
+    """Launch a run from the web UI; count until its first step begins.
+
+    The daemon looks into the queue at its own times. How long a run waits for that is luck, and is
+    told apart.
+    """
     module = settings["module"]
     ui = Webserver(settings["urls"][module])
     params = {
@@ -279,13 +285,14 @@ def launch_run(settings: Settings) -> Repeat:
         },
     }
 
-    def first_step(run_id: str) -> float | None:
-        steps = ui.ask(
-            """query ($id: ID!) { runOrError(runId: $id) {
-                ... on Run { stepStats { startTime } } } }""",
+    def seconds_at(run_id: str) -> dict[str, float]:
+        events = ui.ask(
+            """query ($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection {
+                events { __typename ... on MessageEvent { timestamp } } } } } }""",
             id=run_id,
-        )["stepStats"]
-        return min((each["startTime"] for each in steps if each["startTime"]), default=None)
+        )["eventConnection"]["events"]
+        # The first of each kind, which comes last here.
+        return {each["__typename"]: int(each["timestamp"]) / 1000 for each in reversed(events)}
 
     def repeat() -> Outcome:
         start = time.time()
@@ -294,19 +301,19 @@ def launch_run(settings: Settings) -> Repeat:
                 __typename ... on LaunchRunSuccess { run { runId } } } }""",
             params=params,
         )["run"]["runId"]
-        began = until(lambda: first_step(run_id), "the first step", pause=0.05)
         ui.wait(run_id, "SUCCESS")
-        return Outcome(seconds=began - start)
+        at = seconds_at(run_id)
+        seconds = at["ExecutionStepStartEvent"] - start
+        in_queue = at["RunStartingEvent"] - at["RunEnqueuedEvent"]
+        return Outcome(
+            facts={_IN_QUEUE: in_queue, _BESIDE_QUEUE: seconds - in_queue}, seconds=seconds
+        )
 
     return repeat
 
 
 def _seconds(name: str, sides: Sides) -> float:
     return sides[name].seconds
-
-
-def _waits(sides: Sides) -> float:
-    return sides[_OURS].seconds / sides[_LEAST_SIDE].seconds
 
 
 def _cpu_ratio(ours: str, other: str, sides: Sides) -> float:
@@ -374,7 +381,7 @@ ROWS: Final = (
             Side(_OURS, launch_run, {"module": _MODULE}),
             Side(_LEAST_SIDE, launch_run, {"module": _LEAST}),
         ),
-        (Bar(f"times the time of: {_LEAST_SIDE}", _waits, 1.3, at_most=True),),
+        (fewer(_BESIDE_QUEUE, _OURS, _LEAST_SIDE, 1.3),),
     ),
     Row(
         "one-process",

@@ -4,17 +4,13 @@ No other file of the package imports from ``dagster._*``. Each part says why it 
 public thing would replace it, and has a test in ``nsd_pipeline_tests/test_dagster_private.py``: an
 upgrade of Dagster that changes one fails there first.
 
-What ``import dagster`` has loaded anyway is imported here at once. The rest (`worker_command`,
-`start_backfill`) costs half a second more, so it is imported where it is used: `definitions` comes
-by here, and every run pays for that.
+What ``import dagster`` has loaded anyway is imported here at once. The rest (`worker_command`)
+costs half a second more, so it is imported where it is used: `definitions` comes by here, and every
+run pays for that.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -41,9 +37,6 @@ from dagster._core.storage.tags import (
 # the resources of a code location only. Would be replaced by: a public ConfigurableClass.
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-if TYPE_CHECKING:
-    from dagster._core.workspace.context import WorkspaceProcessContext
-
 # Dagster's own names that others import from here.
 __all__ = [
     "CheckRunHealthResult",
@@ -52,8 +45,6 @@ __all__ = [
     "ResumeRunContext",
     "WorkerStatus",
 ]
-
-_log = logging.getLogger(__name__)
 
 
 # --- partitions of a run -------------------------------------------------------------------------
@@ -179,99 +170,3 @@ def keep_signal_handlers(set_handlers: Callable[[], None]) -> None:
 
     interrupts.setup_interrupt_handlers = set_handlers
     set_handlers()
-
-
-# --- backfills -----------------------------------------------------------------------------------
-
-SYNC_LAUNCHER: Final = {
-    "module": "dagster._core.launcher.sync_in_memory_run_launcher",
-    "class": "SyncInMemoryRunLauncher",
-}
-"""``run_launcher`` of an instance whose runs are executed where they are launched. Would be
-replaced by: an in-process launcher that `dagster` exports."""
-
-
-@dataclass(frozen=True)
-class StartedBackfill:
-    """A backfill that this process evaluates, instead of Dagster's daemon.
-
-    Would be replaced by: a public call that requests a backfill and waits for it, without a
-    webserver and the daemon's pause of 30 seconds.
-    """
-
-    backfill_id: str
-    _context: "WorkspaceProcessContext"
-
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """Tags of the backfill's runs."""
-        return dg.DagsterRun.tags_for_backfill_id(self.backfill_id)
-
-    def evaluate(self) -> bool:
-        """Do once what the daemon does every 30 seconds; whether the backfill has ended by then.
-
-        A Failure if it cannot be evaluated.
-        """
-        from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-        from dagster._daemon.backfill import execute_backfill_iteration
-
-        for error in execute_backfill_iteration(self._context, _log):
-            if error is not None:
-                raise dg.Failure(error.message)
-        now = self._context.instance.get_backfill(self.backfill_id)
-        return now is None or now.status in BULK_ACTION_TERMINAL_STATUSES
-
-    def launch(self, run: dg.DagsterRun) -> None:
-        """Launch one of its runs, which evaluating has put into the queue."""
-        self._context.instance.launch_run(run.run_id, self._context.create_request_context())
-
-    @property
-    def outcome(self) -> str:
-        """How it stands or ended, such as ``COMPLETED_SUCCESS``; ``CANCELED`` if it was deleted."""
-        now = self._context.instance.get_backfill(self.backfill_id)
-        return "CANCELED" if now is None else now.status.value
-
-
-@contextmanager
-def start_backfill(
-    instance: dg.DagsterInstance,
-    assets: Sequence[str],
-    partitions: Sequence[str],
-    *,
-    run_config: Mapping[str, Any],
-    definitions: Mapping[str, str],
-    location: str,
-) -> Iterator[StartedBackfill]:
-    """Record a backfill as the web UI does; it goes on whenever it is evaluated.
-
-    Would be replaced by: what `StartedBackfill` says.
-
-    The assets, by name, are partitioned alike; `run_config` is that of each run. They are defined
-    in ``{"module_name": ...}`` or ``{"python_file": ...}``, and `location` is the name of the code
-    location, by which the web UI finds the assets of the runs.
-    """
-    from dagster._core.execution.backfill import PartitionBackfill
-    from dagster._core.remote_origin import InProcessCodeLocationOrigin
-    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-    from dagster._core.utils import make_new_backfill_id
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
-
-    where = LoadableTargetOrigin(**definitions)
-    origin = InProcessCodeLocationOrigin(where, location_name=location)
-    with WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as context:
-        requested = PartitionBackfill.from_asset_partitions(
-            backfill_id=make_new_backfill_id(),
-            asset_graph=context.create_request_context().asset_graph,
-            partition_names=partitions,
-            asset_selection=[dg.AssetKey(asset) for asset in assets],
-            backfill_timestamp=time.time(),
-            tags={},
-            dynamic_partitions_store=instance,
-            all_partitions=False,
-            title=None,
-            description=None,
-            run_config=run_config,
-        )
-        instance.add_backfill(requested)
-        yield StartedBackfill(requested.backfill_id, context)

@@ -29,14 +29,9 @@ class Remake:
 class NsdError(Exception):
     """A problem that stays until somebody acts on it.
 
-    Parameters
-    ----------
-    problem
-        One sentence that names the file, object or artifact and says what is wrong with it.
-    next_step
-        What to do about it, as an imperative sentence.
-    remake
-        What has to be made for that, if it is one artifact of ours.
+    `problem` is one sentence that names the file, object or artifact and says what is wrong with
+    it; `next_step` what to do about it, as an imperative sentence; `remake` what has to be made for
+    that, if it is one artifact of ours.
     """
 
     def __init__(self, problem: str, *, next_step: str, remake: Remake | None = None) -> None:

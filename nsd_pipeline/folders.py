@@ -3,6 +3,7 @@
 A step whose artifacts nobody but other steps reads is named in its own file.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from nsd_pipeline.experiments.entry import DEFAULT
@@ -26,6 +27,7 @@ SHARED: Final = "shared"
 """The stimulus set that every subject saw, and every model is tested on."""
 
 
+@lru_cache(maxsize=8192)  # twenty models of 284 sessions ask for the same ones 25,000 times
 def artifact_key(folder: str, partition: str = "") -> str:
     """Key in the store of a partition's artifact: ``events/subj01/ses07``."""
     return "/".join(part for part in (folder, *partition.split("_")) if part)

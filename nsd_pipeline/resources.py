@@ -1,8 +1,7 @@
 """Configured access to the world outside: thin wrappers that hand plain objects to the assets."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import dagster as dg
 from pydantic import Field
@@ -88,11 +87,6 @@ class GpuResource(dg.ConfigurableResource["GpuResource"]):
         default=None, description="seconds to wait for a free GPU before failing; no limit if unset"
     )
 
-    @contextmanager
-    def lease(self) -> Iterator[str | None]:
-        """Hold a GPU for the length of a ``with`` block; an NsdError if none became free in time.
-
-        Yields its name for torch; None where there is none to choose: torch's own choice stands.
-        """
-        with leased_device(self.timeout) as device:
-            yield device
+    def lease(self) -> AbstractContextManager[str | None]:
+        """Hold a GPU for the length of a ``with`` block: see `leased_device`."""
+        return leased_device(self.timeout)

@@ -29,20 +29,11 @@ _NOT_ENDED = [status for status in dg.DagsterRunStatus if status.value not in _E
 class BackfillSettings(BaseModel):
     """Which sessions are backfilled when; each is read from ``NSD_BACKFILL_<NAME>``.
 
-    Parameters
-    ----------
-    subjects
-        Subjects, separated by commas, whose schedules (and the sensor ``carry_on``) run unless
-        somebody turns them off in the web UI.
-    sessions
-        Which sessions, such as ``1-10,15``.
-    cron
-        When.
-    timezone
-        In which time zone that is meant.
-    sessions_per_run
-        Consecutive sessions that one run prepares. One that fails holds up the others of its run
-        until the next tick; more than 1 saves the start of a process, or the wait for a cluster.
+    Schedules of `subjects` (separated by commas), and the sensor ``carry_on``, run unless somebody
+    turns them off in the web UI. They are about `sessions`, such as ``1-10,15``, and run at `cron`
+    in a time zone. One run prepares `sessions_per_run` consecutive ones. One that fails holds up
+    the others of its run until the next tick; more than 1 saves the start of a process, or the wait
+    for a cluster.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,7 +5,6 @@ After an upgrade of Dagster, what fails here is to be mended in `nsd_pipeline.da
 
 import os
 import signal
-from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
@@ -157,39 +156,6 @@ def test_handlers_of_signals_stay_while_dagster_runs_a_job(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
-
-
-def test_a_backfill_is_evaluated_here_and_its_runs_are_executed_here(tmp_path: Path) -> None:
-    overrides = {
-        "run_launcher": dagster_private.SYNC_LAUNCHER,
-        "run_coordinator": {"module": "dagster", "class": "QueuedRunCoordinator"},
-        "telemetry": {"enabled": False},
-    }
-    with (
-        dg.DagsterInstance.local_temp(str(tmp_path), overrides) as instance,
-        dagster_private.start_backfill(
-            instance,
-            ["letters"],
-            ["a", "c", "d"],
-            run_config={},
-            definitions={"module_name": __name__},
-            location="here",
-        ) as started,
-    ):
-        assert started.outcome == "REQUESTED"
-        assert not started.evaluate()
-        runs = instance.get_runs(dg.RunsFilter(tags=started.tags))
-        assert sorted(dagster_private.partition_span(run) or () for run in runs) == [
-            ("a", "a"),
-            ("c", "d"),
-        ]
-        assert {run.tags["dagster/code_location"] for run in runs} == {"here"}
-        for run in runs:
-            started.launch(run)
-        while not started.evaluate():
-            pass
-        assert started.outcome == "COMPLETED_SUCCESS"
-        assert instance.get_materialized_partitions(letters.key) == {"a", "c", "d"}
 
 
 def test_some_partitions_of_a_range_are_recorded_and_the_run_goes_on(

@@ -25,25 +25,11 @@ def choose_trials(
 ) -> "pd.DataFrame":
     """Keep the trials that a model learns from or is tested on; the others are dropped.
 
-    Parameters
-    ----------
-    trials
-        Image events of all sessions at hand of the subjects involved: ``subject``, ``session``,
-        ``image_id`` and ``split`` (``"train"`` or ``"test"``), in order.
-    own
-        Subjects of the cohort: it is tested on them.
-    config
-        Whose trials, and which sessions, it learns from.
-
-    Returns
-    -------
-    DataFrame
-        ``split`` is ``"train"``, ``"test"`` or `HELD_OUT`. Images of the last were not learned.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If a session that was asked for is not at hand.
+    Takes the image events of all sessions at hand of the subjects involved, in order, with
+    ``subject``, ``session``, ``image_id`` and ``split`` (``"train"`` or ``"test"``), and the `own`
+    subjects of the cohort, on whom it is tested. In the result, ``split`` is ``"train"``,
+    ``"test"`` or `HELD_OUT`. Images of the last were not learned. A NotEnoughDataError if a session
+    that was asked for is not at hand.
     """
     import pandas as pd
 

@@ -6,9 +6,8 @@ for both. ``neuralbench`` with its defaults is the configuration that the refere
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,29 +27,16 @@ from nsd_pipeline.surface import SessionRows, series_layout
 if TYPE_CHECKING:
     import pandas as pd
 
-_THREADS: Final = 16
-"""Artifacts that are opened at once: on S3 each takes some requests, and a cohort has up to 284."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
     """The artifacts that the model of a cohort is made from.
 
-    Parameters
-    ----------
-    name
-        A subject, or ``all``.
-    fmri, events
-        Key in the store of each session's fMRI and of its table of events, by session key
-        (``subj01_ses07``), in order.
-    embeddings
-        Key in the store of the embeddings of each stimulus set, by the set's name.
-    inputs
-        Fingerprint of each of these artifacts, by its key in the store.
-    space
-        Space that the fMRI of all sessions came from.
-    encoder
-        Settings of the encoder that embedded all images, its name among them.
+    `name` is a subject, or ``all``. `fmri` and `events` are the key in the store of each session's
+    fMRI and of its table of events, by session key (``subj01_ses07``), in order; `embeddings` that
+    of each stimulus set's embeddings, by the set's name; `inputs` the fingerprint of each of these
+    artifacts, by its key. `space` is where the fMRI of all sessions came from, and `encoder` has
+    the settings of the encoder that embedded all images, its name among them.
     """
 
     name: str
@@ -72,19 +58,8 @@ class Cohort:
     ) -> "Cohort":
         """Put a cohort together from the manifests of its artifacts, of which it has at least one.
 
-        Parameters
-        ----------
-        name
-            A subject, or ``all``.
-        fmri, events
-            Of each session, in order.
-        embeddings
-            Of each stimulus set that these sessions showed images of.
-
-        Raises
-        ------
-        ArtifactError
-            If the fMRI came from two spaces, or the embeddings are of two encoders.
+        fMRI and events are by session, in order, and embeddings by stimulus set. An ArtifactError
+        if the fMRI came from two spaces, or the embeddings are of two encoders.
         """
         made = (*fmri.values(), *events.values(), *embeddings.values())
         return cls(
@@ -103,12 +78,9 @@ class Cohort:
         return list(self.fmri)
 
     def require_space(self, wanted: str | None) -> None:
-        """Make sure that the fMRI came from the space that it has to come from, if any.
+        """Make sure that the fMRI came from the space that is wanted, if any.
 
-        Raises
-        ------
-        ArtifactError
-            If it came from another one.
+        An ArtifactError if it came from another one.
         """
         if wanted not in (None, self.space):
             raise ArtifactError(
@@ -120,17 +92,8 @@ class Cohort:
     def require_encoder(self, then: Mapping[str, Any], model: str) -> None:
         """Make sure that the images are embedded by the encoder that a model was trained for.
 
-        Parameters
-        ----------
-        then
-            Settings of that encoder.
-        model
-            Name of the step that made the model.
-
-        Raises
-        ------
-        ArtifactError
-            If they have been embedded by another one since.
+        `then` are the settings of that encoder, and `model` names the step that made the model. An
+        ArtifactError if the images have been embedded by another one since.
         """
         if not same_encoder(self.encoder, then):
             raise ArtifactError(
@@ -192,9 +155,8 @@ def read_sessions(store: Store, keys: Sequence[str]) -> "pd.DataFrame":
     """Tables of events of several sessions, by their keys in the store, one after the other."""
     import pandas as pd
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        tables = threads.map(lambda key: read_events(store.folder(key) / EVENTS_FILE), keys)
-        return pd.concat(tables, ignore_index=True)
+    tables = store.at_once(lambda key: read_events(store.folder(key) / EVENTS_FILE), keys)
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_trials(
@@ -202,10 +164,7 @@ def read_trials(
 ) -> "tuple[pd.DataFrame, dict[str, int]]":
     """Image events of all of a cohort's sessions, in order, without those that lack fMRI.
 
-    Returns
-    -------
-    tuple
-        The events, and metadata of the model: samples of a window, and events left out.
+    With them comes metadata of the model: samples of a window, and events left out.
     """
     events = read_sessions(store, list(cohort.events.values()))
     trials = events[events["type"] == "Image"].reset_index(drop=True)
@@ -221,10 +180,7 @@ def read_trials(
 def read_targets(store: Store, cohort: Cohort) -> tuple[Integers, Floats]:
     """Image ids (n,) and embeddings (n, D) of a cohort's stimulus sets.
 
-    Raises
-    ------
-    ArtifactError
-        If the sets' embeddings differ in width.
+    An ArtifactError if the sets' embeddings differ in width.
     """
     ids, embeddings = [], []
     for key in cohort.embeddings.values():
@@ -251,19 +207,9 @@ def read_data(
 ) -> Trials:
     """Read fMRI and targets of some of the trials that `read_trials` gave, each at most once.
 
-    Parameters
-    ----------
-    store, cohort, trials, config
-        Which trials, where they are, and how their fMRI is read.
-    vertices
-        Which fsaverage5 vertices (V,) to read; all of them if None.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there is too little memory.
-    ArtifactError
-        If an artifact is damaged, or an image has no embedding.
+    Only some fsaverage5 vertices (V,) are read, or all of them if that is None. A
+    NotEnoughDataError if there is too little memory; an ArtifactError if an artifact is damaged, or
+    an image has no embedding.
     """
     n_times, first = 1, "trial"
     if config.windowed:
@@ -271,15 +217,13 @@ def read_data(
         first = "sample"
     sessions = list(by_session(trials))
 
-    def open_session(session: tuple[str, int]) -> SessionRows:
-        group = store.zarr(cohort.fmri[session_key(*session)])
-        return SessionRows(group, vertices=vertices, zscore=config.zscore)
+    def open_rows(key: str) -> SessionRows:
+        return SessionRows(store.zarr(key), vertices=vertices, zscore=config.zscore)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        opened = dict(zip(sessions, threads.map(open_session, sessions), strict=True))
+    opened = store.at_once(open_rows, [cohort.fmri[session_key(*each)] for each in sessions])
     return assemble_trials(
         trials,
-        opened,
+        dict(zip(sessions, opened, strict=True)),
         *read_targets(store, cohort),
         n_times=n_times,
         first=first,
@@ -290,13 +234,9 @@ def read_data(
 def check_unchanged(store: Store, cohort: Cohort) -> None:
     """Make sure, once all of a cohort has been read, that it is still what its inputs say.
 
-    Raises
-    ------
-    ArtifactError
-        If another run has replaced one of its artifacts.
+    An ArtifactError if another run has replaced one of its artifacts.
     """
-    with ThreadPoolExecutor(_THREADS) as threads:
-        now = list(threads.map(store.find, cohort.inputs))
+    now = store.at_once(store.find, list(cohort.inputs))
     replaced = [
         key
         for (key, then), found in zip(cohort.inputs.items(), now, strict=True)
@@ -314,13 +254,11 @@ def _windows(
     store: Store, cohort: Cohort, trials: "pd.DataFrame", config: TrainingConfig
 ) -> Windows:
     sessions = list(by_session(trials))
-    with ThreadPoolExecutor(_THREADS) as threads:
-        layouts = threads.map(
-            lambda each: series_layout(store.zarr(cohort.fmri[session_key(*each)])), sessions
-        )
-        return place_windows(
-            trials,
-            dict(zip(sessions, layouts, strict=True)),
-            start=config.window_start,
-            duration=config.window_duration,
-        )
+    keys = [cohort.fmri[session_key(*each)] for each in sessions]
+    layouts = store.at_once(lambda key: series_layout(store.zarr(key)), keys)
+    return place_windows(
+        trials,
+        dict(zip(sessions, layouts, strict=True)),
+        start=config.window_start,
+        duration=config.window_duration,
+    )

@@ -245,10 +245,8 @@ class TrainingConfig(BaseModel):
     def of_model(cls, recorded: Mapping[str, Any]) -> Self:
         """Settings of a model as its manifest has them, whichever version of the code made it.
 
-        Raises
-        ------
-        ArtifactError
-            If an earlier version restricted it to a region: it does not say to which vertices.
+        An ArtifactError if an earlier version restricted it to a region: it does not say to which
+        vertices.
         """
         if recorded.get("roi"):
             raise ArtifactError(

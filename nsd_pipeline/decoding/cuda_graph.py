@@ -22,27 +22,17 @@ _WARM_UP: Final = 3
 class GraphedGradients:
     """Computes the gradients of one full batch after the other by replaying a CUDA graph.
 
-    To be made and called while ``stream`` is the current one.
-
     The numbers are those of the same computation without a graph, to rounding: its libraries may
-    choose other kernels. Dropout takes its random numbers from the same generator in both, in the
-    same order, so that the generator's state says where a training stands.
+    choose other kernels. Dropout takes its random numbers from the same `generator`, on the GPU, in
+    the same order, so that the generator's state says where a training stands.
 
-    Parameters
-    ----------
-    compute
-        Leaves the gradients of a batch in the parameters, as new tensors. It must not wait for the
-        GPU nor depend on its numbers.
-    batch
-        What ``compute`` is called with for the first batch: tensors on the GPU. Those of other
-        batches have the same shapes.
-    parameters
-        The parameters.
-    generator
-        Of dropout, on the GPU.
-    stream
-        What the graph is recorded on. Memory that libraries use meanwhile belongs to a stream, so
-        graphs that are replayed side by side must not be recorded on the same one.
+    `compute` leaves the gradients of a batch in the parameters, as new tensors. It must not wait
+    for the GPU nor depend on its numbers. `batch` is what it is called with first: tensors on the
+    GPU, of the same shapes as those of other batches.
+
+    To be made and called while `stream`, on which the graph is recorded, is the current one. Memory
+    that libraries use meanwhile belongs to a stream, so graphs that are replayed side by side must
+    not be recorded on the same one.
     """
 
     def __init__(

@@ -77,15 +77,7 @@ class _HeldBatches:
 
 
 class _StoredBatches:
-    """Batches of trials that a thread reads ahead from the store.
-
-    Parameters
-    ----------
-    trials, rows
-        The trials, and where their rows are stored.
-    batch_size
-        Trials of the largest batch.
-    """
+    """Batches, of at most `batch_size` trials, that a thread reads ahead from the store."""
 
     def __init__(self, trials: Trials, rows: StoredRows, batch_size: int) -> None:
         self._window, self._batch_size = rows.window, batch_size
@@ -230,18 +222,10 @@ class HostLoader:
         return self._batches.shuffle(generator)
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give one batch after the other.
+        """Give one batch after the other, by the numbers (B,) of its trials, each at most once.
 
-        Parameters
-        ----------
-        batches
-            Numbers (B,) of the trials of each batch, on the CPU; each trial at most once.
-
-        Yields
-        ------
-        tuple
-            fMRI (B, V, T) in the precision it is kept in, and targets (B, D). They hold until the
-            next batch is asked for, which may use their memory.
+        The numbers are on the CPU. Yields fMRI (B, V, T) in the precision it is kept in, and
+        targets (B, D). They hold until the next batch is asked for, which may use their memory.
         """
         if batches:
             self._batches.begin(torch.cat(list(batches)))
@@ -309,17 +293,7 @@ Loader = HostLoader | ResidentLoader
 
 
 def load_trials(trials: Trials, device: torch.device, batch_size: int) -> Loader:
-    """Prepare to put batches of trials on a device.
-
-    Parameters
-    ----------
-    trials
-        Trials, in memory or in the store.
-    device
-        Where batches are wanted.
-    batch_size
-        Trials of the largest batch.
-    """
+    """Prepare to put batches of trials, of which the largest has `batch_size`, on a device."""
     if device.type == "cuda" and _fits(trials, device):
         return ResidentLoader(trials, device)
     return HostLoader(trials, device, batch_size)

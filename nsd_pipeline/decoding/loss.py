@@ -31,13 +31,8 @@ _EPSILON = 1e-15
 def clip_scores(estimate: Tensor, candidate: Tensor, norm_kind: NormKind | None = "y") -> Tensor:
     """Similarity (..., B, C) of every estimate (..., B, D) with every candidate (..., C, D).
 
-    Parameters
-    ----------
-    estimate, candidate
-        Vectors, one a row; of several batches, if there are more axes.
-    norm_kind
-        What is scaled to unit length first: estimates (``"x"``), candidates (``"y"``), both
-        (``"xy"``) or nothing (``None``).
+    `norm_kind` says what is scaled to unit length first: estimates (``"x"``), candidates (``"y"``),
+    both (``"xy"``) or nothing (None).
     """
     if norm_kind is not None and norm_kind not in ("x", "y", "xy"):
         raise ValueError(f"norm_kind is 'x', 'y', 'xy' or None, not {norm_kind!r}")
@@ -107,14 +102,8 @@ def _unit_length(vectors: Tensor) -> Tensor:
 class ProcessGroup:
     """The processes that train one model together, as one of them sees it.
 
-    Attributes
-    ----------
-    rank
-        Number of this process, from 0.
-    size
-        Number of processes.
-    device
-        Where this process computes, and where its messages come from.
+    `rank` is the number of this process, from 0, of `size`; it computes on `device`, and its
+    messages come from there.
     """
 
     rank: int
@@ -172,17 +161,9 @@ class ProcessGroup:
 class SharedDropout(nn.Module):
     """Dropout that drops the same units of a trial however a batch is divided among processes.
 
-    Masks are drawn for the whole batch, by the same generator in every process, and each takes its
-    own rows. On the CPU they are those that one process draws.
-
-    Parameters
-    ----------
-    p
-        Share of units that are dropped.
-    group
-        The processes.
-    generator
-        Source of the masks; None for torch's own.
+    A share `p` of units is dropped. Masks are drawn for the whole batch, by the same generator in
+    every process (torch's own if None), and each takes its own rows. On the CPU they are those that
+    one process draws.
     """
 
     n_rows: int | None = None

@@ -7,7 +7,7 @@ trained elsewhere fit. :class:`FmriLinear` and :class:`FmriRidge` are the baseli
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -28,7 +28,41 @@ HEAD_DROPOUT: Final = 0.0
 _BATCH: Final = 64
 
 
-class FmriMlp(nn.Module):
+class _FmriDecoder(nn.Module):
+    """Takes fMRI of a shape. The shapes of its weights alone say which architecture it is."""
+
+    def __init__(self, n_vertices: int, n_times: int) -> None:
+        super().__init__()
+        self.n_vertices, self.n_times = n_vertices, n_times
+
+    @staticmethod
+    def _settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Arguments that build the architecture whose weights a state has."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that build this architecture again."""
+        return self._settings_of(self.state_dict())
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """Architecture that the shapes of a state describe, with its values loaded."""
+        model = cls(**cls._settings_of(state))
+        model.load_state_dict(state)
+        return model
+
+    def _by_time(self, x: Tensor) -> Tensor:
+        """Turn fMRI (B, V, T) into (B, T, V); a ValueError if it has not the model's shape."""
+        if x.ndim != 3 or x.shape[1:] != (self.n_vertices, self.n_times):
+            raise ValueError(
+                f"the model takes (B, {self.n_vertices} vertices, {self.n_times} time points), "
+                f"not {tuple(x.shape)}"
+            )
+        return x.transpose(1, 2)
+
+
+class FmriMlp(_FmriDecoder):
     """Residual MLP applied to each time point, followed by a linear map over time.
 
     Parameters
@@ -57,8 +91,7 @@ class FmriMlp(nn.Module):
         n_repetition_times: int = 4,
         head_sizes: Sequence[int] = (1536,),
     ) -> None:
-        super().__init__()
-        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        super().__init__(n_vertices, n_repetition_times)
         # The reference names this layer first and draws its weights last. Both are kept: the order
         # of names is that of its checkpoints, the order of draws makes its seed 0 ours.
         self.out_time_agg: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
@@ -81,47 +114,31 @@ class FmriMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimates (B, width of the last layer) from fMRI (B, V, T)."""
-        _check_shape(x, self.n_vertices, self.n_times)
-        x = self.post_lin0(self.lin0(x.transpose(1, 2)))
+        x = self.post_lin0(self.lin0(self._by_time(x)))
         for block in self.mlp:
             x = block(x) + x
         x = self.out_time_agg(x.transpose(1, 2)).flatten(1)
         estimate: Tensor = self.output_head(self.lin1(x))
         return estimate
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments that build this architecture again."""
-        return {
-            "n_vertices": self.n_vertices,
-            "n_outputs": self.lin1.out_features,
-            "hidden": self.lin0.out_features,
-            "n_blocks": len(self.mlp),
-            "n_repetition_times": self.n_times,
-            "head_sizes": [m.out_features for m in self.output_head if isinstance(m, nn.Linear)],
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriMlp":
-        """Architecture that the shapes of a state describe, with its values loaded."""
+    @staticmethod
+    def _settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         heads = sorted(
             int(name.split(".")[1])
             for name in state
             if name.startswith("output_head.") and name.endswith(".weight")
         )
-        model = cls(
-            n_vertices=state["lin0.weight"].shape[1],
-            n_outputs=state["lin1.weight"].shape[0],
-            hidden=state["lin0.weight"].shape[0],
-            n_blocks=len({name.split(".")[1] for name in state if name.startswith("mlp.")}),
-            n_repetition_times=state["out_time_agg.weight"].shape[1],
-            head_sizes=[state[f"output_head.{i}.weight"].shape[0] for i in heads],
-        )
-        model.load_state_dict(state)
-        return model
+        return {
+            "n_vertices": state["lin0.weight"].shape[1],
+            "n_outputs": state["lin1.weight"].shape[0],
+            "hidden": state["lin0.weight"].shape[0],
+            "n_blocks": len({name.split(".")[1] for name in state if name.startswith("mlp.")}),
+            "n_repetition_times": state["out_time_agg.weight"].shape[1],
+            "head_sizes": [state[f"output_head.{i}.weight"].shape[0] for i in heads],
+        }
 
 
-class FmriLinear(nn.Module):
+class FmriLinear(_FmriDecoder):
     """One linear map from vertices to estimates, and one over time: the baseline.
 
     Parameters
@@ -135,76 +152,41 @@ class FmriLinear(nn.Module):
     """
 
     def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
-        super().__init__()
-        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        super().__init__(n_vertices, n_repetition_times)
         self.out_time_agg = nn.Linear(n_repetition_times, 1)
         self.linear = nn.Linear(n_vertices, n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimates (B, n_outputs) from fMRI (B, V, T)."""
-        _check_shape(x, self.n_vertices, self.n_times)
-        estimate: Tensor = self.out_time_agg(self.linear(x.transpose(1, 2)).transpose(1, 2))
+        estimate: Tensor = self.out_time_agg(self.linear(self._by_time(x)).transpose(1, 2))
         return estimate.flatten(1)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments that build this architecture again."""
-        return {
-            "n_vertices": self.n_vertices,
-            "n_outputs": self.linear.out_features,
-            "n_repetition_times": self.n_times,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriLinear":
-        """Architecture that the shapes of a state describe, with its values loaded."""
+    @staticmethod
+    def _settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         n_outputs, n_vertices = state["linear.weight"].shape
-        model = cls(n_vertices, n_outputs, state["out_time_agg.weight"].shape[1])
-        model.load_state_dict(state)
-        return model
+        n_times = state["out_time_agg.weight"].shape[1]
+        return {"n_vertices": n_vertices, "n_outputs": n_outputs, "n_repetition_times": n_times}
 
 
-class FmriRidge(nn.Module):
+class FmriRidge(_FmriDecoder):
     """One linear map from every vertex and time point to estimates, as ridge regression fits it.
 
-    Parameters
-    ----------
-    n_vertices
-        Vertices (or voxels) of the input.
-    n_outputs
-        Width of the estimate.
-    n_repetition_times
-        Time points of the input; 1 for betas.
+    Parameters are those of `FmriLinear`.
     """
 
     def __init__(self, n_vertices: int, n_outputs: int, n_repetition_times: int = 4) -> None:
-        super().__init__()
-        self.n_vertices, self.n_times = n_vertices, n_repetition_times
+        super().__init__(n_vertices, n_repetition_times)
         self.weight = nn.Parameter(torch.zeros(n_outputs, n_repetition_times, n_vertices))
         self.bias = nn.Parameter(torch.zeros(n_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimates (B, n_outputs) from fMRI (B, V, T)."""
-        _check_shape(x, self.n_vertices, self.n_times)
-        values = x.transpose(1, 2).flatten(1)
-        return nn.functional.linear(values, self.weight.flatten(1), self.bias)
+        return nn.functional.linear(self._by_time(x).flatten(1), self.weight.flatten(1), self.bias)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments that build this architecture again."""
-        return {
-            "n_vertices": self.n_vertices,
-            "n_outputs": len(self.bias),
-            "n_repetition_times": self.n_times,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "FmriRidge":
-        """Architecture that the shapes of a state describe, with its values loaded."""
+    @staticmethod
+    def _settings_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         n_outputs, n_times, n_vertices = state["weight"].shape
-        model = cls(n_vertices, n_outputs, n_times)
-        model.load_state_dict(state)
-        return model
+        return {"n_vertices": n_vertices, "n_outputs": n_outputs, "n_repetition_times": n_times}
 
 
 Decoder = FmriMlp | FmriLinear | FmriRidge | OwnDecoder
@@ -229,35 +211,14 @@ def _head(n_inputs: int, sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _check_shape(x: Tensor, n_vertices: int, n_times: int) -> None:
-    if x.ndim != 3 or x.shape[1:] != (n_vertices, n_times):
-        raise ValueError(
-            f"the model takes (B, {n_vertices} vertices, {n_times} time points), "
-            f"not {tuple(x.shape)}"
-        )
-
-
 def build_model(
     config: TrainingConfig, *, n_vertices: int, n_times: int, n_outputs: int
 ) -> Decoder:
     """Build an untrained model from torch's current random state.
 
-    Parameters
-    ----------
-    config
-        Which architecture, and its widths.
-    n_vertices, n_times
-        Shape of the fMRI of a trial.
-    n_outputs
-        Width of the image embedding.
-
-    Raises
-    ------
-    NsdError
-        If the model's estimates would not have the embedding's width, or a class of the user's own
-        is no decoder.
-    ValueError
-        If it is ``ridge``, which is not trained: see ``ridge.fit_ridge``.
+    It takes fMRI of a trial (n_vertices, n_times), and gives image embeddings of width `n_outputs`.
+    An NsdError if the model's estimates would not have that width, or a class of the user's own is
+    no decoder; a ValueError if it is ``ridge``, which is not trained (see ``ridge.fit_ridge``).
     """
     if config.model == "ridge":
         raise ValueError("ridge is fitted by fit_ridge, not trained")
@@ -313,24 +274,14 @@ def predict(model: Decoder, data: Trials, *, batch_size: int = 256) -> NDArray[n
 
 
 def vertex_contributions(model: Decoder, data: Trials) -> NDArray[np.float32]:
-    """What each vertex adds to the score of the image that was seen, to first order.
+    """What each vertex adds to the score of the image that was seen, to first order: (V,) float32.
 
     The score is the one retrieval sorts by: the dot product of the estimate and the image's
     embedding scaled to unit length. Its derivative by a vertex, times the vertex's response, is
     averaged over trials: noise that the model has fitted adds as often as it takes away, so what
     remains is where responses to new images are of use.
 
-    Parameters
-    ----------
-    model
-        A trained model.
-    data
-        N trials, for instance the test set.
-
-    Returns
-    -------
-    NDArray[np.float32]
-        (V,) in units of the score; NaN for a vertex that never responds, such as an invalid one.
+    In units of the score; NaN for a vertex that never responds, such as an invalid one.
     """
     device = next(model.parameters()).device
     loader = load_trials(data, device, _BATCH)

@@ -27,19 +27,9 @@ Shuffle = Callable[[torch.Generator], Tensor]
 
 
 class TrialOrder:
-    """Orders of the epochs of one training.
+    """Orders of the epochs of one training on `n_trials`; `data_seed` is 33 in the reference.
 
-    Parameters
-    ----------
-    data_seed
-        Seed of the data; 33 in the reference.
-    n_trials
-        Number N of trials to learn from.
-
-    Attributes
-    ----------
-    generator
-        Its state says where the draws stand.
+    The state of its `generator` says where the draws stand.
     """
 
     def __init__(self, data_seed: int, n_trials: int) -> None:
@@ -70,14 +60,8 @@ class TrialOrder:
 def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Tensor:
     """Draw an order (N,) of trials that reads blocks one after the other.
 
-    Parameters
-    ----------
-    block_of
-        Block (N,) of each trial.
-    window
-        Trials among which the next one is drawn.
-    generator
-        Source of randomness.
+    `block_of` (N,) is the block of each trial, and `window` the number of trials among which the
+    next one is drawn.
     """
     n_trials = len(block_of)
     if window >= n_trials:
@@ -105,12 +89,8 @@ def shuffled(block_of: Integers, window: int, generator: torch.Generator) -> Ten
 class ReadingPlan:
     """What to read for an order of trials, and how many of them memory must hold at a time.
 
-    Attributes
-    ----------
-    reads
-        Trials of each block, in the order in which the blocks are read.
-    n_places
-        Trials that memory must hold.
+    `reads` are the trials of each block, in the order in which the blocks are read, and `n_places`
+    the trials that memory must hold.
     """
 
     reads: list[Integers]
@@ -118,16 +98,9 @@ class ReadingPlan:
 
     @classmethod
     def of(cls, order: Integers, block_of: Integers, batch_size: int) -> "ReadingPlan":
-        """Plan reading.
+        """Plan reading for trials (n,) in the order in which they are asked for, each once.
 
-        Parameters
-        ----------
-        order
-            Trials (n,) as they will be asked for, each once.
-        block_of
-            Block (N,) of every trial.
-        batch_size
-            How many are asked for together, at most.
+        `block_of` (N,) is the block of every trial; at most `batch_size` are asked for together.
         """
         blocks = block_of[order]
         distinct, first = np.unique(blocks, return_index=True)

@@ -25,21 +25,9 @@ _CONTRACT = "docs/decoders.md says what such a class takes and gives."
 class OwnDecoder(nn.Module):
     """Holds a module of a user's own class, as ``own``.
 
-    Parameters
-    ----------
-    path
-        ``package.module:Class``.
-    n_vertices, n_times
-        Shape of the fMRI of a trial.
-    n_outputs
-        Width of the image embedding.
-    arguments
-        What else the class takes.
-
-    Raises
-    ------
-    NsdError
-        If the class cannot be imported or made, or if what it made is no decoder.
+    `path` is ``package.module:Class``; the fMRI of a trial has shape (n_vertices, n_times), image
+    embeddings have width `n_outputs`, and `arguments` are what else the class takes. An NsdError if
+    the class cannot be imported or made, or if what it made is no decoder.
     """
 
     def __init__(

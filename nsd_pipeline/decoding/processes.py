@@ -11,15 +11,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from nsd_pipeline import decoding
@@ -47,23 +46,11 @@ _RESULT_FILE = "result.json"
 class TrainingPlan(BaseModel):
     """One training: everything that its processes have to know.
 
-    Parameters
-    ----------
-    store_url
-        Where fMRI and embeddings are.
-    cohort
-        Whose.
-    config
-        Settings of the training.
-    folder
-        Holds ``trials.parquet``, with the splits, and ``vertices.npy`` if the model is restricted
-        to a region; models and history go there.
-    start_from
-        Folder of the models whose weights are begun with; None to begin with random ones.
-    checkpoints
-        Folder of the files that say where each seed's training stands.
-    recipe
-        Digest of all that the model is made from. A checkpoint of another one is not used.
+    `store_url` is where fMRI and embeddings are. `folder` holds ``trials.parquet``, with the
+    splits, and ``vertices.npy`` if the model is restricted to a region; models and history go
+    there. `start_from` is the folder of the models whose weights are begun with (None: random
+    ones), and `checkpoints` that of the files that say where each seed's training stands. `recipe`
+    is a digest of all that the model is made from: a checkpoint of another one is not used.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -85,28 +72,13 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a cohort's model with each seed; write them and their history to the plan's folder.
 
-    Parameters
-    ----------
-    plan
-        What is trained, and in how many processes.
-    store
-        The store of the plan, opened.
-    lease
-        Holds a device for the length of a ``with`` block and gives its name for torch; None leaves
-        the choice to torch. Called once for each process.
-    on_epoch
-        Called after every epoch, with its row of the history and its ``seed``.
+    `store` is that of the plan, opened. `lease` holds a device for the length of a ``with`` block
+    and gives its name for torch (None leaves the choice to torch); it is called once for each
+    process. `on_epoch` is called after every epoch, with its row of the history and its ``seed``.
+    Returns metadata of the models that were written.
 
-    Returns
-    -------
-    dict
-        Metadata of the models that were written.
-
-    Raises
-    ------
-    NsdError
-        If another process of this machine trains it, if there are GPUs but fewer than processes,
-        if its data cannot be used, or if a process failed.
+    An NsdError if there are GPUs but fewer than processes, if its data cannot be used, or if a
+    process failed.
     """
     import torch
 
@@ -118,7 +90,6 @@ def train_model(
             next_step=f"set n_processes to {n_gpus}, or start it where there are more GPUs.",
         )
     with ExitStack() as held:
-        held.enter_context(alone(plan))
         devices = [held.enter_context(lease()) for _ in range(n_processes)]
         if n_processes > 1:
             return _train_in_processes(plan, devices, on_epoch)
@@ -127,40 +98,12 @@ def train_model(
     return metadata
 
 
-@contextmanager
-def alone(plan: TrainingPlan) -> Iterator[None]:
-    """Train a cohort's model in one run at a time: two would write the same checkpoint.
-
-    Raises
-    ------
-    NsdError
-        If another process of this machine trains it.
-    """
-    plan.checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.checkpoints / "training.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise NsdError(
-            f"The model of {plan.cohort.name} is being trained by another process of this machine.",
-            next_step="wait for it, or end it; this run then goes on from its last epoch.",
-        ) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else has it open
-        lock.release()
-
-
 def _train_here(
     plan: TrainingPlan, store: Store, device: str | None, on_epoch: OnEpoch
 ) -> dict[str, Any] | None:
     """Train in this process, which may be one of several.
 
-    Returns
-    -------
-    dict or None
-        Metadata of the models that were written; None in all but the first process.
+    Returns metadata of the models that were written; None in all but the first process.
     """
     import pandas as pd
     from torch import distributed

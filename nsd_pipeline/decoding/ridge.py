@@ -58,20 +58,12 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RidgeResult:
-    """A fitted ridge regression and how its penalties were chosen.
+    """A fitted ridge regression, in evaluation mode on the CPU, and how penalties were chosen.
 
-    Attributes
-    ----------
-    model
-        In evaluation mode, on the CPU.
-    alphas
-        Penalty (D,) of each target.
-    history
-        One row a penalty, from the largest: ``alpha``, ``val/r2`` (of all targets together, each
-        with the weight of its variance), every ``val/batch_...`` metric, and ``chosen``, the number
-        of targets that have it.
-    scores
-        The same ``val/`` figures of the model itself.
+    `alphas` (D,) are the penalty of each target. `history` has a row a penalty, from the largest:
+    ``alpha``, ``val/r2`` (of all targets together, each with the weight of its variance), every
+    ``val/batch_...`` metric, and ``chosen``, the number of targets that have it. `scores` are the
+    same ``val/`` figures of the model itself.
     """
 
     model: FmriRidge
@@ -91,29 +83,16 @@ def fit_ridge(
 ) -> RidgeResult:
     """Fit ``|Y - b - XW|^2 + alpha |W|^2`` for several penalties and keep the best.
 
-    Parameters
-    ----------
-    train, validation
-        Trials to fit, and to choose the penalty by.
-    alphas
-        Penalties, above zero, in scikit-learn's units: of squared values of fMRI, summed over
-        trials. The intercept b is not penalised.
-    per_target
-        Whether each of the D values of an embedding has a penalty of its own.
-    device
-        Where to compute; the first GPU if there is one, else the CPU.
-    batch_size
-        Candidates of the ``val/batch_...`` metrics.
+    Penalties, above zero, are in scikit-learn's units: of squared values of fMRI, summed over
+    trials. They are chosen on the validation trials, for each of the D values of an embedding by
+    itself if `per_target`. The intercept b is not penalised. It is computed on a device, by default
+    the first GPU if there is one, else the CPU. `batch_size` is the number of candidates of the
+    ``val/batch_...`` metrics.
 
-    Raises
-    ------
-    NotEnoughDataError
-        If there are fewer than two trials to fit, or to validate on.
-    NsdError
-        If there is too little memory, fMRI or embeddings are not finite, or a penalty is too small
-        for the equations to have one solution.
-    ValueError
-        If there are no penalties, or some are not above zero.
+    A NotEnoughDataError if there are fewer than two trials to fit, or to validate on; an NsdError
+    if there is too little memory, fMRI or embeddings are not finite, or a penalty is too small for
+    the equations to have one solution; a ValueError if there are no penalties, or some are not
+    above zero.
     """
     if not len(alphas) or min(alphas) <= 0:
         raise ValueError("alphas are one or more numbers above zero")

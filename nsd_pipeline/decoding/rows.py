@@ -58,15 +58,9 @@ def as_tensor(values: NDArray[Any]) -> "torch.Tensor":
 class Memory:
     """Memory for the fMRI of one process.
 
-    Parameters
-    ----------
-    gb
-        GB for rows. More than that stays in the store, is read in every epoch and shuffled within
-        this memory. None: all of it is in memory, or it is an error.
-    dtype
-        What rows are kept in.
-    batch_size
-        Trials that are asked for together.
+    Rows have `gb` GB. More than that stays in the store, is read in every epoch and shuffled within
+    this memory. With None all of it is in memory, or it is an error. Rows are kept in `dtype`, and
+    `batch_size` trials are asked for together.
     """
 
     gb: float | None = None
@@ -76,10 +70,7 @@ class Memory:
     def holds(self, n_bytes: int) -> bool:
         """Decide whether rows of this size are kept in memory.
 
-        Raises
-        ------
-        NotEnoughDataError
-            If all rows are to be in memory, and less than that is free.
+        A NotEnoughDataError if all rows are to be in memory, and less than that is free.
         """
         if self.gb is not None:
             return n_bytes <= self.gb * 1e9
@@ -95,23 +86,12 @@ class Memory:
         return True
 
     def window(self, *, values: int, block_trials: int) -> int:
-        """Find how many trials can be shuffled within this memory.
+        """Find how many trials of that many values (T x V) can be shuffled within this memory.
 
-        Besides the window of the training trials there are the batches, the blocks that are read
-        ahead or being read, and as much again for the trials of the validation, which come in
-        order.
-
-        Parameters
-        ----------
-        values
-            Values T x V of a trial.
-        block_trials
-            Trials of the largest block that is read at once.
-
-        Raises
-        ------
-        NotEnoughDataError
-            If the window would hold fewer than 16 blocks.
+        Besides the window of the training trials there are the batches, the blocks (of at most
+        `block_trials`) that are read ahead or being read, and as much again for the trials of the
+        validation, which come in order. A NotEnoughDataError if the window would hold fewer than 16
+        blocks.
         """
         assert self.gb is not None  # noqa: S101  # else all rows are in memory
         trial = values * np.dtype(NUMPY_DTYPES[self.dtype]).itemsize
@@ -131,10 +111,7 @@ class Memory:
 def available_bytes(cgroups: Path = _CGROUPS) -> int:
     """Memory that is free on this machine, within the limits of this process and its container.
 
-    Parameters
-    ----------
-    cgroups
-        Where control groups (version 2) are mounted.
+    Control groups (version 2) are mounted at `cgroups`.
     """
     free = int(psutil.virtual_memory().available)
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
@@ -176,13 +153,7 @@ class ReadsRows(Protocol):
 
 @dataclass(frozen=True)
 class HeldRows:
-    """Rows in memory.
-
-    Parameters
-    ----------
-    values
-        All rows (R, V), contiguous: float32, float16, or the bits of bfloat16 as uint16.
-    """
+    """All rows (R, V) in memory, contiguous: float32, float16, or bfloat16's bits as uint16."""
 
     values: NDArray[Any]
 
@@ -218,16 +189,8 @@ class HeldRows:
 class StoredRows:
     """Rows that stay in the store. Sessions follow each other, each from a whole block on.
 
-    Parameters
-    ----------
-    sessions
-        Readers of the sessions.
-    block_rows
-        Rows of a session that are stored, and read, together.
-    window
-        Trials among which the next one is drawn when they are shuffled.
-    dtype
-        What rows that were read are kept in.
+    `block_rows` of a session are stored, and read, together, and kept in `dtype`. When trials are
+    shuffled, the next one is drawn among `window` of them.
     """
 
     sessions: Sequence[ReadsRows]
@@ -287,24 +250,9 @@ def hold_rows(
 ) -> tuple[HeldRows | StoredRows, Integers]:
     """Decide where rows are kept, and read them if that is in memory.
 
-    Parameters
-    ----------
-    sessions
-        Reader of each session, and the rows (n,) at which its trials begin.
-    n_times
-        Rows of a trial.
-    memory
-        How rows are kept, and in how much memory.
-
-    Returns
-    -------
-    tuple
-        The rows, and the row (N,) at which each trial begins, session by session.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If the memory is too little.
+    Takes the reader of each session, and the rows (n,) at which its trials, of `n_times` rows each,
+    begin. Returns the rows, and the row (N,) at which each trial begins, session by session. A
+    NotEnoughDataError if the memory is too little.
     """
     wanted = [np.unique(samples_of(begin, n_times)) for _, begin in sessions]
     n_vertices = sessions[0][0].n_vertices

@@ -140,10 +140,7 @@ def _load_own(folder: Path, state: Tensors, trusted: TrainingConfig | None) -> D
 def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a model weights that were trained or fitted elsewhere.
 
-    Raises
-    ------
-    NsdError
-        If they are not those of this architecture, in names or in shapes.
+    An NsdError if they are not those of this architecture, in names or in shapes.
     """
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -163,13 +160,8 @@ def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 class Checkpoint:
     """A file that belongs to exactly one training.
 
-    Parameters
-    ----------
-    path
-        The file.
-    recipe
-        What the training's data are made from, for instance the fingerprint of the artifact that
-        the model will be. Settings, kind of device and version of torch are added to it.
+    `recipe` says what the training's data are made from, for instance the fingerprint of the
+    artifact that the model will be. Settings, kind of device and version of torch are added to it.
     """
 
     path: Path

@@ -333,10 +333,7 @@ class TrainedDecoder:
 def read_images(store: Store, keys: Sequence[str]) -> xr.DataArray:
     """Embeddings (image_id, dimension) of some stimulus sets, by their keys in the store.
 
-    Raises
-    ------
-    ArtifactError
-        If they are missing, damaged, or of two encoders.
+    An ArtifactError if they are missing, damaged, or of two encoders.
     """
     sets: list[xr.DataArray] = []
     for key in keys:

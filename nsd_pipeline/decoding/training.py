@@ -43,20 +43,11 @@ _OVER = object()
 class TrainingResult:
     """A trained model and how it came about.
 
-    Attributes
-    ----------
-    model
-        The model with the weights of its best epoch, in evaluation mode, on the training's device.
-    history
-        One row an epoch: ``epoch`` (0-based), ``step`` (steps so far), ``learning_rate`` (of the
-        epoch's last step), ``train/loss``, ``val/loss``, every ``val/batch_...`` metric, and
-        ``seconds``.
-    best_epoch
-        Epoch of the weights.
-    best_score
-        Its value of the monitor.
-    stopped_early
-        Whether epochs were left when training stopped.
+    The model has the weights of its best epoch, is in evaluation mode, on the training's device;
+    `best_score` is that epoch's value of the monitor. `history` has a row an epoch: ``epoch``
+    (0-based), ``step`` (steps so far), ``learning_rate`` (of the epoch's last step),
+    ``train/loss``, ``val/loss``, every ``val/batch_...`` metric, and ``seconds``. `stopped_early`
+    says whether epochs were left when training stopped.
     """
 
     model: Decoder
@@ -135,21 +126,8 @@ def train_seeds(
     Trials are brought to the device once. A GPU that holds them trains all seeds side by side: the
     kernels of one leave most of it idle. ``seconds`` of a history are then its share of the time.
 
-    Parameters
-    ----------
-    config, train, validation, device
-        As for :func:`train`.
-    seeds
-        The seeds, each once.
-    on_epoch
-        As for :func:`train`; called with the seed first.
-    checkpoint_of, start_of
-        Checkpoint of each seed, and weights to begin with.
-
-    Raises
-    ------
-    NotEnoughDataError, NsdError
-        As :func:`train` does.
+    Arguments and errors are those of :func:`train`, but each seed has a checkpoint and weights to
+    begin with of its own, and `on_epoch` is called with the seed first.
     """
     _require_enough(config, train, validation)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

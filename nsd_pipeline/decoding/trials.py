@@ -46,21 +46,11 @@ _SPLIT_ADVICE: Final = {
 class Trials:
     """N trials, their fMRI (N, V, T) and the images they showed.
 
-    Attributes
-    ----------
-    rows
-        All fMRI (R, V) that some trial needs; shared between splits.
-    first_row
-        Row (N,) at which each trial begins.
-    n_times
-        Rows T of a trial: 1 for betas, the samples of a window for time series.
-    targets
-        Embeddings (n_images, D), float32 and contiguous; shared between splits.
-    target_index
-        Row (N,) of ``targets`` of each trial.
-    table
-        One row a trial (N): at least ``subject``, ``session``, ``image_id`` and, to be split,
-        ``split``.
+    `rows` are all fMRI (R, V) that some trial needs. `first_row` (N,) is where each trial begins,
+    and `n_times` are its rows T: 1 for betas, the samples of a window for time series. `targets`
+    (n_images, D), float32 and contiguous, are embeddings, and `target_index` (N,) is the row of
+    each trial's. Splits share rows and targets. `table` has one row a trial: at least ``subject``,
+    ``session``, ``image_id`` and, to be split, ``split``.
     """
 
     rows: HeldRows | StoredRows
@@ -116,10 +106,7 @@ class Trials:
     def split(self, name: str) -> Self:
         """Trials of the split ``"train"``, ``"val"`` or ``"test"``, over the same rows.
 
-        Raises
-        ------
-        NotEnoughDataError
-            If no trial is in it.
+        A NotEnoughDataError if no trial is in it.
         """
         mask = self.table["split"].eq(name).to_numpy(dtype=bool, na_value=False)
         if not mask.any():
@@ -193,12 +180,7 @@ def assemble_trials(
 def by_session(table: "pd.DataFrame") -> "dict[SessionKey, pd.DataFrame]":
     """Trials of each subject and session, in order of appearance, and by number within a session.
 
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    MappingError
-        If a session lists a trial twice.
+    A NotEnoughDataError if there are no trials; a MappingError if a session lists a trial twice.
     """
     if table.empty:
         raise NotEnoughDataError(
@@ -223,10 +205,7 @@ def by_session(table: "pd.DataFrame") -> "dict[SessionKey, pd.DataFrame]":
 def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
     """Place of each wanted image among ``image_ids``, which may be in any order.
 
-    Raises
-    ------
-    ArtifactError
-        If an image is not among them: it has no embedding.
+    An ArtifactError if an image is not among them: it has no embedding.
     """
     order = np.argsort(image_ids, kind="stable")
     place = np.searchsorted(image_ids, wanted, sorter=order)
@@ -245,15 +224,9 @@ def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
 class Windows(NamedTuple):
     """Where the windows of trials lie.
 
-    Attributes
-    ----------
-    trials
-        The trials whose window is complete, with the column ``sample``: its first sample, counted
-        from the start of the session's time series.
-    n_times
-        Samples of a window.
-    n_dropped
-        Trials whose window goes beyond their run.
+    The trials are those whose window of `n_times` samples is complete. Their column ``sample`` is
+    its first sample, counted from the start of the session's time series. Windows of `n_dropped`
+    others go beyond their run.
     """
 
     trials: "pd.DataFrame"
@@ -270,25 +243,14 @@ def place_windows(
 ) -> Windows:
     """Find the samples that follow every image, and drop trials that their run is too short for.
 
-    Parameters
-    ----------
-    trials
-        The ``Image`` events: ``subject``, ``session``, ``run``, ``trial`` and ``start``, the onset
-        in seconds after the run's first sample.
-    layouts
-        Layout of the time series of every subject and session.
-    start, duration
-        Seconds from the onset to the window, and its length: see :func:`nsd_pipeline.events.window`
-        for how they are rounded to samples.
+    Trials are ``Image`` events with ``subject``, ``session``, ``run``, ``trial`` and ``start``, the
+    onset in seconds after the run's first sample; layouts are those of each session's time series.
+    `start` and `duration` are the seconds from the onset to the window, and its length:
+    :func:`nsd_pipeline.events.window` says how they are rounded to samples.
 
-    Raises
-    ------
-    NsdError
-        If sessions differ in repetition time, so that their windows would differ in length.
-    MappingError
-        If a trial is of a run that the session's time series lack.
-    NotEnoughDataError
-        If no window is complete.
+    An NsdError if sessions differ in repetition time, so that their windows would differ in length;
+    a MappingError if a trial is of a run that the session's time series lack; a NotEnoughDataError
+    if no window is complete.
     """
     import pandas as pd
 

@@ -26,24 +26,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def validate_together(
     loader: ResidentLoader, n_trials: int, batch_size: int, estimate: Estimate, loss: Loss
 ) -> dict[str, float] | None:
-    """Validate on trials that lie on the device, in their order.
+    """Validate on trials that lie on the device, in their order, by batches of `batch_size`.
 
-    Parameters
-    ----------
-    loader
-        Has the trials.
-    n_trials
-        Number N of them.
-    batch_size
-        Trials of each batch, of which the last one may be shorter.
-    estimate, loss
-        The model, and the loss of batches.
-
-    Returns
-    -------
-    dict or None
-        ``loss``, the mean over trials, and the ``batch_...`` metrics. None if an estimate or a
-        target is not finite; `BatchMetrics` says which.
+    The last batch may be shorter. Returns ``loss``, the mean over trials, and the ``batch_...``
+    metrics. None if an estimate or a target is not finite; `BatchMetrics` says which.
     """
     losses, ranks, sizes, moments = [], [], [], []
     shift: tuple[Tensor, Tensor] | None = None

@@ -18,15 +18,7 @@ from tqdm import tqdm
 
 from nsd_pipeline.demo.anatomy import write_transforms
 from nsd_pipeline.demo.brain import Brain, image_features, standardise
-from nsd_pipeline.demo.experiment import (
-    DemoSettings,
-    make_design,
-    make_responses,
-    shown_images,
-    write_design,
-    write_responses,
-    write_stimulus_info,
-)
+from nsd_pipeline.demo.experiment import DemoSettings, make_design, shown_images, write_tables
 from nsd_pipeline.demo.made_files import (
     write_events,
     write_labels,
@@ -38,16 +30,13 @@ from nsd_pipeline.demo.pictures import render
 from nsd_pipeline.errors import NsdError, StorageFullError
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.nsd.layout import (
-    EXPDESIGN_KEY,
     GENERATED_KEY,
     HEMISPHERES,
     IMAGE_SHAPE,
     LABELS_FOLDER,
     N_IMAGES,
-    STIM_INFO_KEY,
     STIMULI_KEY,
     betas_keys,
-    responses_key,
 )
 from nsd_pipeline.nsd.stimuli import DATASET
 
@@ -125,24 +114,15 @@ class DemoDataset:
 
 
 def generate(folder: str | Path, **options: Any) -> DemoDataset:
-    """Generate a small dataset in NSD's exact layout.
+    """Generate a small dataset in NSD's exact layout, in a new or an empty folder.
 
-    Parameters
-    ----------
-    folder
-        Where to put it: a new or an empty folder. If it already has the dataset of the same
-        settings, nothing is done; what an interrupted call left is replaced.
-    options
-        Those of :class:`DemoSettings`, such as ``subjects=2``; what is left out has its default.
+    Options are those of :class:`DemoSettings`, such as ``subjects=2``; what is left out has its
+    default. If the folder already has the dataset of the same settings, nothing is done; what an
+    interrupted call left is replaced.
 
-    Raises
-    ------
-    NsdError
-        If the folder has other files in it, or a dataset of other settings.
-    StorageFullError
-        If the file system cannot hold the stimulus file sparsely.
-    ValueError
-        If there is no such setting, or it is out of range.
+    An NsdError if the folder has other files in it, or a dataset of other settings; a
+    StorageFullError if the file system cannot hold the stimulus file sparsely; a ValueError if
+    there is no such setting, or it is out of range.
     """
     settings = DemoSettings(**options)
     folder = Path(folder)
@@ -153,11 +133,7 @@ def generate(folder: str | Path, **options: Any) -> DemoDataset:
         logger.info("%s already has this dataset; nothing to do", folder)
     else:
         _start(folder)
-        write_design(design, _file(folder, EXPDESIGN_KEY))
-        write_stimulus_info(design, _file(folder, STIM_INFO_KEY), settings.seed)
-        for subject in settings.subject_sessions:
-            responses = make_responses(design, settings, subject)
-            write_responses(responses, _file(folder, responses_key(subject)))
+        write_tables(folder, design, settings)
         features = _write_stimuli(_file(folder, STIMULI_KEY), image_ids, settings)
         _write_betas(folder, settings, design, features)
         (folder / _UNFINISHED_FILE).write_text(settings.model_dump_json(indent=2) + "\n")

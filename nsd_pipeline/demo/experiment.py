@@ -21,11 +21,14 @@ from nsd_pipeline.nsd.design import (
     ExperimentDesign,
 )
 from nsd_pipeline.nsd.layout import (
+    EXPDESIGN_KEY,
     N_IMAGES,
     N_SESSIONS,
+    STIM_INFO_KEY,
     SUBJECTS,
     FunctionalSpace,
     Space,
+    responses_key,
     subject_number,
 )
 from nsd_pipeline.nsd.mapping import N_REPETITIONS
@@ -157,6 +160,21 @@ def shown_images(design: ExperimentDesign, settings: DemoSettings) -> NDArray[np
         for session in range(1, n_sessions + 1)
     ]
     return np.unique(np.concatenate(shown))
+
+
+def write_tables(folder: Path, design: ExperimentDesign, settings: DemoSettings) -> None:
+    """Write all that says what was shown when: design, table of images, every subject's answers.
+
+    `folder` is the root of a mirror.
+    """
+    keys = (EXPDESIGN_KEY, STIM_INFO_KEY, *map(responses_key, settings.subject_sessions))
+    for key in keys:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+    write_design(design, folder / EXPDESIGN_KEY)
+    write_stimulus_info(design, folder / STIM_INFO_KEY, settings.seed)
+    for subject in settings.subject_sessions:
+        responses = make_responses(design, settings, subject)
+        write_responses(responses, folder / responses_key(subject))
 
 
 def write_design(design: ExperimentDesign, path: Path) -> None:

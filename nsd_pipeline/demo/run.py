@@ -1,8 +1,8 @@
 """Command line: ``python -m nsd_pipeline.demo.run`` materializes the whole graph, run by run.
 
-Sessions are a backfill, the rest single runs, all recorded below ``DAGSTER_HOME``, where
-the web UI finds them. Works on whatever ``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name:
-nothing here knows that a dataset is generated.
+Each run is recorded below ``DAGSTER_HOME``, where the web UI finds it. Works on whatever
+``NSD_SOURCE``, ``NSD_STORAGE`` and ``NSD_ENCODER`` name: nothing here knows that a dataset is
+generated.
 """
 
 import itertools
@@ -11,16 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import click
-import dagster as dg
 import pandas as pd
 
 from nsd_pipeline import partitions
 from nsd_pipeline.cli.console import NsdCommand
 from nsd_pipeline.definitions import defs
-from nsd_pipeline.demo.backfill import Backfill, run_backfill
 from nsd_pipeline.experiments import chosen_file, read_experiments
 from nsd_pipeline.history import open_history
-from nsd_pipeline.nsd.layout import DEFAULT_SPACE, betas_files, parse_session_key
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, parse_session_key
 from nsd_pipeline.planned_runs import (
     DESIGN,
     PlannedRun,
@@ -30,6 +28,7 @@ from nsd_pipeline.planned_runs import (
     embed,
     execute,
     operators,
+    prepare,
 )
 from nsd_pipeline.report import as_read, metric_label, to_markdown
 from nsd_pipeline.resources import SourceResource, StoreResource
@@ -41,8 +40,7 @@ from nsd_pipeline.steps.measurement import (
     metrics_steps,
 )
 from nsd_pipeline.steps.report import PAGE_FILE, Report
-from nsd_pipeline.steps.series_files import BoldConfig
-from nsd_pipeline.steps.sessions import Preparation
+from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -74,10 +72,7 @@ def main(names: tuple[str, ...]) -> None:
     needed = Preparation.for_all(each.model.experiment.training for each in experiments.values())
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()
-    sessions = {
-        each: tuple(key for key in partitions.SESSIONS if _is_there(source, key, each))
-        for each in needed
-    }
+    sessions = {each: _sessions_there(source, store, each) for each in needed}
     for each, there in sessions.items():
         if not there:
             raise click.ClickException(f"{source.url} has no {each.name} that could be used.")
@@ -94,12 +89,13 @@ def main(names: tuple[str, ...]) -> None:
     ]
     settings = COARSE_RECORDINGS if any(each.space is None for each in needed) else {}
     at_chance: list[str] = []
+    repository = defs.get_repository_def()
     numbers, n_runs = itertools.count(1), sum(len(stage.runs) for stage in stages)
     with open_history() as instance:
 
         def do(planned: PlannedRun) -> Iterable[str]:
             click.echo(f"[{next(numbers)}/{n_runs}] {planned.title}")
-            return _run(instance, planned, settings)
+            return execute(repository, instance, planned, config=settings)
 
         for done in carry_out(stages, do):
             if done.failed:
@@ -113,27 +109,16 @@ def main(names: tuple[str, ...]) -> None:
 
 
 def _prepare(sessions: Mapping[Preparation, tuple[str, ...]]) -> Iterator[PlannedRun]:
-    """Prepare sessions, each kind of what is prepared in a backfill."""
+    """Prepare sessions, all that follow each other in one run, which saves the start of others."""
     for each, there in sessions.items():
         yield from operators(there, each.space)
-        yield Backfill(tuple(step.name for step in each.steps), sessions=there)
+        yield from prepare(there, each, at_most=len(there))
 
 
-def _run(
-    instance: dg.DagsterInstance, planned: PlannedRun, settings: Mapping[str, Mapping[str, Any]]
-) -> Iterable[str]:
-    """Do one run, or the backfill; what there is to say of its artifacts."""
-    if isinstance(planned, Backfill):
-        return run_backfill(instance, planned, config=settings)
-    return execute(defs.get_repository_def(), instance, planned, config=settings)
-
-
-def _is_there(source: Source, session: str, prepared: Preparation) -> bool:
-    """Whether the source has what a session is prepared from."""
-    if prepared.space is None:
-        return BoldConfig().has_session(source, session)
-    formats = betas_files(*parse_session_key(session), prepared.space)
-    return any(first in source.list(first) for first, *_ in formats.values())
+def _sessions_there(source: Source, store: Store, prepared: Preparation) -> tuple[str, ...]:
+    """Sessions of which the source has what they are prepared from, in order."""
+    states = look_at_sessions(source, store, partitions.SESSIONS, prepared.space)
+    return tuple(key for key in partitions.SESSIONS if key not in states["not on the source"])
 
 
 def _url(resource: str) -> str:

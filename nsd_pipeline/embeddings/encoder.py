@@ -44,25 +44,11 @@ def encoder_identity(
 ) -> dict[str, str | float | int]:
     """Say what decides an encoder's embeddings, without loading it.
 
-    Loads torch only to find out what ``dtype="auto"`` is on this machine.
-
-    Parameters
-    ----------
-    model, layers, token_aggregation, image_size, revision, processor, dtype, device
-        As for `ImageEncoder`.
-
-    Returns
-    -------
-    dict
-        Ready for JSON. Equal for two encoders only if their embeddings are: a model on the hub is
-        named by its commit, a local folder by the digest of its files.
-
-    Raises
-    ------
-    ModelError
-        If the model is not there, or ``layers`` is not in (0, 1].
-    ValueError
-        If another setting has a value that does not exist.
+    Arguments are those of `ImageEncoder`. Loads torch only to find out what ``dtype="auto"`` is on
+    this machine. The result is ready for JSON, and equal for two encoders only if their embeddings
+    are: a model on the hub is named by its commit, a local folder by the digest of its files. A
+    ModelError if the model is not there, or ``layers`` is not in (0, 1]; a ValueError if another
+    setting has a value that does not exist.
     """
     for name, value, choices in (
         ("token_aggregation", token_aggregation, get_args(TokenAggregation)),

@@ -39,33 +39,13 @@ def embed_images(
     batch_size: int = 16,
     progress: bool = True,
 ) -> NDArray[np.float32]:
-    """Embed images batch by batch; the next ones are read and resized while the encoder runs.
+    """Embed images (N,) batch by batch, in order: (N, D).
 
-    No more than four batches of images are in memory at a time, however many there are.
-
-    Parameters
-    ----------
-    encoder
-        Prepares images in a thread that runs ahead, and embeds them in this one.
-    read_images
-        Reads images by their ids, (N,) -> (N, H, W, 3) uint8. Called in one other thread, in the
-        order of ``image_ids``. What it raises is raised here.
-    image_ids
-        (N,) ids, at least one.
-    batch_size
-        Images at a time.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    NDArray[np.float32]
-        (N, D), rows in the order of ``image_ids``.
-
-    Raises
-    ------
-    ValueError
-        If there are no ids, or ``read_images`` returns another number of images than asked for.
+    The encoder prepares the next images in a thread that runs ahead, while it embeds others in this
+    one. `read_images` reads some by their ids, (n,) -> (n, H, W, 3) uint8. It is called in one
+    other thread, in order; what it raises is raised here. No more than four batches of images are
+    in memory at a time, however many there are. A ValueError if there are no ids, or it returns
+    another number of images than asked for.
     """
     from tqdm import tqdm
 
@@ -121,23 +101,11 @@ def write_embeddings(
     embeddings: NDArray[np.float32],
     settings: dict[str, Any],
 ) -> None:
-    """Write embeddings; the file appears whole or not at all.
+    """Write embeddings (N, D) float32, finite; the file appears whole or not at all.
 
-    Parameters
-    ----------
-    path
-        File to write, or to replace.
-    image_ids
-        (N,) NSD's 0-based 73k rows, each once, in any order: rows are sorted by them.
-    embeddings
-        (N, D) float32, finite.
-    settings
-        What made the embeddings, ready for JSON: `ImageEncoder.settings`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, an id is there twice, or a value is not finite.
+    The ids (N,) are NSD's 0-based 73k rows, each once, in any order: rows are sorted by them.
+    Settings are what made the embeddings, ready for JSON: `ImageEncoder.settings`. A ValueError if
+    the shapes do not fit, an id is there twice, or a value is not finite.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

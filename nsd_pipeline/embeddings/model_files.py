@@ -37,26 +37,13 @@ class ModelError(NsdError):
 
 
 def model_identity(model: str | Path, revision: str | None = None) -> str:
-    """Identify the weights that a model's name stands for.
+    """Identify the weights that a model's name, on the Hugging Face Hub or of a folder, stands for.
 
-    Parameters
-    ----------
-    model
-        Name on the Hugging Face Hub, or a local folder.
-    revision
-        Branch, tag or commit on the hub; ``None`` is its main branch. The local cache comes first,
-        so a model that is updated on the hub does not change here by itself.
-
-    Returns
-    -------
-    str
-        ``commit:<hash>`` for a model on the hub. ``sha256:<digest>`` over configuration and
-        weights for a folder, so that moving the folder changes nothing.
-
-    Raises
-    ------
-    ModelError
-        If the model is not there, or has no safetensors weights.
+    ``commit:<hash>`` for a model on the hub, of which a revision is a branch, tag or commit, and
+    None the main branch. The local cache comes first, so a model that is updated on the hub does
+    not change here by itself. ``sha256:<digest>`` over configuration and weights for a folder, so
+    that moving the folder changes nothing. A ModelError if the model is not there, or has no
+    safetensors weights.
     """
     folder = local_folder(model)
     if folder is not None:

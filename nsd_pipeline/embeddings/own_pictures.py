@@ -35,10 +35,7 @@ _DECISIVE: Final = ("layers", "token_aggregation", "image_size", "processor", "d
 def find_pictures(folder: Path) -> list[Path]:
     """Files of a folder that are pictures by their names, in order; no folders below it.
 
-    Raises
-    ------
-    NotEnoughDataError
-        If there are none.
+    A NotEnoughDataError if there are none.
     """
     from PIL import Image
 
@@ -55,10 +52,7 @@ def find_pictures(folder: Path) -> list[Path]:
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """Read a picture as (425, 425, 3) uint8, RGB: upright, the square at its centre, scaled.
 
-    Raises
-    ------
-    InvalidFileError
-        If the file is damaged, or no picture.
+    An InvalidFileError if the file is damaged, or no picture.
     """
     from PIL import Image, ImageOps
 
@@ -78,19 +72,8 @@ def embed_pictures(
 ) -> NDArray[np.float32]:
     """Embeddings (N, D) of pictures; only those that the cache lacks go through the encoder.
 
-    Parameters
-    ----------
-    paths
-        (N,) pictures.
-    settings
-        Of the encoder.
-    make_encoder
-        Makes it, if there is something to embed.
-
-    Raises
-    ------
-    InvalidFileError
-        If a picture is damaged. Those before it are kept.
+    `settings` are the encoder's, which is made if there is something to embed. An InvalidFileError
+    if a picture is damaged. Those before it are kept.
     """
     from tqdm import tqdm
 
@@ -112,20 +95,11 @@ def embed_pictures(
 
 
 def encoder_arguments(settings: Mapping[str, Any], folders: Sequence[str | Path]) -> dict[str, Any]:
-    """Arguments of the `ImageEncoder` that made some embeddings.
+    """Arguments of the `ImageEncoder` that made some embeddings, by its settings.
 
-    Parameters
-    ----------
-    settings
-        Of that encoder. A model on the hub is named by its commit; of a local folder they say which
-        weights it had, not where it is.
-    folders
-        Where such a folder may be.
-
-    Raises
-    ------
-    ModelError
-        If the model cannot be had here, or no folder has its weights.
+    A model on the hub is named by its commit. Of a local folder they say which weights it had, not
+    where it is: it may be any of `folders`. A ModelError if the model cannot be had here, or no
+    folder has its weights.
     """
     kind, _, commit = str(settings["weights"]).partition(":")
     decisive = {name: settings[name] for name in _DECISIVE}

@@ -125,27 +125,12 @@ def build_bold_events(
 ) -> "pd.DataFrame":
     """Build the event table of a session's time series: the trials of its betas, the runs' onsets.
 
-    Parameters
-    ----------
-    events
-        Event table of the session's betas. Its trials are kept as they are, but for ``start``.
-    runs
-        The session's runs, one for each run and space.
-    read_onsets
-        Reads when images were shown in a run. Spaces of one run share them.
-    left_out
-        Runs that somebody left out of the session: their trials are left out too.
-
-    Returns
-    -------
-    DataFrame
-        Columns and dtypes of ``EVENT_COLUMNS``: an ``Fmri`` row for each run and space, then the
-        trials, with ``start`` as the run's own file has it.
-
-    Raises
-    ------
-    MappingError
-        If a run has no recording, or its file of onsets names other images than the design.
+    Takes the event table of the session's betas, the session's runs, one for each run and space,
+    and what reads when images were shown in a run; spaces of one run share that. Of runs that
+    somebody left out of the session, trials are left out too. Returns the columns and dtypes of
+    ``EVENT_COLUMNS``: an ``Fmri`` row for each run and space, then the trials as they are, but for
+    ``start``, which is as the run's own file has it. A MappingError if a run has no recording, or
+    its file of onsets names other images than the design.
     """
     import pandas as pd
 

@@ -26,16 +26,9 @@ class Entry(TrainingConfig):
 class Experiment(BaseModel):
     """One model per cohort, and how well it retrieves.
 
-    Parameters
-    ----------
-    name
-        Unique in the file. Assets and folders are named by it.
-    description
-        What it is for, in a line.
-    training
-        How its models are trained, and on what.
-    encoder
-        Whose embeddings are its targets; None for those of the asset ``stimulus_embeddings``.
+    The name is unique in the file; assets and folders are named by it. The description says what it
+    is for, in a line. Targets are the embeddings of `encoder`; None for those of the asset
+    ``stimulus_embeddings``.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -40,22 +40,9 @@ def chosen_file() -> Path:
 
 
 def read_experiments(path: Path) -> dict[str, Experiment]:
-    """Read a file of experiments.
+    """Read a file of experiments: ``default``, and those of the file in its order, by name.
 
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    dict
-        Experiments by name: ``default``, and those of the file in its order.
-
-    Raises
-    ------
-    NsdError
-        If there is no such file, or something in it is not understood: with line and field.
+    An NsdError if there is no such file, or something in it is not understood: with line and field.
     """
     file = _File(path)
     experiments = {DEFAULT: Experiment(name=DEFAULT, description="The reference's task on betas.")}

@@ -194,18 +194,13 @@ def describe_holders(devices: Sequence[Device]) -> str:
 class GpuLease:
     """A free GPU for the length of a ``with`` block, or the CPU if this host shows none.
 
+    `device` is its name as in ``CUDA_VISIBLE_DEVICES``, and `index` its position among this
+    process's visible devices: ``torch.device("cuda", index)``. Both are None for the CPU.
+
     Inside a run that a launcher started with a device, that device is it, at once. Elsewhere the
     first free visible device is locked; if all are busy the block waits, at most `timeout` seconds
     if that is given, looks every `poll` seconds, and logs who has them. An NsdError on entry if no
     device becomes free in time.
-
-    Attributes
-    ----------
-    device
-        Name of the device as in ``CUDA_VISIBLE_DEVICES``; None means the CPU.
-    index
-        Position among this process's visible devices: ``torch.device("cuda", index)``. None means
-        the CPU.
     """
 
     def __init__(self, *, timeout: float | None = None, poll: float = 1.0) -> None:

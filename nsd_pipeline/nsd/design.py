@@ -57,16 +57,10 @@ _NEXT_STEP: Final = f"fetch it again from NSD's bucket ({EXPDESIGN_KEY})."
 class ExperimentDesign:
     """The arrays of ``nsd_expdesign.mat``, validated. Ids count from 1.
 
-    Parameters
-    ----------
-    masterordering
-        For each trial of all sessions, the image as one of a subject's 10,000. Shape (n,).
-    subjectim
-        The same images as ids among all 73,000. Shape (8, 10000).
-    sharedix
-        Those of the 73,000 that every subject sees. Shape (1000,).
-    stimpattern
-        Whether a slot showed an image or was blank. Shape (40, 12, 75): session, run, slot.
+    `masterordering` (n,) is, for each trial of all sessions, the image as one of a subject's
+    10,000, and `subjectim` (8, 10000) the same images as ids among all 73,000, of which every
+    subject sees those in `sharedix` (1000,). `stimpattern` (40, 12, 75), by session, run and slot,
+    says whether a slot showed an image or was blank.
     """
 
     masterordering: NDArray[np.int64]
@@ -85,23 +79,16 @@ class ExperimentDesign:
     def trials(self, subject: str, session: int) -> "pd.DataFrame":
         """One row for each trial of a session (1-based), in the order of its betas.
 
-        Returns
-        -------
-        DataFrame
-            With the columns
+        The columns are ``subject``, ``session``, and
 
-            - ``subject``, ``session``
-            - ``run``: 1-based task run; ``trial``: 0-based index within the session
-            - ``slot``: 0-based 4-second slot within the run
-            - ``image_id``: 0-based among all 73,000; ``image_id_10k``: 0-based among the subject's
-              10,000
-            - ``repetition``: how often the subject saw the image before (0, 1 or 2)
-            - ``shared``: whether it is one of the 1,000 images all subjects see
+        - ``run``: 1-based task run; ``trial``: 0-based index within the session
+        - ``slot``: 0-based 4-second slot within the run
+        - ``image_id``: 0-based among all 73,000
+        - ``image_id_10k``: 0-based among the subject's 10,000
+        - ``repetition``: how often the subject saw the image before (0, 1 or 2)
+        - ``shared``: whether it is one of the 1,000 images all subjects see
 
-        Raises
-        ------
-        NsdError
-            If the subject never had such a session.
+        An NsdError if the subject never had such a session.
         """
         import pandas as pd
 
@@ -138,14 +125,14 @@ class ExperimentDesign:
         return np.asarray(order.groupby(order).cumcount(), np.int64)
 
 
-def read_experiment_design(path: str | os.PathLike[str]) -> ExperimentDesign:
-    """Read and validate ``nsd_expdesign.mat``.
+def read_experiment_design(path: str | os.PathLike[str], name: str = "") -> ExperimentDesign:
+    """Read and validate ``nsd_expdesign.mat``; errors call it by `name`, or by its path.
 
     An InvalidFileError if it is no readable MATLAB file of version 5. A MappingError if an array is
     missing or has the wrong shape, if an id is out of range, if the shared images are not the first
     1,000 of every subject, or if two subjects have another image in common.
     """
-    name = os.fspath(path)
+    name = name or os.fspath(path)
     with parsing(
         lambda problem: InvalidFileError(
             f"{name} is not a readable MATLAB file of version 5: {problem}.", next_step=_NEXT_STEP

@@ -98,8 +98,10 @@ def _design_facts(source: Source, subjects: Sequence[str]) -> Iterator[Fact]:
         try:
             found = find_design(source)
             copy_design(source, found, folder)
-            design = read_experiment_design(folder / Path(EXPDESIGN_KEY).name)
-            info = read_stimulus_info(folder / Path(STIM_INFO_KEY).name)
+            names = {file: f"{source.url}/{info.key}" for file, info in found.items()}
+            design_file, info_file = Path(EXPDESIGN_KEY).name, Path(STIM_INFO_KEY).name
+            design = read_experiment_design(folder / design_file, names[design_file])
+            info = read_stimulus_info(folder / info_file, names[info_file])
         except NsdError as error:
             yield Fact("experiment design", "can be read", error.problem, holds=False)
             return
@@ -113,7 +115,8 @@ def _design_facts(source: Source, subjects: Sequence[str]) -> Iterator[Fact]:
                 yield Fact(what, f"{n_sessions} sessions", "its responses are not there", None)
                 continue
             try:
-                responses = read_responses(folder / responses_file(subject))
+                file = responses_file(subject)
+                responses = read_responses(folder / file, names[file])
                 for session in range(1, n_sessions + 1):
                     trials = design.trials(subject, session)
                     check_mapping(trials, design, info, responses, subject, session)

@@ -78,8 +78,8 @@ def repetition_column(subject: str, repetition: int) -> str:
     return f"subject{subject_number(subject)}_rep{repetition}"
 
 
-def read_stimulus_info(path: str | os.PathLike[str]) -> "pd.DataFrame":
-    """Read and validate ``nsd_stim_info_merged.csv``.
+def read_stimulus_info(path: str | os.PathLike[str], name: str = "") -> "pd.DataFrame":
+    """Read and validate ``nsd_stim_info_merged.csv``; errors call it by `name`, or by its path.
 
     Returns 73,000 rows, row number = 0-based image id, with NSD's columns ``nsdId``, ``cocoId``,
     ``cocoSplit``, ``cropBox`` (if the file has it), ``shared1000`` as bool, and ``subject1_rep0``
@@ -93,6 +93,7 @@ def read_stimulus_info(path: str | os.PathLike[str]) -> "pd.DataFrame":
         ",",
         ["nsdId", "cocoId", "cocoSplit", "shared1000", *repetitions],
         optional=["cropBox"],
+        name=name,
         next_step=f"fetch it again from NSD's bucket ({STIM_INFO_KEY}).",
     )
     if (n_rows := len(table.frame)) != N_IMAGES:
@@ -115,8 +116,8 @@ def read_stimulus_info(path: str | os.PathLike[str]) -> "pd.DataFrame":
     return info
 
 
-def read_responses(path: str | os.PathLike[str]) -> "pd.DataFrame":
-    """Read and validate a subject's ``responses.tsv``.
+def read_responses(path: str | os.PathLike[str], name: str = "") -> "pd.DataFrame":
+    """Read and validate a subject's ``responses.tsv``; errors call it by `name`, or by its path.
 
     Returns all rows, in the file's order, under NSD's column names: `IDENTIFYING_COLUMNS` as int64,
     `BEHAVIOUR_COLUMNS` as float64 with NaN where there is no answer. An InvalidFileError if it is
@@ -127,6 +128,7 @@ def read_responses(path: str | os.PathLike[str]) -> "pd.DataFrame":
         path,
         "\t",
         [*IDENTIFYING_COLUMNS, *BEHAVIOUR_COLUMNS],
+        name=name,
         next_step=f"fetch it again from NSD's bucket ({responses_key('<subject>')}).",
     )
     responses = table.frame.assign(

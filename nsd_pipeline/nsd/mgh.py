@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.errors import InvalidFileError
-from nsd_pipeline.storage.disk import replacing
 
 HEADER_BYTES: Final = 284
 MAX_FOOTER_BYTES: Final = 64
@@ -171,33 +170,16 @@ def read_vertices(
     n_frames: int | None = None,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Read the first vertices of every frame, and nothing else of the file.
+    """Read the first vertices of every frame, and nothing else of the file: (T, n) float32.
 
     Works alike on a whole fsaverage file and on one that has these vertices only. One positioned
-    read a frame goes straight into the result, which is all the memory this takes.
+    read a frame goes straight into the result, which is all the memory this takes. Values are in
+    native byte order, NaN where the file has NaN. They go to `out`, if that is given; its rows may
+    be apart, so that each hemisphere can fill its half of one array.
 
-    Parameters
-    ----------
-    n_vertices
-        How many vertices of each frame to read, counted from the first.
-    n_frames
-        Number of trials of the session, if the file is to be checked against it.
-    out
-        Where to put the values: float32 of shape (T, n_vertices) in native byte order. Rows may be
-        apart, so that each hemisphere can fill its half of one array.
-
-    Returns
-    -------
-    ndarray of shape (T, n_vertices)
-        float32 in native byte order, NaN where the file has NaN; `out` if it was given.
-
-    Raises
-    ------
-    InvalidFileError
-        If the file is not the kind of MGH file NSD publishes, is truncated, has fewer vertices, or
-        has another number of frames than `n_frames`.
-    ValueError
-        If `out` has another shape, type or memory layout.
+    An InvalidFileError if the file is not the kind of MGH file NSD publishes, is truncated, has
+    fewer vertices, or has another number of frames than the session's `n_frames`, if that is given;
+    a ValueError if `out` has another shape, type or memory layout.
     """
     name = os.fspath(path)
     with Path(path).open("rb", buffering=0) as file:
@@ -247,18 +229,6 @@ def check_no_empty_frame(values: NDArray[np.floating], *, name: str) -> None:
             next_step="run this step again, which fetches the file anew; a mirror's copy is"
             " incomplete and has to be copied again.",
         )
-
-
-def write(path: str | os.PathLike[str], data: NDArray[np.floating]) -> None:
-    """Write frames of vertices, (T, V), as float32 in a file that FreeSurfer and nibabel open.
-
-    The file appears whole or, if writing fails, not at all.
-    """
-    n_frames, n_vertices = data.shape
-    with replacing(Path(path)) as partial, partial.open("wb") as file:
-        file.write(header_bytes(n_vertices, n_frames))
-        for frame in data:
-            file.write(frame.astype(">f4").tobytes())
 
 
 def _output(out: NDArray[np.float32] | None, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -35,24 +35,11 @@ _VOLUMES_AT_ONCE: Final = 32
 class VolumeHeader:
     """What a NIfTI header says of volumes.
 
-    Attributes
-    ----------
-    shape
-        Voxels along x, y and z.
-    n_volumes
-        Volumes in the file: trials of a session, samples of a run, 1 for a mask.
-    dtype
-        Of a voxel's value as it is stored.
-    data_offset
-        Byte of the unpacked file where values start, x fastest, volumes slowest.
-    slope, intercept
-        What stored values are multiplied with, and what is added then.
-    affine : array of shape (4, 4)
-        From 0-based voxel indices to mm.
-    zooms
-        Size of a voxel along each axis, in mm.
-    tr
-        Seconds from one volume to the next, None if the header does not say.
+    A file has `n_volumes` (trials of a session, samples of a run, 1 for a mask) of `shape`, voxels
+    along x, y and z. Values are stored as `dtype`, from byte `data_offset` of the unpacked file on,
+    x fastest, volumes slowest, and are multiplied with `slope` before `intercept` is added. The
+    affine (4, 4) is from 0-based voxel indices to mm, `zooms` are the size of a voxel along each
+    axis in mm, and `tr` the seconds from one volume to the next, None if the header does not say.
     """
 
     shape: tuple[int, int, int]

@@ -35,25 +35,11 @@ _ROWS_AT_ONCE: Final = 2**14
 class SpaceDownload:
     """A session's betas in a space, their headers read and checked, and how they get here.
 
-    Its properties mean what those of `FsaverageDownload` do.
-
-    Attributes
-    ----------
-    source
-        Where NSD's files are read.
-    file_format
-        Of the betas.
-    betas
-        One object; for native surfaces one for each hemisphere, left first.
-    shapes
-        (X, Y, Z), or (V,) of each hemisphere.
-    n_trials
-        Trials of the session.
-    masks
-        The mask of voxels with data; none for native surfaces.
-    voxels : array of shape (n,), int
-        Voxels that are needed, in C order, the hemispheres of a native surface one after the
-        other. Only for HDF5 files that are not on this machine.
+    `betas` are one object, or for native surfaces one for each hemisphere, left first; `shapes`
+    those of each: (X, Y, Z), or (V,). `masks` have the mask of voxels with data; none for native
+    surfaces. `voxels` (n,) are those that are needed, in C order, the hemispheres of a native
+    surface one after the other; only for HDF5 files that are not on this machine. Properties mean
+    what those of `FsaverageDownload` do.
     """
 
     source: Source

@@ -55,24 +55,12 @@ _NEXT_STEP: Final = (
 class StimulusFile:
     """NSD's stimulus file, opened for reading single images. Use it as a context manager.
 
-    Parameters
-    ----------
-    file
-        Path, or a seekable binary file (which stays open when this is closed).
+    `file` is a path, or a seekable binary file, which stays open when this is closed. It has
+    `n_images`; NSD's has 73,000. `contiguous_offset` is the byte at which the first one starts if
+    they follow each other uncompressed, as `image_ranges` needs it; None if they do not.
 
-    Attributes
-    ----------
-    n_images : int
-        Images in the file; NSD's has 73,000.
-    contiguous_offset : int or None
-        Byte at which the first image starts if the images follow each other uncompressed, as
-        `image_ranges` needs it; None if they do not.
-
-    Raises
-    ------
-    InvalidFileError
-        If it is no whole HDF5 file, or has no dataset ``imgBrick`` of shape (N, 425, 425, 3) and
-        type uint8.
+    An InvalidFileError if it is no whole HDF5 file, or has no dataset ``imgBrick`` of shape (N,
+    425, 425, 3) and type uint8.
     """
 
     def __init__(self, file: str | os.PathLike[str] | BinaryIO) -> None:
@@ -274,17 +262,10 @@ class ImageReader:
 def open_images(
     store: Store, index: Manifest, find_mirror: Callable[[], Path | None]
 ) -> ImageReader:
-    """Reader of a stimulus set's images, wherever they lie.
+    """Reader of a stimulus set's images, wherever they lie, by the manifest of its index.
 
-    Parameters
-    ----------
-    store
-        Where artifacts lie.
-    index
-        Manifest of the set's index; parts lie beside it.
-    find_mirror
-        Gives the mirror's stimulus file, if the source is a mirror. Called only if images are read
-        there.
+    Parts lie beside the index. `find_mirror` gives the mirror's stimulus file, if the source is a
+    mirror. It is called only if images are read there.
     """
     import pandas as pd
 

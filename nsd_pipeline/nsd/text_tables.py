@@ -179,16 +179,18 @@ class NsdTable:
         wanted: Sequence[str],
         *,
         optional: Sequence[str] = (),
+        name: str,
         next_step: str,
     ) -> "NsdTable":
         """Read the wanted columns, and the optional ones that are there, in this order.
 
+        Errors call the file by `name`, or by its path if that is empty.
         An InvalidFileError if it is not a table with that separator; a MappingError if a wanted
         column is missing.
         """
         import pandas as pd
 
-        name = os.fspath(path)
+        name = name or os.fspath(path)
         columns = [*wanted, *optional]
         choose: Callable[[str], bool] = set(columns).__contains__
         try:

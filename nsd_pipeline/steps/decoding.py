@@ -75,14 +75,8 @@ class FmriMlpConfig(TrainingConfig, dg.Config):
 class Model(Step):
     """Trained models of one experiment: for each cohort, one for each seed.
 
-    Attributes
-    ----------
-    experiment
-        The experiment.
-    targets
-        Step of the embeddings that its models estimate.
-    starts_from
-        Step of the models whose weights they begin with, if any.
+    They estimate the embeddings of the step `targets`, and begin with weights of the step
+    `starts_from`, if any.
     """
 
     code_version = "2"
@@ -231,12 +225,7 @@ class FmriMlp(Model):
 def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -> type[Model]:
     """Step of an experiment's models, whose artifacts lie in a folder of the experiment's own.
 
-    Parameters
-    ----------
-    experiment
-        The experiment.
-    starts_from
-        Step of the models whose weights they begin with, if any.
+    `starts_from` is the step of the models whose weights they begin with, if any.
     """
     if experiment.is_default:
         return FmriMlp
@@ -285,11 +274,8 @@ def collect_cohort(
 ) -> Cohort:
     """Collect what a model of some sessions is made from.
 
-    Raises
-    ------
-    ArtifactError
-        If embeddings of its images are missing, or were made by different encoders, or there is
-        fMRI without its events.
+    An ArtifactError if embeddings of its images are missing, or were made by different encoders, or
+    there is fMRI without its events.
     """
     seen = [name for name in SUBJECTS if any(each.startswith(name) for each in sessions)]
 

@@ -285,15 +285,7 @@ def embeddings_step(encoder: EncoderSettings | None) -> type[Embeddings]:
 def embeddings_asset(
     step: type[Embeddings], encoder: EncoderSettings | None = None
 ) -> dg.AssetsDefinition:
-    """Asset of an encoder's embeddings: the default's, whose settings can be chosen, or another's.
-
-    Parameters
-    ----------
-    step
-        What makes them.
-    encoder
-        Its settings; None for those of the run.
-    """
+    """Asset of a step's embeddings, by the settings of an encoder, or those of the run if None."""
     model = f"{encoder.model}" if encoder else "DINOv2-giant"
     about = (
         f"Embedding of every image at hand: one hidden state of {model}.\n\n"

@@ -69,13 +69,7 @@ class _Estimates(NamedTuple):
 
 
 class Metrics(Step):
-    """Retrieval metrics of one experiment's models, one for each cohort.
-
-    Attributes
-    ----------
-    model
-        Step of the models.
-    """
+    """Retrieval metrics of one experiment's models (a step), one for each cohort."""
 
     code_version = "5"
     model: ClassVar[type[Model]]

@@ -73,23 +73,10 @@ def look_at_store(
     *,
     subjects: Sequence[str] = (),
 ) -> Overview:
-    """Say how every artifact of a store stands.
+    """Say how every artifact of a store stands, of some subjects or, if none is named, of all.
 
-    Parameters
-    ----------
-    snapshot
-        The store.
-    stages
-        Every step that may have artifacts there: `every_stage`.
-    open_source
-        Opens the dataset; None to leave it alone.
-    subjects
-        Of whom; all of them and what belongs to no single one if empty.
-
-    Raises
-    ------
-    ArtifactError
-        If the store does not answer.
+    Stages are of every step that may have artifacts there: `every_stage`. The dataset is opened by
+    `open_source`, or left alone if that is None. An ArtifactError if the store does not answer.
     """
     overview = Overview(snapshot.url)
     look = _Look(snapshot, open_source)

@@ -47,8 +47,12 @@ class Design(Step):
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         copy_design(self.source, self.objects, draft.folder)
-        design = read_experiment_design(draft.folder / DESIGN_FILE)
-        stimulus_info = read_stimulus_info(draft.folder / STIMULUS_INFO_FILE)
+        # By the source's names: a draft that fails is gone when the message is read.
+        names = {file: f"{self.source.url}/{info.key}" for file, info in self.objects.items()}
+        design = read_experiment_design(draft.folder / DESIGN_FILE, names[DESIGN_FILE])
+        stimulus_info = read_stimulus_info(
+            draft.folder / STIMULUS_INFO_FILE, names[STIMULUS_INFO_FILE]
+        )
         trials = [design.n_trials(session) for session in range(1, 41)]
         return {
             "images": len(stimulus_info),

@@ -40,17 +40,10 @@ def step_asset(
 ) -> Callable[[Asset[P]], dg.AssetsDefinition]:
     """`dg.asset` for a step; an error fails its run with a message for people, and no retry.
 
-    Parameters
-    ----------
-    step
-        Gives the asset its name, the version of its code and its partitions.
-    ranged
-        Whether one run makes a range of partitions. What a failed range had finished is skipped by
-        the next.
-    columns
-        Of the artifacts, where they are tables.
-    options
-        What `dg.asset` takes beside that.
+    The step gives the asset its name, the version of its code and its partitions. If it is
+    `ranged`, one run makes a range of partitions; what a failed range had finished is skipped by
+    the next. Where artifacts are tables, `columns` says of what. Options are what `dg.asset` takes
+    beside that.
     """
     if ranged and step.partitions:
         options["backfill_policy"] = dg.BackfillPolicy.single_run()
@@ -140,12 +133,9 @@ def materialize(context: dg.AssetExecutionContext, step: Step) -> None:
     being finished: they go on to the assets after this one, and are recorded; the failed one is not
     tried by these. The run fails with its last asset, which says what failed, each once.
 
-    Raises
-    ------
-    dagster.Failure
-        If any partition ended in an error, and no other one goes on: with a message for each
-        reason, which names the artifact, the partitions and the next step. They are not retried:
-        the same would happen again.
+    A dagster.Failure if any partition ended in an error, and no other one goes on: with a message
+    for each reason, which names the artifact, the partitions and the next step. They are not
+    retried: the same would happen again.
     """
     done: dict[str, dict[str, Any]] = {}
     fingerprints: list[str] = []
@@ -228,8 +218,6 @@ def _data_version(
 
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
-    import pandas as pd
-
     shown: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     for name, value in manifest.metadata.items():
@@ -240,6 +228,8 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
                 # The manifest has all digits; a table in the web UI is for reading.
                 shown[name] = float(f"{value:.4g}")
             case [dict(), *_]:
+                import pandas as pd  # 0.3 s, and few artifacts have a table
+
                 shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
             case [str(), *_]:
                 words = ", ".join(value)
@@ -263,17 +253,21 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 
 def write_figure(draft: Draft, name: str, picture: Picture) -> None:
-    """Put a figure into an artifact, as PNG and as SVG; the UI shows it under its name."""
+    """Put a figure into an artifact, in each of its formats; the UI shows it under its name."""
     folder = draft.folder / FIGURES
     folder.mkdir(exist_ok=True)
     for ending, content in picture._asdict().items():
-        (folder / f"{name}.{ending}").write_bytes(content)
+        if content:
+            (folder / f"{name}.{ending}").write_bytes(content)
 
 
 def read_figure(folder: Path, name: str) -> Picture | None:
-    """A figure of an artifact, by the artifact's folder and its name; None if it has none such."""
-    png, svg = (folder / FIGURES / f"{name}.{ending}" for ending in Picture._fields)
-    if not png.exists():
-        return None
-    # Earlier versions wrote no SVG.
-    return Picture(png.read_bytes(), svg.read_bytes() if svg.exists() else b"")
+    """What a page shows of a figure, by the artifact's folder and its name; None if there is none.
+
+    That is a third of the figure's bytes: a report has 1,000 of them in its hands.
+    """
+    for ending in ("webp", "svg"):
+        path = folder / FIGURES / f"{name}.{ending}"
+        if path.exists():
+            return Picture(**{ending: path.read_bytes()})
+    return None

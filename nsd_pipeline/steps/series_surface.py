@@ -15,7 +15,7 @@ from nsd_pipeline.events import filter_events, sole_recordings
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.nsd.nsd_series import TR
-from nsd_pipeline.nsd.series_runs import BrainMask, TrSource, agree_on_tr, read_runs
+from nsd_pipeline.nsd.series_runs import agree_on_tr, read_runs
 from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.running import materialize, step_asset
@@ -29,33 +29,12 @@ DEFAULT_QUERY = "type != 'Fmri' or space in ['fsaverage', 'func1pt8mm', 'func1mm
 """The reference's filter, and NSD's prepared time series, of which `bold` takes one space."""
 
 
-class SeriesConfig(dg.Config):
+class SeriesConfig(Treatment, dg.Config):
     """Which time series are used, and what is done to them."""
 
     query: str = Field(
         default=DEFAULT_QUERY,
         description="pandas query over the event columns, which leaves one space a run",
-    )
-    confounds: list[str] = Field(
-        default=[],
-        description="columns of the confounds to regress out, patterns like trans_* included;"
-        " the reference uses none",
-    )
-    high_pass: float | None = Field(
-        default=None, gt=0, description="remove fluctuations slower than this, in Hz"
-    )
-    fwhm: float | None = Field(
-        default=None, gt=0, description="smooth volumes first, with a Gaussian of this width in mm"
-    )
-    tr_from: TrSource = Field(
-        default="both",
-        description="what says a recording's repetition time: its sidecar, its header (some"
-        " releases of fMRIPrep write a wrong one), or both, which then have to agree",
-    )
-    brain_mask: BrainMask = Field(
-        default="run",
-        description="where the brain is in volumes in MNI space: run, by the mask beside each, or"
-        " template, by nilearn's MNI152, where there is none (deepprep)",
     )
 
     def decisive(self) -> dict[str, object]:
@@ -77,9 +56,6 @@ class Series(Step):
     def __init__(self, store: Store, config: SeriesConfig, log: Callable[[str], None]) -> None:
         super().__init__(store)
         self.config, self._log = config, log
-        self._treatment = Treatment(
-            config.confounds, config.high_pass, config.fwhm, config.tr_from, config.brain_mask
-        )
         # Sessions of one subject share it.
         self._operator = cache(partial(Operator.load, store))
 
@@ -108,7 +84,7 @@ class Series(Step):
             find_operator: Callable[[], FsaverageOperator] = partial(
                 self._operator, subject, cast("Space", space)
             )
-            series, tr = load_run(recordings[run, space], folder, find_operator, self._treatment)
+            series, tr = load_run(recordings[run, space], folder, find_operator, self.config)
             if (onset := float(last_onset[run])) >= len(series) * tr:
                 raise InvalidFileError(
                     f"{folder / recordings[run, space].files[0]} ends after {len(series) * tr:.1f}"

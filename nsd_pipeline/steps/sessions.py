@@ -99,22 +99,12 @@ def look_at_sessions(
 ) -> SessionStates:
     """Ask every step how it stands with some sessions (by their keys).
 
-    Nothing is fetched but headers: the store's manifests are compared with each other, with the
-    code's versions and with the source's files.
+    Betas are those of a space, by their default settings; if it is None, time series are looked at,
+    by their default settings or other ones. Nothing is fetched but headers: the store's manifests
+    are compared with each other, with the code's versions and with the source's files.
 
-    Parameters
-    ----------
-    space
-        Of betas, by their default settings; None for time series.
-    bold, series
-        Settings of time series; the default ones if None.
-
-    Raises
-    ------
-    SourceError
-        If the source does not answer, or no longer has a file of the experiment's design.
-    ArtifactError
-        If the store does not answer.
+    A SourceError if the source does not answer, or no longer has a file of the experiment's design;
+    an ArtifactError if the store does not answer.
     """
     subjects = {layout.parse_session_key(session)[0] for session in sessions}
     bold = bold or BoldConfig()

@@ -35,23 +35,12 @@ OpenSource = Callable[[], Source]
 class Stage:
     """A step, and how it is asked about its artifacts.
 
-    Parameters
-    ----------
-    step
-        The step.
-    open
-        Makes it, with its default settings, from a store and what opens the source; None if
-        looking takes long: its artifacts are judged by their manifests.
-    asks_source
-        Whether looking needs the source.
-    optional
-        Whether the default way to a model goes without it.
-    settled
-        Says of an artifact that its manifest is enough to judge it, where looking takes long.
-    unseen
-        What is not looked at where artifacts are judged by their manifests.
-    experiment
-        The experiment that it belongs to; empty for what all of them share.
+    `open` makes it, with its default settings, from a store and what opens the source; it is None
+    if looking takes long: artifacts are judged by their manifests then, and `unseen` says what is
+    not looked at. `settled` says of an artifact that its manifest is enough to judge it, where
+    looking takes long. `asks_source` is whether looking needs the source, and `optional` whether
+    the default way to a model goes without the step. It belongs to an experiment, or to all if that
+    is empty.
     """
 
     step: type[Step]

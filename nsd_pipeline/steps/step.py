@@ -29,17 +29,10 @@ SECONDS: Final = "seconds to make"
 class Plan:
     """What one artifact would be made from now.
 
-    Parameters
-    ----------
-    inputs
-        Fingerprint (of artifacts, by their name or key) or ETag (of files, by their key) of
-        everything it is made from.
-    settings
-        What somebody chose that changes its content.
-    found
-        What else decides its content: not chosen, but found on the source.
-    expected_bytes
-        Size to check the disk for, before anything is written.
+    `inputs` are the fingerprint (of artifacts, by their name or key) or ETag (of files, by their
+    key) of everything it is made from; `settings` what somebody chose that changes its content, and
+    `found` what else decides that: not chosen, but found on the source. The disk is checked for
+    `expected_bytes` before anything is written.
     """
 
     inputs: Mapping[str, str]
@@ -66,16 +59,9 @@ class Change(Enum):
 class Standing:
     """How the artifact of one partition stands.
 
-    Parameters
-    ----------
-    plan
-        What it would be made from now.
-    manifest
-        What it was made from, if it is there and whole.
-    change
-        Why it is not current; None if it is.
-    what
-        What changed: names of settings or inputs, or versions of the code.
+    `plan` is what it would be made from now, and `manifest` what it was made from, if it is there
+    and whole. `change` is why it is not current, None if it is, and `what` names what changed:
+    settings or inputs, or versions of the code.
     """
 
     plan: Plan
@@ -124,10 +110,7 @@ class Step(ABC):
     def plan(self, partition: str) -> Plan:
         """Find out what an artifact would be made from now. Writes nothing, and fetches little.
 
-        Raises
-        ------
-        NsdError
-            If it cannot be made: something that it is made from is missing or damaged.
+        An NsdError if it cannot be made: something that it is made from is missing or damaged.
         """
 
     @abstractmethod
@@ -137,12 +120,8 @@ class Step(ABC):
     def look(self, partition: str) -> Standing:
         """Say whether a partition's artifact is current, and if not, why.
 
-        It is current if this step would make it again just so.
-
-        Raises
-        ------
-        NsdError
-            If it could not be made now: see :meth:`plan`.
+        It is current if this step would make it again just so. An NsdError if it could not be made
+        now: see :meth:`plan`.
         """
         plan = self.plan(partition)
         manifest = self.store.manifest(self.key(partition))
@@ -172,7 +151,15 @@ class Step(ABC):
         standing = self.look(partition)
         if standing.change is None and standing.manifest is not None:
             return standing.manifest, standing
-        plan = standing.plan
+        with self.store.alone(self.key(partition)) as waited:
+            if waited:  # another process has made it meanwhile, or has failed
+                standing = self.look(partition)
+            if standing.change is None and standing.manifest is not None:
+                return standing.manifest, standing
+            self._make(partition, standing.plan)
+        return self.made(self.store, partition), standing
+
+    def _make(self, partition: str, plan: Plan) -> None:
         with self.store.write(
             self.key(partition),
             asset=self.name,
@@ -186,16 +173,12 @@ class Step(ABC):
             started = time.perf_counter()
             draft.metadata.update(self.make(partition, plan, draft))
             draft.metadata[SECONDS] = round(time.perf_counter() - started, 3)
-        return self.made(self.store, partition), standing
 
     @classmethod
     def made(cls, store: Store, partition: str = "") -> Manifest:
         """Manifest of an artifact that another one is made from.
 
-        Raises
-        ------
-        ArtifactError
-            If it has not been made, or is damaged.
+        An ArtifactError if it has not been made, or is damaged.
         """
         try:
             manifest = store.find(cls.key(partition))

@@ -33,12 +33,8 @@ class SurfaceConfig(dg.Config):
 class SurfaceBetas(Step):
     """A session's betas on fsaverage5, a Zarr group.
 
-    Attributes
-    ----------
-    betas
-        Step of the betas that are put there.
-    filtered
-        Step of the events that have to keep the same space; None if nobody filters them by it.
+    `betas` is the step of those that are put there, and `filtered` that of the events that have to
+    keep the same space; None if nobody filters them by it.
     """
 
     name = "fsaverage5_betas"

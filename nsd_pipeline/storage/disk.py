@@ -11,7 +11,9 @@ drafts of dead processes are told from living ones without process ids.
 
 import ctypes
 import errno
+import logging
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -26,12 +28,15 @@ from filelock import FileLock, Timeout
 
 from nsd_pipeline.errors import StorageFullError
 
+_log = logging.getLogger(__name__)
+
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """How some network file systems say that their folders cannot be synced, or need not be."""
 _NEXT_STEP: Final = (
-    "free some space there, or set NSD_STORAGE to a larger disk, and run this step again."
+    "free some space there, or set NSD_STORAGE (for the cache of a bucket: XDG_CACHE_HOME) to a"
+    " larger disk, and run this step again."
 )
 
 
@@ -49,10 +54,13 @@ def room_for(folder: Path, n_bytes: int) -> Iterator[None]:
         )
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # safetensors, written in Rust, has an error of its own: its text alone has the number.
+        told = re.search(r"\(os error (\d+)\)$", str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
-                f"The disk of {folder}, or its quota, is full: {error.strerror}.",
+                f"The disk of {folder}, or its quota, is full: {os.strerror(number)}.",
                 next_step=_NEXT_STEP,
             ) from error
         raise
@@ -158,10 +166,12 @@ class Workspace:
     """What one store keeps outside of its artifacts.
 
     Its folder is made when first needed, and lies on the artifacts' disk if those are to be moved.
+    Messages name the `place` it is in: a draft is gone when they are read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.place = folder.parent
         self._drafts = folder / "drafts"
 
     @contextmanager
@@ -209,6 +219,24 @@ class Workspace:
     def aside(self, key: str) -> Path:
         """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
         return self.next(f"{key}~")
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[bool]:
+        """Make an artifact in one process of this machine at a time; whether it had to wait."""
+        folder = self._folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{_flat(key)}~.lock")
+        try:
+            lock.acquire(blocking=False)
+            waited = False
+        except Timeout:
+            _log.warning("%s is being made by another process of this machine: waiting.", key)
+            lock.acquire()
+            waited = True
+        try:
+            yield waited
+        finally:
+            lock.release()
 
     def lock(self, key: str) -> AbstractContextManager[object]:
         """Lock of the short moments in which an artifact is replaced.

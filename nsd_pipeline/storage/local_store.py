@@ -68,7 +68,7 @@ class LocalStore(Store):
 
     def files(self, folder: str = "") -> dict[str, StoredFile]:
         """Every file below a folder; see :meth:`Store.files`."""
-        return dict(_files_below(self._root / folder, f"{folder}/" if folder else ""))
+        return dict(_files_below(f"{self._root / folder}", f"{folder}/" if folder else ""))
 
     def digest(self, name: str) -> str | None:
         """SHA-256 of a file as it is now; see :meth:`Store.digest`."""
@@ -215,14 +215,14 @@ class LocalStore(Store):
         return intact
 
 
-def _files_below(folder: Path, start: str) -> Iterator[tuple[str, StoredFile]]:
+def _files_below(folder: str, start: str) -> Iterator[tuple[str, StoredFile]]:
     """Files below a folder of the store; those that start with a dot are none of an artifact's."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _files_below(folder / entry.name, f"{start}{entry.name}/")
+                yield from _files_below(entry.path, f"{start}{entry.name}/")
             else:
                 status = entry.stat(follow_symlinks=False)
                 written = datetime.fromtimestamp(status.st_mtime, UTC)

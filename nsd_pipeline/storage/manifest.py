@@ -7,7 +7,7 @@ in messages: so every such field is checked where it is read, here.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
+from itertools import accumulate
 from typing import Annotated, Any
 
 from pydantic import (
@@ -51,7 +51,8 @@ class FileRecord(BaseModel):
 
 
 def _files_are_no_folders(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
-    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    # By their text: as paths, this took most of the time that a manifest takes.
+    folders = {each for name in files for each in accumulate(name.split("/")[:-1], "{}/{}".format)}
     if both := folders & files.keys():
         raise ValueError(f"{min(both)!r} is a file and a folder")
     return files

@@ -23,23 +23,13 @@ def open_source(
 ) -> Source:
     """Open the dataset where it lies. No request is made yet.
 
-    Parameters
-    ----------
-    url
-        ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
-        :func:`~nsd_pipeline.storage.names.parse_place`.
-    endpoint_url
-        Server to ask instead of AWS. boto3's own ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``
-        count if this is None.
-    max_concurrency
-        Requests in flight at once.
-    signed
-        Sign requests to a bucket with boto3's credentials. NSD's own bucket needs none.
+    `url` is ``s3://bucket``, ``s3://bucket/prefix``, or the folder of a local mirror; see
+    :func:`~nsd_pipeline.storage.names.parse_place`. The server `endpoint_url` is asked instead of
+    AWS; with None, boto3's own ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL`` count. Requests to
+    a bucket may be `signed` with boto3's credentials, and at most `max_concurrency` are in flight
+    at once. NSD's own bucket needs no credentials.
 
-    Raises
-    ------
-    NsdError
-        If it is no such place. A SourceError, if a mirror's folder does not exist.
+    An NsdError if it is no such place; a SourceError if a mirror's folder does not exist.
     """
     place = parse_place(url, what="The source (NSD_SOURCE)")
     if isinstance(place, str):

@@ -24,19 +24,13 @@ _Answer = TypeVar("_Answer")
 class Snapshot(Store):
     """What a store held when this was made. Its artifacts' files are read from the store itself.
 
+    `found` has every artifact by its key, in order: its manifest, or the error that says what is
+    wrong; `recorded` every manifest that could be read, of damaged artifacts too; `listing` every
+    file by its path below the root. `versioned` says whether every version of an artifact has a
+    folder of its own.
+
     Only what the listing does not show to be whole is asked of the store again, because a writer
     may be in the middle of replacing that.
-
-    Attributes
-    ----------
-    found
-        Every artifact by its key, in order: its manifest, or the error that says what is wrong.
-    recorded
-        Every manifest that could be read, of damaged artifacts too.
-    listing
-        Every file by its path below the root.
-    versioned
-        Whether every version of an artifact has a folder of its own.
     """
 
     def __init__(self, store: Store) -> None:

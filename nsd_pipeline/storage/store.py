@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -214,8 +214,19 @@ class Store(ABC):
 
     def at_once(self, ask: Callable[[str], _Answer], names: Sequence[str]) -> list[_Answer]:
         """Ask something for each name, many at a time: on S3 each is some requests. In order."""
+        # Several to a task: in a folder, handing over a task takes as long as the answer.
+        size = 1 + len(names) // (8 * _AT_ONCE)
+        parts = [names[start : start + size] for start in range(0, len(names), size)]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return list(threads.map(ask, names))
+            answers = threads.map(lambda part: [ask(name) for name in part], parts)
+            return [each for answer in answers for each in answer]
+
+    def alone(self, key: str) -> AbstractContextManager[bool]:
+        """Let one process of this machine at a time make an artifact; says whether it waited.
+
+        Two would share :meth:`scratch`, and take files away from each other.
+        """
+        return self._workspace.alone(check_artifact_key(key))
 
     def scratch(self, key: str) -> Path:
         """Local folder for partial work on an artifact. Publishing the artifact discards it."""
@@ -245,7 +256,7 @@ class Store(ABC):
         """
         self._prepare_writing()
         self._check_nesting(check_artifact_key(key))
-        with self._workspace.draft() as area, room_for(area, expected_bytes):
+        with self._workspace.draft() as area, room_for(self._workspace.place, expected_bytes):
             draft = Draft(area / "files")
             draft.folder.mkdir()
             yield draft

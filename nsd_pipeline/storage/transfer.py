@@ -197,41 +197,24 @@ def fetch(
     destination: Path,
     *,
     prefix: bytes = b"",
-    max_concurrency: int | None = None,
     progress: bool | str = False,
 ) -> TransferReport:
     """Write `prefix` and then the ranges, in the order given, to a file.
 
     What the file needs while it is made (see :mod:`nsd_pipeline.storage.transfer`) lies beside it,
     and partly stays there: fetch into a folder that is discarded later, such as ``Store.scratch``,
-    and move the file from there. A call that finds the file complete makes no request.
+    and move the file from there. It appears when it is complete. A call that finds it complete
+    makes no request.
 
-    Parameters
-    ----------
-    info
-        The version of the object that every request is bound to.
-    ranges
-        ``(offset, length)`` in bytes. Ranges that follow one another are requested together, and
-        long ones in blocks.
-    destination
-        The file to make. It appears when it is complete.
-    prefix
-        Bytes at the start of the file, such as a header for the smaller file.
-    max_concurrency
-        Requests in flight at once; the source's by default.
-    progress
-        Whether to show a progress bar, or its description.
+    `info` is the version of the object that every request is bound to. Ranges are ``(offset,
+    length)`` in bytes: those that follow one another are requested together, and long ones in
+    blocks. The prefix is, for instance, a header for the smaller file. `progress` is whether to
+    show a progress bar, or its description.
 
-    Raises
-    ------
-    StorageFullError
-        If the disk has no room for the file.
-    SourceChangedError
-        If the object was replaced meanwhile. What was fetched is discarded.
-    SourceError
-        If the object cannot be read, or a range lies outside of it. What was fetched is kept.
-        If a whole object does not have the checksum that its server states, after a second
-        attempt. What was fetched is discarded.
+    A StorageFullError if the disk has no room for the file. A SourceError if the object cannot be
+    read, or a range lies outside of it: what was fetched is kept. It is discarded with a
+    SourceChangedError if the object was replaced meanwhile, and with a SourceError if a whole
+    object does not have the checksum that its server states, after a second attempt.
     """
     start = time.monotonic()
     pieces = _pieces(source, info, ranges, len(prefix))
@@ -262,7 +245,7 @@ def fetch(
                 )
                 with bar:
                     try:
-                        _move(source, info, pieces, todo, put, max_concurrency, bar)
+                        _move(source, info, pieces, todo, put, bar)
                     except SourceChangedError:
                         journal.discard()
                         raise
@@ -297,7 +280,6 @@ def _move(
     pieces: Sequence[Piece],
     todo: Sequence[int],
     put: Callable[[int, bytes], None],
-    max_concurrency: int | None,
     bar: "tqdm[Never]",
 ) -> None:
     def move(number: int) -> int:
@@ -306,7 +288,7 @@ def _move(
         put(number, source.read(info.key, offset, length, etag=info.etag))
         return length
 
-    with ThreadPoolExecutor(max_concurrency or source.max_concurrency) as pool:
+    with ThreadPoolExecutor(source.max_concurrency) as pool:
         futures = [pool.submit(move, number) for number in todo]
         try:
             for future in as_completed(futures):

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from nsd_pipeline.errors import InvalidFileError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd.series_runs import BoldRun, BrainMask, TrSource, agree_on_tr
@@ -23,31 +24,38 @@ from nsd_pipeline.surface.volume_operator import FindOperator
 _BLOCK_BYTES: Final = 2**18
 
 
-class Treatment(NamedTuple):
+class Treatment(BaseModel):
     """What is done to a run beyond detrending and z-scoring, and which of its files are believed.
 
     By default nothing more is done, as in the reference.
-
-    Attributes
-    ----------
-    confounds
-        Names or patterns (``trans_*``) of columns of the run's confounds that are regressed out.
-    high_pass
-        Frequency in Hz below which fluctuations are removed.
-    fwhm
-        Width in mm (full width at half maximum) of a Gaussian that volumes are smoothed with before
-        they are projected.
-    tr_from
-        What the repetition time is read from: the sidecar, the header, or both, which must agree.
-    brain_mask
-        What says where the brain is in volumes in MNI space: the run's own mask, or the template's.
     """
 
-    confounds: Sequence[str] = ()
-    high_pass: float | None = None
-    fwhm: float | None = None
-    tr_from: TrSource = "both"
-    brain_mask: BrainMask = "run"
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    confounds: list[str] = Field(
+        default=[],
+        description="columns of the confounds to regress out, patterns like trans_* included;"
+        " the reference uses none",
+    )
+    high_pass: float | None = Field(
+        default=None, gt=0, description="remove fluctuations slower than this, in Hz"
+    )
+    fwhm: float | None = Field(
+        default=None,
+        gt=0,
+        description="smooth volumes before they are projected, with a Gaussian of this width (full"
+        " width at half maximum) in mm",
+    )
+    tr_from: TrSource = Field(
+        default="both",
+        description="what says a recording's repetition time: its sidecar, its header (some"
+        " releases of fMRIPrep write a wrong one), or both, which then have to agree",
+    )
+    brain_mask: BrainMask = Field(
+        default="run",
+        description="where the brain is in volumes in MNI space: run, by the mask beside each, or"
+        " template, by nilearn's MNI152, where there is none (deepprep)",
+    )
 
 
 def load_run(
@@ -56,21 +64,11 @@ def load_run(
     """Bring a run to fsaverage5, then detrend and z-score it.
 
     The recording's files are relative to `folder`; `find_operator` gives the operator for volumes
-    in the subject's own space, and is called for no others.
+    in the subject's own space, and is called for no others. Returns the series (T, 20484), float32,
+    left hemisphere first, NaN where there are no data, and the seconds from one sample to the next.
 
-    Returns
-    -------
-    series : array of shape (T, 20484), float32
-        Time first; left hemisphere, then right. NaN where there are no data.
-    tr
-        Seconds from one sample to the next.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged or does not fit the others, or no file states the repetition time.
-    NsdError
-        If the treatment cannot be given to this kind of recording.
+    An InvalidFileError if a file is damaged or does not fit the others, or no file states the
+    repetition time; an NsdError if the treatment cannot be given to this kind of recording.
     """
     projected = _project(recording, folder, find_operator, treatment)
     tr = _repetition_time(recording, folder, projected.tr, treatment.tr_from)

@@ -30,23 +30,11 @@ def read_operator(
 ) -> FsaverageOperator:
     """Build a subject's operator from NSD's transform files.
 
-    Parameters
-    ----------
-    paths
-        Where the file of each of `nsd.layout.transform_keys` lies on this machine.
-    subject, space
-        Whose data, and in which space: ``func1mm``, ``func1pt8mm`` or ``nativesurface``.
-    volume_shape
-        Voxels along each axis of a functional space.
-    method
-        How a functional volume is interpolated.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is not MGZ, has another shape than NSD's transforms, or does not fit the others.
-    NsdError
-        If NSD's transforms do not lead from that space to fsaverage.
+    Paths are where the file of each of `nsd.layout.transform_keys` lies on this machine; the space
+    is ``func1mm``, ``func1pt8mm`` or ``nativesurface``. A functional volume, of `volume_shape`
+    voxels along each axis, is interpolated by a method. An InvalidFileError if a file is not MGZ,
+    has another shape than NSD's transforms, or does not fit the others; an NsdError if NSD's
+    transforms do not lead from that space to fsaverage.
     """
     nearest = {}
     for hemisphere in HEMISPHERES:

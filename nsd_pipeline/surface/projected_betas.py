@@ -32,29 +32,11 @@ def read_betas(
 ) -> NDArray[np.float32]:
     """Read a session's betas from what was downloaded of them, whichever the space.
 
-    Parameters
-    ----------
-    folder
-        Where the betas were downloaded to, or where it was written down which files of a mirror
-        they are.
-    space
-        The space that they are in.
-    n_trials
-        Trials of the session.
-    find_operator
-        Gives the operator from the subject's space; not called for fsaverage and MNI.
-    shapes
-        What each file of the subject's space holds: (X, Y, Z), or (V,) of each hemisphere.
-
-    Returns
-    -------
-    array of shape (T, 20484), float32
-        Percent signal change; NaN where there is no data.
-
-    Raises
-    ------
-    InvalidFileError
-        If a file is damaged, or of another shape than the operator's.
+    `folder` has the files, or the list of those of a mirror. `find_operator` gives the operator
+    from the subject's space; it is not called for fsaverage and MNI. `shapes` are what each file of
+    the subject's space holds: (X, Y, Z), or (V,) of each hemisphere. Returns (T, 20484), float32,
+    in percent signal change; NaN where there is no data. An InvalidFileError if a file is damaged,
+    or of another shape than the operator's.
     """
     if space == "fsaverage":
         betas = np.empty((n_trials, N_VERTICES), np.float32)

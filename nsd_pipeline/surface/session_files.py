@@ -40,20 +40,12 @@ _BLOCK_TRIALS: Final = 16
 
 @dataclass(frozen=True)
 class SessionStatistics:
-    """Mean and standard deviation of each vertex over a session's trials.
+    """Mean and standard deviation of each vertex (V,) over a session's trials.
 
-    Attributes
-    ----------
-    mean, std : array of shape (V,), float32
-        Percent signal change, over the vertex's finite trials; NaN where there are too few (none;
-        for ``std`` fewer than two). ``std`` is that of a sample (``ddof=1``), as NSD's authors
-        z-score for the noise ceiling and as nilearn's ``zscore_sample`` does.
-    valid : array of shape (V,), bool
-        Whether the vertex has a z-score: at least two finite trials that are not all equal.
-    n_finite : array of shape (V,), int64
-        Finite trials of the vertex.
-    n_trials
-        Trials of the session.
+    Both are in percent signal change, over the vertex's finite trials (`n_finite` of `n_trials`);
+    NaN where there are too few (none; for `std` fewer than two). `std` is that of a sample
+    (``ddof=1``), as NSD's authors z-score for the noise ceiling and as nilearn's ``zscore_sample``
+    does. A vertex that is `valid` has a z-score: at least two finite trials that are not all equal.
     """
 
     mean: NDArray[np.float32]
@@ -85,22 +77,12 @@ class SessionStatistics:
 
 
 def summarise(betas: NDArray[np.float32]) -> SessionStatistics:
-    """Mean, standard deviation and finite trials of each vertex of one session.
+    """Mean, standard deviation and finite trials of each vertex of one session's betas (T, V).
 
-    Values that are not finite (NaN marks what NSD's authors could not sample) are left out; they
-    never reach another trial or vertex. Sums are made in double precision, a few trials at a time.
-
-    Parameters
-    ----------
-    betas : array of shape (T, V), float32
-        Percent signal change, one row per trial.
-
-    Raises
-    ------
-    ValueError
-        If ``betas`` is not two-dimensional or has no vertex.
-    NotEnoughDataError
-        If there are fewer than two trials: one has no spread.
+    Values, in percent signal change, that are not finite (NaN marks what NSD's authors could not
+    sample) are left out; they never reach another trial or vertex. Sums are made in double
+    precision, a few trials at a time. A ValueError if there is no vertex, or another shape; a
+    NotEnoughDataError if there are fewer than two trials: one has no spread.
     """
     if betas.ndim != 2 or betas.shape[1] == 0:
         raise ValueError(f"A session's betas have shape (trials, vertices), not {betas.shape}.")
@@ -145,25 +127,13 @@ def write_session(
     statistics: SessionStatistics,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write one session's betas as a Zarr v3 group.
+    """Write one session's betas (T, V) and their ``summarise(betas)`` as a Zarr v3 group.
 
-    Parameters
-    ----------
-    folder
-        Becomes the root of the group. The caller publishes it as a whole.
-    betas : array of shape (T, V), float32
-        Percent signal change, one row per trial in chronological order; vertices of the left
-        hemisphere, then of the right. NaN is kept.
-    statistics
-        ``summarise(betas)``.
-    attributes
-        What only the caller knows: subject, session, source space, ETags of the source files, ...
-        They are added to the group's own and must be JSON.
-
-    Raises
-    ------
-    ValueError
-        If ``statistics`` are those of other betas, by their shape.
+    Betas are percent signal change, one row per trial in chronological order; vertices of the left
+    hemisphere, then of the right; NaN is kept. `folder` becomes the root of the group. Attributes
+    are what only the caller knows: subject, session, source space, ETags of the source files, ...
+    They are added to the group's own and must be JSON. A ValueError if the statistics are those of
+    other betas, by their shape.
     """
     shape = (statistics.n_trials, len(statistics.valid))
     if betas.shape != shape:
@@ -211,21 +181,9 @@ def write_series(
     layout: SeriesLayout,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write one session's time series as a Zarr v3 group.
+    """Write one session's cleaned time series (R, V) of all runs as `write_session` writes betas.
 
-    Parameters
-    ----------
-    folder, attributes
-        As for `write_session`.
-    series : array of shape (R, V), float32
-        Cleaned time series of all runs; vertices of the left hemisphere, then of the right.
-    layout
-        Where the runs lie in it.
-
-    Raises
-    ------
-    ValueError
-        If the layout is not that of this series.
+    The layout says where the runs lie in it; a ValueError if it is that of another series.
     """
     n_samples = sum(n for _, n in layout.runs.values())
     if len(series) != n_samples:

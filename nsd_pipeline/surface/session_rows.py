@@ -35,27 +35,13 @@ _WORDS: Final = {
 class SessionRows:
     """One session's rows, opened once and read part by part.
 
-    Parameters
-    ----------
-    group
-        A group that `write_session` or `write_series` made.
-    vertices
-        Which vertices to read, such as those of a region; all of them if None.
-    zscore
-        Z-score each vertex's betas over all of the session's trials, whichever are read. Otherwise
-        percent signal change. Time series are as they were stored.
+    The group is one that `write_session` or `write_series` made. Some `vertices` are read, such as
+    those of a region, or all of them if None. Each vertex's betas are z-scored over all of the
+    session's trials, whichever are read, or else in percent signal change; time series are as they
+    were stored. `n_rows` and `n_vertices` are the shape of what can be read, and `chunk_rows` are
+    stored together.
 
-    Attributes
-    ----------
-    n_rows, n_vertices
-        Shape of what can be read.
-    chunk_rows
-        Rows that are stored together.
-
-    Raises
-    ------
-    ArtifactError
-        If the group lacks an array or a chunk, or its arrays do not fit each other.
+    An ArtifactError if the group lacks an array or a chunk, or its arrays do not fit each other.
     """
 
     n_rows: int
@@ -94,28 +80,13 @@ class SessionRows:
         *,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Read rows, ready for a model: finite everywhere.
+        """Read rows (R,), ascending, or all of them if None, ready for a model: finite everywhere.
 
-        Parameters
-        ----------
-        rows
-            Which rows (R,) to read, ascending; all of them if None.
-        out : array of shape (R, V), float32
-            Where to read to, for instance a slice of an array for many sessions. Beyond it, a few
-            rows are held in memory; of chunks that are no local files, four at most.
-
-        Returns
-        -------
-        array of shape (R, V), float32
-            ``out`` if given. Zero (the mean, for z-scores) where a value is not finite and
-            throughout vertices that are not valid.
-
-        Raises
-        ------
-        ArtifactError
-            If a chunk is damaged.
-        ValueError
-            If ``out`` has another shape or dtype.
+        Returns (R, V) float32, which is `out` if that is given, for instance a slice of an array
+        for many sessions: zero (the mean, for z-scores) where a value is not finite and throughout
+        vertices that are not valid. Beyond it, a few rows are held in memory; of chunks that are no
+        local files, four at most. An ArtifactError if a chunk is damaged; a ValueError if `out` has
+        another shape or dtype.
         """
         wanted = np.arange(self.n_rows) if rows is None else rows
         shape = (len(wanted), self.n_vertices)
@@ -212,19 +183,12 @@ def read_rows(
 ) -> None:
     """Read rows of an array, several chunks at once; a chunk without any of them is not read.
 
-    Parameters
-    ----------
-    array : zarr.Array of shape (R, V), float32
-        Its chunks hold whole rows.
-    wanted : array of shape (N,)
-        Numbers of the rows, ascending.
-    take
-        Is given a slice of the N rows and their values (n, V): those of `into`, or others that are
-        overwritten when it has returned. Called from several threads.
-    damaged
-        Makes the exception for a chunk that cannot be read, from its first row and what was wrong.
-    into : array of shape (N, V), float32, contiguous
-        Where rows that are stored next to each other may be read to, which saves a copy.
+    The chunks of the Zarr array (R, V), float32, hold whole rows, and `wanted` (N,) are numbers of
+    rows, ascending. `take` is given a slice of the N rows and their values (n, V): those of `into`,
+    or others that are overwritten when it has returned. It is called from several threads.
+    `damaged` makes the exception for a chunk that cannot be read, from its first row and what was
+    wrong. Rows that are stored next to each other may be read to `into` (N, V), float32 and
+    contiguous, which saves a copy.
     """
     chunk_rows = array.chunks[0]
 

@@ -32,17 +32,12 @@ _BLOCK_VOLUMES: Final = 64
 class FsaverageOperator:
     """A subject's voxels to fsaverage5: a linear map with a rule for what is invalid.
 
-    Attributes
-    ----------
-    weights : sparse matrix of shape (20484, n), float32
-        From the n voxels that matter to vertices, left hemisphere first. Weights of zero are kept:
-        a vertex is invalid if any voxel it looks at is, whatever its weight.
-    touched_voxels : array of shape (n,), int64
-        The voxels that matter, as indices in C order into a volume:
-        ``volume.reshape(-1, T)[touched_voxels]``. In increasing order.
-    shapes
-        Shape of what each file of the source space holds: (X, Y, Z) of a volume; for a native
-        surface (V,) of the left and of the right hemisphere.
+    `weights` (20484, n), sparse float32, lead from the n voxels that matter to vertices, left
+    hemisphere first. Weights of zero are kept: a vertex is invalid if any voxel it looks at is,
+    whatever its weight. `touched_voxels` (n,) are the voxels that matter, as increasing indices in
+    C order into a volume: ``volume.reshape(-1, T)[touched_voxels]``. `shapes` are those of what
+    each file of the source space holds: (X, Y, Z) of a volume; for a native surface (V,) of the
+    left and of the right hemisphere.
     """
 
     weights: "csr_array"
@@ -59,23 +54,13 @@ class FsaverageOperator:
     ) -> Self:
         """Build the operator of one subject and functional space.
 
-        Parameters
-        ----------
-        layers
-            Per hemisphere, the 1-based voxel coordinates of the subject's own vertices at each
-            cortical depth (NSD has three): arrays of shape (V, 3); NaN or 9999 for no value.
-        white_to_fsaverage
-            Per hemisphere, the 1-based vertex of the subject's surface that is nearest to each
-            fsaverage vertex: shape (163842,), of which fsaverage5 is the first 10,242.
-        volume_shape
-            Voxels along each axis of the source space.
-        method
-            How a volume is interpolated; NSD's authors use ``cubic``.
-
-        Raises
-        ------
-        ValueError
-            If the depths do not fit each other, or an index is not one of a vertex.
+        Layers are, per hemisphere, the 1-based voxel coordinates of the subject's own vertices at
+        each cortical depth (NSD has three): arrays of shape (V, 3); NaN or 9999 for no value.
+        `white_to_fsaverage` is, per hemisphere, the 1-based vertex of the subject's surface that is
+        nearest to each fsaverage vertex: shape (163842,), of which fsaverage5 is the first 10,242.
+        `volume_shape` are the voxels along each axis of the source space; NSD's authors interpolate
+        by ``cubic``. A ValueError if the depths do not fit each other, or an index is not one of a
+        vertex.
         """
         from scipy.sparse import coo_array
 
@@ -157,24 +142,12 @@ class FsaverageOperator:
         return replace(self, weights=weights)
 
     def apply(self, volumes: NDArray[Any]) -> NDArray[np.float32]:
-        """Map volumes to fsaverage5.
+        """Map volumes to fsaverage5: (T, 20484) float32, in their unit.
 
-        Parameters
-        ----------
-        volumes : array of shape (n_voxels, T) or (n, T)
-            All voxels in C order, or only ``touched_voxels``. Any unit and number type; the map is
-            linear, so integers that stand for percent x 300 may be divided afterwards.
-
-        Returns
-        -------
-        array of shape (T, 20484), float32
-            In the unit of ``volumes``; NaN at a vertex if any voxel that it looks at is NaN or
-            `masked`, or if its coordinates lie outside the volume.
-
-        Raises
-        ------
-        ValueError
-            If a shape fits neither all voxels nor the touched ones.
+        They are (n_voxels, T) in C order, or (n, T) of ``touched_voxels`` alone, of any number
+        type; the map is linear, so integers that stand for percent x 300 may be divided afterwards.
+        NaN at a vertex if any voxel that it looks at is NaN or `masked`, or if its coordinates lie
+        outside the volume. A ValueError if a shape fits neither all voxels nor the touched ones.
         """
         if volumes.ndim != 2:
             raise ValueError(f"Volumes have shape (voxels, volumes), not {volumes.shape}.")

@@ -1,5 +1,6 @@
-"""Many sessions that cost next to nothing: 12 trials each, and files that are mostly holes."""
+"""Many sessions that cost little: 12 trials each, or 750, and files that are mostly holes."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,16 +8,22 @@ import numpy as np
 import pandas as pd
 
 from nsd_pipeline.demo.experiment import DemoSettings, make_responses, write_design, write_responses
-from nsd_pipeline.nsd import layout, mgh
+from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import N_SHARED_IMAGES, ExperimentDesign, read_experiment_design
+from nsd_pipeline_tests.nsd.mgh_files import write_sparse_betas
 
 SUBJECT = "subj01"
 N_SESSIONS = 10
 N_TRIALS = 12
+FULL_SIZE = 750
 
 
 def write_many_sessions(
-    folder: Path, model: Path, n_sessions: Mapping[str, int] | None = None
+    folder: Path,
+    model: Path,
+    n_sessions: Mapping[str, int] | None = None,
+    *,
+    n_trials: int = N_TRIALS,
 ) -> None:
     """Give subjects some sessions; another dataset lends what does not depend on their number.
 
@@ -24,15 +31,21 @@ def write_many_sessions(
     ----------
     n_sessions
         How many of each subject; 10 of subj01 by default.
+    n_trials
+        Of each session, `N_TRIALS` or `FULL_SIZE`. Sessions of full size are one file under many
+        names, or they would take 61 MB each.
     """
     n_sessions = n_sessions or {SUBJECT: N_SESSIONS}
     most = max(n_sessions.values())
     rng = np.random.default_rng(0)
     lent = read_experiment_design(model / layout.EXPDESIGN_KEY)
     pattern = np.zeros_like(lent.stimpattern)
-    pattern[:most, :, 10] = True
+    per_run = n_trials / pattern.shape[1]
+    pattern[:most, 0::2, 10 : 10 + math.ceil(per_run)] = True
+    pattern[:most, 1::2, 10 : 10 + math.floor(per_run)] = True
     # Every image three times, as NSD has it, and some of them shared.
-    images = np.arange(most * N_TRIALS // 3) + N_SHARED_IMAGES - 20
+    n_images = most * n_trials // 3
+    images = np.arange(n_images) + min(N_SHARED_IMAGES - 20, lent.subjectim.shape[1] - n_images + 1)
     design = ExperimentDesign(
         rng.permutation(np.repeat(images, 3)), lent.subjectim, lent.sharedix, pattern
     )
@@ -53,19 +66,14 @@ def write_many_sessions(
         for session in range(1, number + 1):
             for key in layout.betas_keys(subject, session, "fsaverage"):
                 (folder / key).parent.mkdir(parents=True, exist_ok=True)
-                write_sparse_betas(folder / key, rng)
+                if n_trials == N_TRIALS:
+                    write_sparse_betas(folder / key, rng, N_TRIALS)
+                    continue
+                first = folder / f"{n_trials}_trials.mgh"
+                if not first.exists():
+                    write_sparse_betas(first, rng, n_trials)
+                (folder / key).hardlink_to(first)
     info.to_csv(folder / layout.STIM_INFO_KEY)
-
-
-def write_sparse_betas(path: Path, rng: np.random.Generator) -> None:
-    """Write noise to fsaverage5's vertices, and leave the others a hole in the file."""
-    header = mgh.header_bytes(layout.FSAVERAGE_VERTICES, N_TRIALS)
-    with path.open("wb") as file:
-        file.write(header)
-        for frame in range(N_TRIALS):
-            file.seek(len(header) + frame * layout.FSAVERAGE_VERTICES * 4)
-            file.write(rng.normal(size=layout.FSAVERAGE5_VERTICES).astype(">f4").tobytes())
-        file.truncate(len(header) + N_TRIALS * layout.FSAVERAGE_VERTICES * 4)
 
 
 def _enter_trials(table: pd.DataFrame, design: ExperimentDesign, number: int) -> None:

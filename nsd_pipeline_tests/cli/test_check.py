@@ -17,6 +17,7 @@ from nsd_pipeline_tests.nsd.conftest import (
     responses_path,
     stim_info_path,
 )
+from nsd_pipeline_tests.nsd.mgh_files import write_mgh
 
 __all__ = ["arrays", "design_path", "folder", "responses_path", "stim_info_path"]
 SUBJECT = "subj03"
@@ -52,9 +53,9 @@ def mirror(
         label[:n_inside] = 1
         ceiling = np.zeros_like(label)
         ceiling[:n_inside] = MEDIAN_NCSNR[SUBJECT] + np.linspace(-0.1, 0.1, n_inside)[:, None]
-        mgh.write(place(f"{layout.betas_folder(SUBJECT, 'fsaverage')}/{side}.ncsnr.mgh"), ceiling.T)
+        write_mgh(place(f"{layout.betas_folder(SUBJECT, 'fsaverage')}/{side}.ncsnr.mgh"), ceiling.T)
         plain = tmp_path / "label.mgh"
-        mgh.write(plain, label.T)
+        write_mgh(plain, label.T)
         packed = gzip.compress(plain.read_bytes())
         place(f"nsddata/freesurfer/fsaverage/label/{side}.nsdgeneral.mgz").write_bytes(packed)
     monkeypatch.setenv("NSD_SOURCE", str(root))

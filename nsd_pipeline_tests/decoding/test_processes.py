@@ -1,7 +1,5 @@
-"""What the processes of a training are told, and that no two trainings write one checkpoint."""
+"""What the processes of a training are told, and what they say."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +7,7 @@ import pytest
 
 from nsd_pipeline.decoding import TrainingConfig
 from nsd_pipeline.decoding.cohort import Cohort, read_data
-from nsd_pipeline.decoding.processes import TrainingPlan, _train_in_processes, alone
+from nsd_pipeline.decoding.processes import TrainingPlan, _train_in_processes
 from nsd_pipeline.errors import ArtifactError, NsdError
 from nsd_pipeline.storage.opening import open_store
 
@@ -56,22 +54,3 @@ def test_what_is_wrong_in_a_process_is_told_as_if_it_were_this_one(tmp_path: Pat
         _train_in_processes(plan, [None], pytest.fail)
     assert str(told.value) == str(here.value)
     assert told.value.remake == here.value.remake
-
-
-def test_a_model_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from nsd_pipeline.decoding.processes import TrainingPlan, alone\n"
-        "plan = TrainingPlan.model_validate_json(sys.argv[1])\n"
-        "with alone(plan): print('training', flush=True); sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", code, plan.model_dump_json()]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as other:
-        assert other.stdout.readline() == b"training\n"
-        with pytest.raises(NsdError, match="all is being trained by another process"), alone(plan):
-            pass
-        other.kill()
-    with alone(plan):  # a killed one holds nothing
-        pass

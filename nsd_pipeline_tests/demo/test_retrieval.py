@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.demo import generate, run, write_tiny_encoder
+from nsd_pipeline.steps.sessions import SessionStates
 from nsd_pipeline_tests.pipeline import Pipeline
 
 SESSIONS = ("subj01_ses01", "subj01_ses03")
@@ -51,16 +52,14 @@ def test_the_demo_sets_nothing_that_a_user_would_not_set(
 ) -> None:
     used: dict[str, dict[str, object]] = {}
 
-    def note(
-        _: dg.DagsterInstance, __: object, settings: dict[str, dict[str, object]]
-    ) -> list[str]:
-        used.update(settings)
+    def note(*_: object, config: dict[str, dict[str, object]]) -> list[str]:
+        used.update(config)
         return ["made"]
 
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setattr(run, "_run", note)
+    monkeypatch.setattr(run, "execute", note)
     monkeypatch.setattr(run, "_url", lambda _: str(tmp_path))
-    monkeypatch.setattr(run, "_is_there", lambda *_: True)
+    monkeypatch.setattr(run, "look_at_sessions", lambda *_: SessionStates())
     monkeypatch.setattr(run, "_print_results", lambda *_: None)
     result = CliRunner().invoke(run.main, ["--experiment", experiment])
     assert result.exit_code == 0, result.output

@@ -124,7 +124,7 @@ def test_a_run_of_another_host_is_left_alone_and_says_so_once(
 def test_runs_that_another_process_launches_in_itself_are_judged_by_that_process(
     make_home: MakeHome,
 ) -> None:
-    """The demo's backfill: launched, but by no launcher that the daemon knows of."""
+    """Launched, but by no launcher that the daemon knows of: Dagster has one for its own tests."""
     home = make_home(settings(**MONITORED))
     run = signed_run(home, myself())
     home.report(run, DagsterEventType.RUN_STARTING)

@@ -182,14 +182,14 @@ def test_a_download_goes_on_after_a_power_cut(
     content = random.Random(33).randbytes(4000)
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / "object").write_bytes(content)
-    source = LocalMirror(tmp_path / "mirror")
+    source = LocalMirror(tmp_path / "mirror", max_concurrency=2)
     ranges = [(start, 300) for start in range(0, 4000, 400)]
     wanted = b"".join(content[start : start + length] for start, length in ranges)
     (root := tmp_path / "recorded").mkdir()
 
     def download(folder: Path) -> bytes:
         info = source.describe("object")
-        fetch(source, info, ranges, folder / "scratch/file", max_concurrency=2)
+        fetch(source, info, ranges, folder / "scratch/file")
         return (folder / "scratch/file").read_bytes()
 
     with recorded(root) as mark:

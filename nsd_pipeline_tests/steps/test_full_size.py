@@ -11,28 +11,18 @@ import h5py
 import numpy as np
 import pytest
 
-from nsd_pipeline.demo.experiment import (
-    DemoSettings,
-    make_design,
-    make_responses,
-    write_design,
-    write_responses,
-    write_stimulus_info,
-)
+from nsd_pipeline.demo.experiment import DemoSettings, make_design, write_tables
 from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.layout import (
-    EXPDESIGN_KEY,
     FSAVERAGE5_VERTICES,
-    FSAVERAGE_VERTICES,
     IMAGE_SHAPE,
     N_IMAGES,
-    STIM_INFO_KEY,
     STIMULI_KEY,
     betas_keys,
-    responses_key,
 )
 from nsd_pipeline.surface import summarise, write_session
 from nsd_pipeline_tests.memory import run_within
+from nsd_pipeline_tests.nsd.mgh_files import write_sparse_betas
 from nsd_pipeline_tests.storage.servers import S3rver
 
 SESSION_CEILING: Final = 1.5e9
@@ -149,23 +139,14 @@ def served_session(
 ) -> tuple[Path, Path]:
     """A session of 750 trials and all images on a bucket; holes where nothing will be looked at."""
     settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
-    design = make_design(settings)
     mirror = tmp_path / "nsd"
     keys = betas_keys("subj01", 1, "fsaverage")
-    for key in (EXPDESIGN_KEY, STIM_INFO_KEY, responses_key("subj01"), STIMULI_KEY, *keys):
-        (mirror / key).parent.mkdir(parents=True, exist_ok=True)
-    write_design(design, mirror / EXPDESIGN_KEY)
-    write_stimulus_info(design, mirror / STIM_INFO_KEY, seed=0)
-    write_responses(make_responses(design, settings, "subj01"), mirror / responses_key("subj01"))
+    write_tables(mirror, make_design(settings), settings)
     rng = np.random.default_rng(0)
-    header = mgh.MghHeader(FSAVERAGE_VERTICES, 750)
+    for key in (STIMULI_KEY, *keys):
+        (mirror / key).parent.mkdir(parents=True, exist_ok=True)
     for key in keys:
-        with (mirror / key).open("wb") as file:
-            file.write(mgh.header_bytes(FSAVERAGE_VERTICES, 750))
-            for offset, _ in mgh.frame_ranges(header, FSAVERAGE5_VERTICES):
-                file.seek(offset)
-                file.write(rng.standard_normal(FSAVERAGE5_VERTICES).astype(">f4").tobytes())
-            file.truncate(header.data_end)
+        write_sparse_betas(mirror / key, rng, 750)
     with h5py.File(mirror / STIMULI_KEY, "w") as file:
         images = file.create_dataset("imgBrick", (N_IMAGES, *IMAGE_SHAPE), np.uint8)
         images[-1] = 255  # gives the dataset its place in the file, 39.6 GB from end to end

@@ -10,15 +10,8 @@ import zarr
 
 from nsd_pipeline.demo import made_files
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.experiment import (
-    DemoSettings,
-    make_design,
-    make_responses,
-    write_design,
-    write_responses,
-    write_stimulus_info,
-)
-from nsd_pipeline.nsd.layout import EXPDESIGN_KEY, STIM_INFO_KEY, responses_key, valid_key
+from nsd_pipeline.demo.experiment import DemoSettings, make_design, write_tables
+from nsd_pipeline.nsd.layout import valid_key
 from nsd_pipeline.nsd.nsd_series import design_key, series_key
 from nsd_pipeline_tests.memory import run_within
 
@@ -49,11 +42,9 @@ def mirror(tmp_path: Path) -> Path:
     settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
     design = make_design(settings)
     keys = [key("subj01", 1, 1, SPACE) for key in (series_key, design_key)]
-    for key in (EXPDESIGN_KEY, responses_key("subj01"), valid_key("subj01", 1, SPACE), *keys):
+    write_tables(folder, design, settings)
+    for key in (valid_key("subj01", 1, SPACE), *keys):
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
-    write_design(design, folder / EXPDESIGN_KEY)
-    write_stimulus_info(design, folder / STIM_INFO_KEY, seed=0)
-    write_responses(make_responses(design, settings, "subj01"), folder / responses_key("subj01"))
     write_transforms(folder / "nsddata/ppdata/subj01/transforms", "subj01", (SPACE,), seed=0)
     voxels = grid("subj01", SPACE)
     vertex = made_files.nearest_vertices(voxels)

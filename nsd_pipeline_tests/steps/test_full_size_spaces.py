@@ -9,20 +9,10 @@ import zarr
 
 from nsd_pipeline.demo import made_files
 from nsd_pipeline.demo.anatomy import grid, write_transforms
-from nsd_pipeline.demo.experiment import (
-    DemoSettings,
-    make_design,
-    make_responses,
-    write_design,
-    write_responses,
-    write_stimulus_info,
-)
+from nsd_pipeline.demo.experiment import DemoSettings, make_design, write_tables
 from nsd_pipeline.nsd.layout import (
-    EXPDESIGN_KEY,
-    STIM_INFO_KEY,
     betas_files,
     layer_keys,
-    responses_key,
     valid_key,
     white_to_fsaverage_key,
 )
@@ -87,14 +77,11 @@ def bucket(
     """A session of 750 volumes on a bucket, and transforms of a real subject's size: the folder."""
     mirror = tmp_path / "nsd"
     settings = DemoSettings(subjects=1, sessions=1, trials_per_run=63, spaces=())
-    design = make_design(settings)
     (file,) = betas_files("subj01", 1, SPACE)["nii.gz"]
     mask = valid_key("subj01", 1, SPACE)
-    for key in (EXPDESIGN_KEY, STIM_INFO_KEY, responses_key("subj01"), file, mask):
+    write_tables(mirror, make_design(settings), settings)
+    for key in (file, mask):
         (mirror / key).parent.mkdir(parents=True, exist_ok=True)
-    write_design(design, mirror / EXPDESIGN_KEY)
-    write_stimulus_info(design, mirror / STIM_INFO_KEY, seed=0)
-    write_responses(make_responses(design, settings, "subj01"), mirror / responses_key("subj01"))
     transforms = mirror / "nsddata/ppdata/subj01/transforms"
     write_transforms(transforms, "subj01", (SPACE,), seed=0, n_vertices=N_NATIVE)
     voxels = grid("subj01", SPACE)

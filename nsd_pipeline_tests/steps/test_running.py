@@ -1,7 +1,9 @@
 """What a run says of artifacts that it could not make."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import dagster as dg
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from nsd_pipeline.dagster_private import range_tags
 from nsd_pipeline.errors import DamagedArtifactError, InvalidFileError, Remake
 from nsd_pipeline.steps.running import in_words, materialize, step_asset
-from nsd_pipeline.steps.step import Change, Metadata, Plan, Step
+from nsd_pipeline.steps.step import Change, Metadata, Plan, Standing, Step
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Draft, Store
 
@@ -144,3 +146,29 @@ def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
 
     (tmp_path / "parts/a/file").unlink()
     assert step.look("a").change is Change.MISSING
+
+
+def test_of_two_that_make_one_artifact_the_second_waits_and_finds_it_made(tmp_path: Path) -> None:
+    making, looked = Event(), Event()
+    made: list[str] = []
+
+    class First(Parts):
+        def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+            made.append(partition)
+            making.set()
+            assert looked.wait(60)
+            return super().make(partition, plan, draft)
+
+    class Second(First):
+        def look(self, partition: str) -> Standing:
+            standing = super().look(partition)
+            looked.set()
+            return standing
+
+    with ThreadPoolExecutor(2) as people:
+        first = people.submit(First(open_store(tmp_path)).bring_up_to_date, "a")
+        assert making.wait(60)
+        second = people.submit(Second(open_store(tmp_path)).bring_up_to_date, "a")
+    assert first.result()[1].change is Change.MISSING
+    assert second.result()[1].change is None
+    assert made == ["a"]

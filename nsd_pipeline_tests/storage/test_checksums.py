@@ -17,6 +17,7 @@ from nsd_pipeline.storage.checksums import stated_checksum
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.source import LocalMirror, ObjectInfo, read_whole
 from nsd_pipeline.storage.transfer import fetch
+from nsd_pipeline_tests.nsd.mgh_files import write_mgh
 from nsd_pipeline_tests.storage.servers import Answer, ScriptedServer
 
 Script = Callable[[Callable[[int], Answer]], ScriptedServer]
@@ -146,7 +147,7 @@ def test_a_trial_of_zeros_is_no_data_of_nsd(
     objects = {}
     for side in ("lh", "rh"):
         key = f"{side}.betas_session01.mgh"
-        mgh.write(mirror / key, values)
+        write_mgh(mirror / key, values)
         info = source.describe(key)
         header = mgh.parse_header((mirror / key).read_bytes()[:284], name=key)
         objects[side] = BetasObject(ObjectInfo(key, info.n_bytes, info.etag), header)
@@ -159,13 +160,13 @@ def test_a_trial_of_zeros_is_no_data_of_nsd(
         source.zeros = False
         damaged = values.copy()
         damaged[2] = 0
-        mgh.write(mirror / "rh.betas_session01.mgh", damaged)
+        write_mgh(mirror / "rh.betas_session01.mgh", damaged)
         info = source.describe("rh.betas_session01.mgh")
         objects["rh"] = BetasObject(info, objects["rh"].header)
     with pytest.raises(InvalidFileError, match=r"rh\.betas_session01\.mgh .* trial 2 \(counted"):
         download()
     source.zeros = False
-    mgh.write(mirror / "rh.betas_session01.mgh", values)
+    write_mgh(mirror / "rh.betas_session01.mgh", values)
     info = source.describe("rh.betas_session01.mgh")
     objects["rh"] = BetasObject(info, objects["rh"].header)
     assert download() > 0

@@ -238,14 +238,13 @@ def test_an_object_replaced_between_two_ranges_is_told(
                 bucket.put_public(BUCKET, "replaced", CONTENT[::-1])
             return super().read(key, offset, length, etag=etag)
 
-    source = _Replacing(f"s3://{BUCKET}", endpoint_url=bucket.url)
+    source = _Replacing(f"s3://{BUCKET}", endpoint_url=bucket.url, max_concurrency=1)
     with pytest.raises(SourceChangedError, match=f"s3://{BUCKET}/replaced"):
         fetch(
             source,
             source.describe("replaced"),
             [(0, 1000), (2000, 1000), (4000, 1000)],
             tmp_path / "f",
-            max_concurrency=1,
         )
     assert not (tmp_path / "f").exists()
 

@@ -9,6 +9,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from nsd_pipeline.errors import ArtifactError, NsdError, StorageFullError
 from nsd_pipeline.storage.names import check_artifact_key
@@ -196,6 +197,20 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     ):
         pytest.fail("the block was entered")
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_whichever_library_writes(store: Store, error: Exception) -> None:
+    told = pytest.raises(StorageFullError, match="is full: No space left on device")
+    with told, store.write(KEY, **MADE_BY):
+        raise error
+    assert store.keys() == []
 
 
 def test_no_artifact_lies_within_another(store: Store) -> None:

@@ -77,8 +77,8 @@ def test_a_file_is_the_prefix_and_the_slices(
     mirror = _Mirror(mirror_folder)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "lh.mgh")
-        options = {"prefix": prefix, "max_concurrency": max_concurrency}
-        report = fetch(mirror, mirror.describe(KEY), ranges, file, **options)
+        mirror.max_concurrency = max_concurrency
+        report = fetch(mirror, mirror.describe(KEY), ranges, file, prefix=prefix)
         assert file.read_bytes() == _slices(ranges, prefix)
         assert report.n_bytes == mirror.n_bytes == sum(length for _, length in ranges)
         assert report.resumed_bytes == 0
@@ -180,7 +180,8 @@ def test_no_more_blocks_are_in_flight_than_asked_for(mirror_folder: Path, tmp_pa
 
     mirror = _Busy(mirror_folder)
     ranges = [(start, 10) for start in range(0, 900, 30)]
-    fetch(mirror, mirror.describe(KEY), ranges, tmp_path / "f", max_concurrency=3)
+    mirror.max_concurrency = 3
+    fetch(mirror, mirror.describe(KEY), ranges, tmp_path / "f")
     assert max(most) == 3
 
 
