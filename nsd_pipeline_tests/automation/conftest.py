@@ -13,7 +13,7 @@ from nsd_pipeline_tests.pipeline import SmallNsd
 SUBJECT = "subj01"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def webserver(small_nsd: SmallNsd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
     """The web UI with a history: one of the subject's two sessions, its model, its metrics."""
     folder = tmp_path_factory.mktemp("webserver")

@@ -17,7 +17,6 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from nsd_pipeline import partitions
-from nsd_pipeline.dagster_private import SYNC_LAUNCHER
 from nsd_pipeline.definitions import build_defs
 from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
@@ -32,7 +31,10 @@ from nsd_pipeline_tests.pipeline import SmallNsd
 LOCATION = Path(__file__).with_name("location.py")
 # Runs are executed where they are launched, one after the other: the schedule is what is tested.
 AT_ONCE = {
-    "run_launcher": SYNC_LAUNCHER,
+    "run_launcher": {
+        "module": "dagster._core.launcher.sync_in_memory_run_launcher",
+        "class": "SyncInMemoryRunLauncher",
+    },
     "run_coordinator": {
         "module": "dagster._core.run_coordinator",
         "class": "DefaultRunCoordinator",

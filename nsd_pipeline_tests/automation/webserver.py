@@ -23,7 +23,7 @@ REPOSITORY = {
 }
 
 
-def until(look: Callable[[], T | None], what: str, timeout: float = 120, pause: float = 0.25) -> T:
+def until(look: Callable[[], T | None], what: str, timeout: float = 300, pause: float = 0.25) -> T:
     """Look until there is something to see."""
     deadline = time.monotonic() + timeout
     while not (seen := look()):
