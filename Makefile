@@ -17,7 +17,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO_ENV := NSD_SOURCE=$(CURDIR)/$(DEMO)/nsd NSD_ENCODER=$(CURDIR)/$(DEMO)/tiny_dinov2 \
 	NSD_STORAGE=$(CURDIR)/artifacts
 
-.PHONY: demo ui test docs soak bench audit lint lock clean
+.PHONY: demo ui test types tests docs soak bench audit lint lock clean
 
 demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m nsd_pipeline.demo $(DEMO)
@@ -31,8 +31,13 @@ ui: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(MAKE) --jobs 2 types tests
+
+types: # a minute of one processor, beside the tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+tests: # by three processes, also on two processors: one mostly waits for a daemon, a queue or a server
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site

@@ -21,7 +21,8 @@ SESSION_ASSETS = ("betas", "events", "fsaverage_events", "fsaverage5_betas")
 
 def link_tree(folder: Path, copy: Path) -> Path:
     """Copy a folder by hard links: files of the copy are replaced, never written to in place."""
-    shutil.copytree(folder, copy, copy_function=os.link)
+    locks = shutil.ignore_patterns("*.lock")  # one that is held here would be held there
+    shutil.copytree(folder, copy, copy_function=os.link, ignore=locks)
     return copy
 
 

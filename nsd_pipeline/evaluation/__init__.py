@@ -11,7 +11,12 @@ from nsd_pipeline.evaluation.chance import (
     batch_chance,
     table_chance,
 )
-from nsd_pipeline.evaluation.intervals import holm, metric_intervals, paired_differences
+from nsd_pipeline.evaluation.intervals import (
+    differences_to,
+    holm,
+    metric_intervals,
+    paired_differences,
+)
 from nsd_pipeline.evaluation.metrics import BatchMetrics, batch_retrieval, retrieval_metrics
 from nsd_pipeline.evaluation.protocols import (
     drawn_retrieval,
@@ -33,6 +38,7 @@ __all__ = [
     "against_chance",
     "batch_chance",
     "batch_retrieval",
+    "differences_to",
     "drawn_retrieval",
     "ensemble",
     "hard_negative_ranks",

@@ -72,32 +72,37 @@ class RankedQueries:
         image, _ = pd.factorize(self.image)
         return found | subject_statistics(self.ranks, image, self.subject, ending)
 
-    def drawn(self, weights: Floats, *, medians: bool = True) -> Iterator[tuple[str, Doubles]]:
+    def drawn(
+        self, weights: Floats, *, accuracies_only: bool = False
+    ) -> Iterator[tuple[str, Doubles]]:
         """All metrics (B,) for weights (N, B) of the images; NaN in a draw without a query.
 
-        Without those that have medians it takes a third of the time.
+        Accuracies alone take a tenth of the time.
         """
-        powers = [np.ones_like(self.ranks), self.ranks, self.ranks**2]
-        hits = [np.where(self.ranks < k, 1.0, 0.0) for k in TOP_K]
-        sums = np.stack([np.bincount(self.image, x, len(weights)) for x in (*powers, *hits)])
+        levels = (np.inf, *TOP_K)
+        hits = np.stack([np.bincount(self.image, self.ranks < k, len(weights)) for k in levels])
         with np.errstate(invalid="ignore", divide="ignore"):
-            n, total, squares, *found = sums @ weights
-            mean = total / n
-            nothing = np.empty(0), np.empty(0)
-            lower, upper = weighted_medians(self.ranks, self.image, weights) if medians else nothing
-            last = self.n_candidates - 1 or np.nan  # a single candidate has no normalised rank
-            by_name = {
-                "median_retrieval_rank": lower,
-                "mean_retrieval_rank": mean,
-                "std_retrieval_rank": np.sqrt(np.maximum(squares - n * mean**2, 0) / (n - 1)),
-                **{f"top{k}_acc": hit / n for k, hit in zip(TOP_K, found, strict=True)},
-                "inv_norm_rank_mean": 1 - mean / last,
-                # Seen from the other end, the lower of two middle values is the upper one.
-                "inv_norm_rank_median": 1 - upper / last,
-            }
+            # Counts are exact in float32, and the weights need no copy.
+            n, *found = (hits.astype(np.float32) @ weights).astype(np.float64)
+            by_name = {f"top{k}_acc": hit / n for k, hit in zip(TOP_K, found, strict=True)}
+            if not accuracies_only:
+                powers = [np.bincount(self.image, self.ranks**k, len(weights)) for k in (1, 2)]
+                total, squares = np.stack(powers) @ weights
+                mean = total / n
+                lower, upper = weighted_medians(self.ranks, self.image, weights)
+                last = self.n_candidates - 1 or np.nan  # of a single candidate there is none
+                by_name = {
+                    "median_retrieval_rank": lower,
+                    "mean_retrieval_rank": mean,
+                    "std_retrieval_rank": np.sqrt(np.maximum(squares - n * mean**2, 0) / (n - 1)),
+                    **by_name,
+                    "inv_norm_rank_mean": 1 - mean / last,
+                    # Seen from the other end, the lower of two middle values is the upper one.
+                    "inv_norm_rank_median": 1 - upper / last,
+                }
             ending = metric_ending(self.aggregation, self.set_name)
-            yield from ((f"{name}{ending}", v) for name, v in by_name.items() if len(v))
-            if medians and not self.aggregation:
+            yield from ((f"{name}{ending}", values) for name, values in by_name.items())
+            if not self.aggregation and not accuracies_only:
                 yield from self._of_subjects(weights)
 
     def _of_subjects(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
@@ -147,14 +152,18 @@ def by_seed(table: "pd.DataFrame", images: NDArray[Any]) -> dict[str, Sequence[R
     import pandas as pd
 
     row_of = pd.Series(np.arange(len(images)), index=images)
+    table = table.assign(
+        image_id=row_of[table["image_id"]].to_numpy(),
+        subject=pd.factorize(table["subject"], sort=True)[0],
+    )
     result: dict[str, list[RankedQueries]] = {}
     keys = ["seed", "set", "aggregation"]
     for key, part in table.groupby(keys, sort=False, observed=True):
         seed, name, aggregation = map(str, key)
         queries = RankedQueries(
             part["rank"].to_numpy(np.float64),
-            row_of[part["image_id"]].to_numpy(),
-            pd.factorize(part["subject"], sort=True)[0],
+            part["image_id"].to_numpy(),
+            part["subject"].to_numpy(),
             int(part["n_candidates"].iloc[0]),
             aggregation,
             name,

@@ -16,7 +16,8 @@ and mixing both would hide which of the two a result depends on.
 order of trials, so every draw would need the scores of new batches.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -74,14 +75,7 @@ def metric_intervals(
     return result.rename_axis("metric").reset_index()
 
 
-def paired_differences(
-    table: "pd.DataFrame",
-    baseline: "pd.DataFrame",
-    n_draws: int = N_DRAWS,
-    seed: int = 0,
-    *,
-    medians: bool = True,
-) -> "pd.DataFrame":
+def paired_differences(table: "pd.DataFrame", baseline: "pd.DataFrame") -> "pd.DataFrame":
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
     Ranks mean the same only among the same candidates: retrieval sets that have others are left
@@ -92,10 +86,6 @@ def paired_differences(
     ----------
     table, baseline
         What :func:`query_ranks` returned for each experiment.
-    n_draws, seed
-        As in :func:`metric_intervals`.
-    medians
-        Whether medians are compared, too. They take most of the time.
 
     Returns
     -------
@@ -111,31 +101,57 @@ def paired_differences(
     NsdError
         If no retrieval set has the same candidates in both, or they share no image.
     """
-    import pandas as pd
+    return differences_to(baseline)(table)
 
-    sets = _comparable(table, baseline)
-    table, baseline = (each[each["set"].isin(sets)] for each in (table, baseline))
-    images = np.intersect1d(table["image_id"].unique(), baseline["image_id"].unique())
-    if not len(images):
-        raise NotEnoughDataError(
-            "The experiments cannot be compared: they have no test image in common.",
-            next_step="keep the same images of both.",
-        )
-    weights = _weights(len(images), n_draws, seed)
-    values, drawn = [], []
-    for each in (table, baseline):
-        seeds = by_seed(each[each["image_id"].isin(images)], images)
+
+def differences_to(
+    baseline: "pd.DataFrame", *, accuracies_only: bool = False
+) -> "Callable[[pd.DataFrame], pd.DataFrame]":
+    """Compare several experiments to one, as `paired_differences` does; its draws are made once.
+
+    Parameters
+    ----------
+    baseline
+        What :func:`query_ranks` returned for that one.
+    accuracies_only
+        Whether nothing else is compared. Medians, above all, take most of the time.
+    """
+
+    def draw(
+        table: "pd.DataFrame", sets: tuple[str, ...], images: tuple[int, ...]
+    ) -> dict[str, Doubles]:
+        tested = table[table["set"].isin(sets) & table["image_id"].isin(images)]
+        seeds = by_seed(tested, np.array(images))
         seeds.pop(ENSEMBLE, None)
-        values.append(_values(seeds).mean(axis=1))
-        drawn.append(_drawn(seeds.values(), weights, medians=medians))
-    result = pd.concat(values, axis=1, keys=["value", "baseline"], join="inner").dropna()
-    result = result[result.index.isin(drawn[0])]
-    differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
-    result["difference"] = result["value"] - result["baseline"]
-    result[["low", "high"]] = _intervals(differences, n_draws)
-    result["p_value"] = [_p_value(each, n_draws) for each in differences.values()]
-    result["n_images"] = len(images)
-    return result.rename_axis("metric").reset_index()
+        weights = _weights(len(images), N_DRAWS, 0)
+        return _drawn(seeds.values(), weights, accuracies_only=accuracies_only)
+
+    of_baseline = cache(partial(draw, baseline))
+
+    def compared(table: "pd.DataFrame") -> "pd.DataFrame":
+        import pandas as pd
+
+        sets = tuple(_comparable(table, baseline))
+        tested = (each.loc[each["set"].isin(sets), "image_id"] for each in (table, baseline))
+        images = tuple(sorted(set.intersection(*map(set, tested))))
+        if not images:
+            raise NotEnoughDataError(
+                "The experiments cannot be compared: they have no test image in common.",
+                next_step="keep the same images of both.",
+            )
+        drawn = draw(table, sets, images), of_baseline(sets, images)
+        # The first weights are those of the images as they are.
+        both = {name: (values[0], drawn[1][name][0]) for name, values in drawn[0].items()}
+        result = pd.DataFrame.from_dict(both, orient="index", columns=["value", "baseline"])
+        result = result.dropna()
+        differences = {name: drawn[0][name] - drawn[1][name] for name in result.index}
+        result["difference"] = result["value"] - result["baseline"]
+        result[["low", "high"]] = _intervals(differences, N_DRAWS)
+        result["p_value"] = [_p_value(each, N_DRAWS) for each in differences.values()]
+        result["n_images"] = len(images)
+        return result.rename_axis("metric").reset_index()
+
+    return compared
 
 
 def holm(p_values: ArrayLike) -> Doubles:
@@ -170,6 +186,7 @@ def _values(seeds: Mapping[str, Sequence[RankedQueries]]) -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
+@lru_cache(maxsize=1)  # all results of a report have the same test images
 def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
     """Weights (N, 1 + B + G) of N images: as they are, in B draws, without each of G groups."""
     groups = np.arange(min(n_images, _MOST_GROUPS))
@@ -178,17 +195,19 @@ def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
         draw_images(n_images, n_draws, seed),
         np.float32(np.arange(n_images)[:, None] % len(groups) != groups),
     )
-    return np.concatenate(parts, axis=1)
+    weights = np.concatenate(parts, axis=1)
+    weights.setflags(write=False)
+    return weights
 
 
 def _drawn(
-    seeds: Collection[Sequence[RankedQueries]], weights: Floats, *, medians: bool = True
+    seeds: Collection[Sequence[RankedQueries]], weights: Floats, *, accuracies_only: bool = False
 ) -> dict[str, Doubles]:
     """Mean over seeds of every metric, for each column of weights."""
     sums: dict[str, Doubles] = {}
     for parts in seeds:
         for queries in parts:
-            for name, values in queries.drawn(weights, medians=medians):
+            for name, values in queries.drawn(weights, accuracies_only=accuracies_only):
                 sums[name] = sums[name] + values if name in sums else values
     return {name: values / len(seeds) for name, values in sums.items()}
 

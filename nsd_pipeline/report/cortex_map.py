@@ -17,7 +17,6 @@ from nsd_pipeline.report.drawing import (
     TITLE_SIZE,
     Picture,
     draw,
-    in_few_colors,
     new_figure,
 )
 
@@ -119,8 +118,7 @@ def surface_map(
         ):
             figure.text(x, 0.365 / _HEIGHT, text, va="center", color=color, fontsize=size)
 
-    # With 256 colours the PNG is half as large, and looks the same.
-    return draw(figure, oversample=2, simplify=in_few_colors)
+    return draw(figure, oversample=2, photographs=True)
 
 
 class SurfaceLayer(NamedTuple):

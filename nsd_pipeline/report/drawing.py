@@ -8,13 +8,11 @@ import base64
 import io
 import re
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 
 # Of Okabe and Ito's palette, whose colours people with any colour vision tell apart.
@@ -32,6 +30,8 @@ on both, so that no text gets smaller than it was drawn."""
 TITLE_SIZE: Final = 9.0
 TEXT_SIZE: Final = 8.0
 DPI: Final = 200
+_PAGE_WIDTH: Final = 560
+"""Pixels: 20 experiments of 9 cohorts make a page of 40 MB."""
 
 DASHED: Final = (0, (4, 2))
 DOTTED: Final = (0, (1, 2))
@@ -42,10 +42,14 @@ _SVG_SETTINGS: Final = threading.Lock()
 
 
 class Picture(NamedTuple):
-    """A figure as a file for the screen and one for print."""
+    """A figure as a file for the screen, one for print, and of photographs a small one for pages.
 
-    png: bytes
-    svg: bytes
+    Lines are small as SVG. As WebP a brain has 50 KB; as PNG, and as SVG with a JPEG inside, 250.
+    """
+
+    png: bytes = b""
+    svg: bytes = b""
+    webp: bytes = b""
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -88,13 +92,8 @@ def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") 
         )
 
 
-def draw(
-    figure: "Figure",
-    *,
-    oversample: int = 1,
-    simplify: "Callable[[Image], Image]" = lambda image: image,
-) -> Picture:
-    """Draw a figure and write it as PNG and as SVG.
+def draw(figure: "Figure", *, oversample: int = 1, photographs: bool = False) -> Picture:
+    """Draw a figure and write it as PNG and as SVG, photographs also as WebP.
 
     Parameters
     ----------
@@ -102,16 +101,24 @@ def draw(
         Figure to draw.
     oversample
         How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
-    simplify
-        What is done to the picture (RGB) so that the PNG is small.
+    photographs
+        Whether it shows some, or brains. All of the PNG share a palette of 256 colours: it is half
+        as large, and looks the same.
     """
     from matplotlib import rc_context
     from PIL import Image
 
-    canvas, png, svg = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    canvas, png, svg, webp = (io.BytesIO() for _ in range(4))
     figure.savefig(canvas, format="png", dpi=DPI * oversample)
     image = Image.open(canvas).convert("RGB").reduce(oversample)
-    simplify(image).save(png, format="png", optimize=True)
+    if photographs:
+        # Here and not by the page, which is made again whenever one of its 1,000 figures changes.
+        small = image.copy()
+        small.thumbnail((_PAGE_WIDTH, 10 * _PAGE_WIDTH))
+        small.save(webp, format="webp", quality=60)
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    image.save(png, format="png")
+    figure.set_layout_engine("none")  # everything has its place now
     # Text stays text: smaller, and an editor of figures can change it. These settings are global.
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -122,14 +129,7 @@ def draw(
         figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
     # The hundredth of a point is fine enough, and makes the file a third smaller.
     rounded = _DIGITS.sub(rb"\1", svg.getvalue())
-    return Picture(png.getvalue(), _PHOTO.sub(_as_jpeg, rounded))
-
-
-def in_few_colors(image: "Image") -> "Image":
-    """Give a picture a palette of 256 colours."""
-    from PIL import Image
-
-    return image.quantize(256, dither=Image.Dither.NONE)
+    return Picture(png.getvalue(), _PHOTO.sub(_as_jpeg, rounded), webp.getvalue())
 
 
 def _as_jpeg(found: re.Match[bytes]) -> bytes:

@@ -15,7 +15,6 @@ from nsd_pipeline.report.drawing import (
     TEXT_SIZE,
     Picture,
     draw,
-    in_few_colors,
     new_figure,
 )
 from nsd_pipeline.report.tables import place_of
@@ -157,7 +156,7 @@ def retrieval_gallery(rows: Sequence[Retrieval]) -> Picture:
         write(middle_of_place, y + _CELL - 0.08, row.among, MUTED)
         for column, image in enumerate(row.retrieved):
             _draw(figure, image, columns[column], y, framed=column == row.correct)
-    return draw(figure, simplify=in_few_colors)
+    return draw(figure, photographs=True)
 
 
 class Rated(NamedTuple):
@@ -183,7 +182,7 @@ def difficulty_gallery(easiest: Sequence[Rated], hardest: Sequence[Rated]) -> Pi
             _draw(figure, image, x, top + _HEADER, framed=False)
             at = (x + _CELL / 2) / width, 1 - (top + _HEADER + _CELL + 0.1) / height
             figure.text(*at, f"{place:.3g}", {**look, "ha": "center", "color": MUTED})
-    return draw(figure, simplify=in_few_colors)
+    return draw(figure, photographs=True)
 
 
 class Found(NamedTuple):
@@ -214,7 +213,7 @@ def trial_gallery(title: str, seen: NDArray[np.uint8], found: Sequence[Found]) -
         caption = (x + _CELL / 2) / width, 1 - (y + _HEADER / 2) / height
         figure.text(*caption, f"{number + 1}: {score:.2f}", {**look, "ha": "center"})
         _draw(figure, image, x, y + _HEADER, framed=is_seen)
-    return draw(figure, simplify=in_few_colors)
+    return draw(figure, photographs=True)
 
 
 def _draw(

@@ -191,9 +191,13 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
     return draw(figure)
 
 
+_ROWS: Final = 45
+"""Rows of a figure that still fits on a sheet of paper."""
+
+
 def interval_rows(
     rows: "pd.DataFrame", xlabel: str, *, title: str = "", reference: float | None = None
-) -> Picture:
+) -> list[Picture]:
     """Draw values with their intervals one below the other (a forest plot).
 
     Parameters
@@ -204,37 +208,62 @@ def interval_rows(
     xlabel
         What the values are.
     title
-        Title of the figure.
+        Title of the figures.
     reference
         Value that is drawn as a line. Rows whose interval holds it are grey.
+
+    Returns
+    -------
+    list of Picture
+        As many as it takes, with the same axis.
     """
     import pandas as pd
 
     headed = rows["group"].nunique() < len(rows)  # else a group's name is its only row's
-    y, ticks, heads = [], [], []
-    place = 0.0
-    for group, part in rows.groupby("group", sort=False):
-        if headed:
-            heads.append((place, str(group)))
-            place += 1
-        y += [place + number for number in range(len(part))]
-        ticks += [str(group)] if not headed else [str(label) for label in part["label"]]
-        place += len(part) + 0.4 * headed
+    sheets: list[list[pd.DataFrame]] = [[]]
+    for _, part in rows.groupby("group", sort=False):
+        if sum(len(each) + headed for each in (*sheets[-1], part)) > _ROWS and sheets[-1]:
+            sheets.append([])
+        sheets[-1].append(part)
+    ends = rows.reindex(columns=["value", "low", "high", "chance"]).assign(reference=reference)
+    low, high = np.nanmin(ends.to_numpy(float)), np.nanmax(ends.to_numpy(float))
+    margin = 0.06 * (high - low) or 1
+    limits = low - margin, high + margin
+    return [_sheet(parts, headed, xlabel, title, reference, limits) for parts in sheets]
+
+
+def _sheet(
+    parts: "list[pd.DataFrame]",
+    headed: bool,
+    xlabel: str,
+    title: str,
+    reference: float | None,
+    limits: tuple[float, float],
+) -> Picture:
+    """Draw some groups of `interval_rows`."""
+    import pandas as pd
+
+    places: list[float] = []
+    heads, place = [], 0.0
+    for part in parts:
+        heads.append((place, str(part["group"].iloc[0])))
+        places += [place + headed + number for number in range(len(part))]
+        place += len(part) + 1.4 * headed
+    rows, y = pd.concat(parts), np.array(places)
     figure = new_figure(COLUMN, 0.75 + 0.17 * place)
     axes = figure.subplots()
+    unclear = np.zeros(len(rows), bool)
     if reference is not None:
         axes.axvline(reference, color=INK, lw=0.8, ls=DASHED)
-    for at, row in zip(y, rows.to_dict("records"), strict=True):
-        unclear = reference is not None and not (row["low"] > reference or row["high"] < reference)
-        color = MUTED if unclear else BLUE
-        axes.plot([row["low"], row["high"]], [at, at], color=color, lw=1.3)
-        axes.plot(row["value"], at, "o", ms=3.6, color=color, mfc="white" if unclear else color)
-        if pd.notna(row.get("chance")):
-            axes.vlines(row["chance"], at - 0.4, at + 0.4, color=VERMILION, lw=1.2)
+        unclear = ~((rows["low"] > reference) | (rows["high"] < reference)).to_numpy()
+    for some, color, fill in ((~unclear, BLUE, BLUE), (unclear, MUTED, "white")):
+        part = rows[some]
+        axes.hlines(y[some], part["low"], part["high"], color=color, lw=1.3)
+        axes.plot(part["value"], y[some], "o", ms=3.6, color=color, mfc=fill)
     if "chance" in rows:
-        axes.plot([], [], color=VERMILION, lw=1.2, label="chance")
-    axes.set_yticks(y, labels=ticks)
-    for at, name in heads:
+        axes.vlines(rows["chance"], y - 0.4, y + 0.4, color=VERMILION, lw=1.2, label="chance")
+    axes.set_yticks(y, labels=rows["label" if headed else "group"].astype(str))
+    for at, name in heads if headed else ():
         axes.annotate(
             name,
             (0, at),
@@ -245,8 +274,7 @@ def interval_rows(
             fontsize=TEXT_SIZE,
             color=INK,
         )
-    axes.set_ylim(place - 0.4, -0.8)
-    axes.margins(x=0.06)
+    axes.set(xlim=limits, ylim=(place - 0.4, -0.8))
     axes.grid(axis="x", color=FAINT, lw=0.6)
     style(axes, title=title, xlabel=xlabel)
     axes.tick_params(axis="y", length=0)

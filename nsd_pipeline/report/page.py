@@ -1,15 +1,10 @@
 """The decoding report: one HTML page across experiments that needs no file beside it."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
-
-import numpy as np
 
 from nsd_pipeline.report.drawing import Picture
 from nsd_pipeline.report.tables import (
@@ -31,11 +26,6 @@ MAIN_METRICS: Final = ("top5_acc", "top1_acc", "top10_acc", "median_retrieval_ra
 
 _IN_A_SENTENCE: Final = ("decoder", "data", "space", "image encoder", "seeds")
 """Settings that are named above the table if all results share them."""
-_SAFE: Final = " !$()*,-./:;=@[]_{|}~"
-"""What may stand in an address within quotes as it is."""
-_MANY: Final = 40
-"""From so many results on, pictures within the page are small: else 20 experiments of 9 cohorts are
-54 MB instead of 30. The files of the artifacts are as large as ever."""
 _OPEN_AT_FIRST: Final = 2
 """Up to so many results are seen without a click."""
 
@@ -170,7 +160,7 @@ def render_page(
         experiments.setdefault(result.experiment, []).append(result)
     shared = shared_settings([result.settings for result in results])
     return (
-        _environment(small=len(results) >= _MANY)
+        _environment()
         .get_template("page.html.j2")
         .render(
             results=results,
@@ -178,7 +168,7 @@ def render_page(
             cohorts=sorted(
                 {result.cohort for result in results}, key=lambda name: (name == "all", name)
             ),
-            tables={name: _cells(results, name) for name in main_metrics},
+            tables=_cells(results, main_metrics),
             created=created,
             overview=overview,
             descriptions=descriptions,
@@ -200,26 +190,26 @@ def render_page(
     )
 
 
-def _cells(results: Sequence[Result], metric: str) -> dict[tuple[str, str], dict[str, str]]:
-    """Value, interval and chance of a metric, in words, by experiment and cohort."""
-    cells = {}
+def _cells(
+    results: Sequence[Result], metrics: Sequence[str]
+) -> dict[str, dict[tuple[str, str], dict[str, str]]]:
+    """Value, interval and chance of each metric, in words, by experiment and cohort."""
+    cells: dict[str, dict[tuple[str, str], dict[str, str]]] = {name: {} for name in metrics}
+    columns = ["value", "low", "high", "chance"]
     for result in results:
-        rows = result.metrics[result.metrics["metric"] == metric].to_dict("records")
-        row = {
-            name: as_read(metric, value)
-            for name, value in (rows[0] if rows else {}).items()
-            if name != "metric"
-        }
-        known = {"value": np.nan, "low": np.nan, "high": np.nan, "chance": np.nan} | row
-        cells[result.experiment, result.cohort] = {
-            "value": metric_text(metric, known["value"]),
-            "interval": interval_text(metric, known["low"], known["high"]),
-            "chance": metric_text(metric, known["chance"]),
-        }
+        table = result.metrics.set_index("metric").reindex(list(metrics), columns=columns)
+        for row in table.itertuples():
+            name = str(row.Index)
+            value, low, high, chance = (as_read(name, getattr(row, each)) for each in columns)
+            cells[name][result.experiment, result.cohort] = {
+                "value": metric_text(name, value),
+                "interval": interval_text(name, low, high),
+                "chance": metric_text(name, chance),
+            }
     return cells
 
 
-def _environment(*, small: bool) -> "Environment":
+def _environment() -> "Environment":
     import pandas as pd
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -231,7 +221,7 @@ def _environment(*, small: bool) -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update(
-        embedded=partial(_embedded, small=small),
+        embedded=_embedded,
         data_uri=lambda text: f"data:text/plain;base64,{_base64(text.encode())}",
         metric_label=metric_label,
         metrics_table=lambda result: readable_metrics(result.metrics).to_dict("records"),
@@ -249,17 +239,7 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _embedded(picture: Picture, *, small: bool) -> str:
-    """Address of a picture within the page: lines as SVG, photographs and brains as WebP.
-
-    As WebP a brain has 50 KB; as PNG, and as SVG with a JPEG inside, it has 250.
-    """
-    if picture.svg and b"<image" not in picture.svg and not small:
-        return f"data:image/svg+xml,{quote(picture.svg, safe=_SAFE)}"
-    from PIL import Image
-
-    image, webp = Image.open(io.BytesIO(picture.png)).convert("RGB"), io.BytesIO()
-    width, quality = (420, 60) if small else (640, 75)
-    image.thumbnail((width, 10 * width))
-    image.save(webp, format="webp", quality=quality)
-    return f"data:image/webp;base64,{_base64(webp.getvalue())}"
+def _embedded(picture: Picture) -> str:
+    """Address of a picture within the page: photographs and brains as WebP, lines as SVG."""
+    kind, content = ("webp", picture.webp) if picture.webp else ("svg+xml", picture.svg)
+    return f"data:image/{kind};base64,{_base64(content)}"

@@ -6,6 +6,7 @@ The reference's ranks count from 0, and so do metrics by its names. What is writ
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -50,6 +51,7 @@ def as_read(name: str, value: float) -> float:
     return place_of(value) if _RANK.match(name) else value
 
 
+@cache  # a report asks for the same 80 names of each result
 def metric_label(name: str) -> str:
     """Say in words what a metric's name means; a name that is not known stays as it is.
 

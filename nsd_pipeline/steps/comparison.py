@@ -48,14 +48,16 @@ def compare(store: Store, measured: Sequence[Measured]) -> "tuple[pd.DataFrame, 
     notes = []
     # Those of an earlier version have no ranks of queries.
     known = [each for each in measured if QUERIES_FILE in each.metrics.files]
-    baselines = {each.cohort: _queries(store, each) for each in known if each.experiment == DEFAULT}
+    baselines = {
+        each.cohort: evaluation.differences_to(_queries(store, each), accuracies_only=True)
+        for each in known
+        if each.experiment == DEFAULT
+    }
     for each in known:
         if each.experiment == DEFAULT or each.cohort not in baselines:
             continue
         try:
-            compared = evaluation.paired_differences(
-                _queries(store, each), baselines[each.cohort], medians=False
-            )
+            compared = baselines[each.cohort](_queries(store, each))
         except NsdError as error:
             notes.append(f"{each.experiment}, {each.cohort}: {error}")
             continue
@@ -72,8 +74,11 @@ def _queries(store: Store, measured: Measured) -> "pd.DataFrame":
     """Ranks of single trials among all images."""
     import pandas as pd
 
-    queries = pd.read_parquet(store.folder(measured.metrics.key) / QUERIES_FILE)
-    return queries[(queries["set"] == "all") & (queries["aggregation"] == "")]
+    path = store.folder(measured.metrics.key) / QUERIES_FILE
+    of_seeds = ("seed", "!=", evaluation.ENSEMBLE)
+    return pd.read_parquet(
+        path, filters=[("set", "==", "all"), ("aggregation", "==", ""), of_seeds]
+    )
 
 
 def figures_across(
@@ -93,9 +98,12 @@ def figures_across(
     chance = "The dotted line is chance."
     found: dict[str, report.PageFigure] = {}
 
-    def add(name: str, title: str, picture: report.Picture, caption: str) -> None:
+    def add(name: str, title: str, pictures: Sequence[report.Picture], caption: str) -> None:
         caption = f"{caption} Bars are 95 % intervals over test images."
-        found[name] = report.PageFigure(title, picture, caption)
+        for number, picture in enumerate(pictures, 1):
+            which = f" ({number} of {len(pictures)})" if len(pictures) > 1 else ""
+            key = name if number == 1 else f"{name}_{number}"
+            found[key] = report.PageFigure(title + which, picture, caption)
 
     rows = results.assign(group=results["experiment"], label=results["cohort"])
     add("overview", "All results", report.interval_rows(rows, axis), "The short line is chance.")
@@ -103,9 +111,9 @@ def figures_across(
         rows = differences.assign(group=differences["experiment"], label=differences["cohort"])
         rows = rows.rename(columns={"difference": "value"})
         rows[["value", "low", "high"]] *= 100
-        picture = report.interval_rows(rows, f"{axis}, difference in points", reference=0)
+        pictures = report.interval_rows(rows, f"{axis}, difference in points", reference=0)
         caption = "On the same images. Grey where the interval holds 0."
-        add("differences", f"Differences to {DEFAULT}", picture, caption)
+        add("differences", f"Differences to {DEFAULT}", pictures, caption)
     for name, title, xlabel, points in (
         (
             "learning_curve",
@@ -121,7 +129,7 @@ def figures_across(
         ),
     ):
         if len(points):
-            add(name, title, report.interval_curves(points, xlabel, axis), chance)
+            add(name, title, [report.interval_curves(points, xlabel, axis)], chance)
     if len(rows := report.regions(results, settings)):
         add("regions", "Regions", report.interval_rows(rows, axis), "The short line is chance.")
     return found

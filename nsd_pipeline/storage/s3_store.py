@@ -164,12 +164,17 @@ class S3Store(Store):
         """Put a manifest in place of whatever is there; return the version that it superseded."""
         content = manifest.to_json().encode()
         record = _record(manifest.key)
+        superseded = None
         while True:
             current = self._bucket.get(record)
-            if self._bucket.put_if(record, content, etag=current[1] if current else None):
+            if current and current[0] == content:  # the answer was lost, and the next one was "no"
+                return superseded
+            superseded = None
+            if current:
                 with suppress(DamagedArtifactError):  # whose version cannot be known
-                    return self._parse(manifest.key, current[0]).version if current else None
-                return None
+                    superseded = self._parse(manifest.key, current[0]).version
+            if self._bucket.put_if(record, content, etag=current[1] if current else None):
+                return superseded
 
     def _withdraw(self, manifest: Manifest) -> None:
         """Delete the files of a version that was not published, as far as that can be known."""

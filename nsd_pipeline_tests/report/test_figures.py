@@ -141,6 +141,9 @@ def test_galleries_stay_small_and_their_svgs_have_the_photographs():
     rows = [Retrieval(photos[6 * i], 0, photos[6 * i + 1 : 6 * i + 6], 0) for i in range(6)]
     gallery = retrieval_gallery(rows)
     assert len(gallery.png) < 300_000
+    page = Image.open(io.BytesIO(gallery.webp))
+    assert page.width == 560
+    assert len(gallery.webp) < 40_000
     assert gallery.svg.count(b"data:image/jpeg;base64,") == 36
     assert len(gallery.svg) < 300_000
     rated = [Rated(photo, 1 + i) for i, photo in enumerate(photos[:8])]
@@ -167,14 +170,18 @@ def test_rows_stand_in_their_groups_and_are_grey_where_the_interval_holds_the_re
         [("a", "subj01", 5, 4, 6), ("a", "subj02", 5, -1, 11), ("b", "subj01", -5, -6, -4)],
         columns=["group", "label", "value", "low", "high"],
     )
-    picture = interval_rows(rows, "points", reference=0)
+    (picture,) = interval_rows(rows, "points", reference=0)
     assert {"a", "b", "points"} < set(texts(picture))
     blue = is_like(pixels(picture), 0, 0x72, 0xB2)
     grey = is_like(pixels(picture), 0x6E, 0x6E, 0x6E)
     assert blue.sum(axis=1).max() < 0.3 * grey.sum(axis=1).max()
-    one_each = interval_rows(rows.iloc[1:], "points")
+    (one_each,) = interval_rows(rows.iloc[1:], "points")
     assert {"a", "b"} < set(texts(one_each))
     assert "subj01" not in texts(one_each)
+    many = pd.concat([rows.iloc[:2].assign(group=f"e{n}", high=n) for n in range(20)])
+    sheets = [texts(each) for each in interval_rows(many, "points")]
+    assert [len([word for word in said if word[0] == "e"]) for said in sheets] == [15, 5]
+    assert sheets[0][:4] == sheets[1][:4]  # the same axis
 
 
 def test_curves_have_a_panel_for_each_and_a_line_for_each():

@@ -51,6 +51,7 @@ def test_it_is_high_where_the_brain_responds_and_compared_with_nsd_s(
     assert beside["correlation with NSD's ncsnr"] == pytest.approx(1)
 
 
-def test_too_few_sessions_are_told(graph: Pipeline) -> None:
+def test_too_few_sessions_are_told(pipeline: Callable[..., Pipeline]) -> None:
+    graph = pipeline()
     with pytest.raises(dg.Failure, match="No session of subj01 has betas on fsaverage5"):
         graph.run("noise_ceiling", first="subj01")

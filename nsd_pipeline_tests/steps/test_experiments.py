@@ -91,7 +91,7 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     }
     graph.run("noise_ceiling", first="subj01")
     # Beside the default, each has a difference.
-    quick = {"fmri_mlp": {"hidden": 8, "n_epochs": 1}}
+    quick = {"fmri_mlp": {"hidden": 8, "n_epochs": 1, "seeds": [0]}}
     with suppress(AtChance):
         graph.run("fmri_mlp", "retrieval_metrics", first="subj01", config=quick)
     graph.run("decoding_report")

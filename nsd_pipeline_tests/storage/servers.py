@@ -90,6 +90,10 @@ class PickyServer:
         vars(self).update(settings)
         return told
 
+    def carry_out(self, environ: Environ) -> Iterable[bytes]:
+        """Do what is asked, whatever is answered."""
+        return self._app(environ, lambda *_: None)
+
     def _answer(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if self.refuses(environ):
             body = f"<Error><Code>{self.code}</Code><Message>No.</Message></Error>".encode()

@@ -153,6 +153,31 @@ def test_a_version_that_was_superseded_is_not_marked_without_conditions(
     assert store.find(KEY) is not None
 
 
+def test_an_answer_that_is_lost_after_the_manifest_was_put_leaves_one_version(
+    picky: PickyServer, moto_server: MotoServer, tmp_path: Path
+) -> None:
+    """The client asks again, and is told that what it has put itself is another one now."""
+    store = _store(tmp_path)
+    put(store, text="one")
+    lost: list[str] = []
+
+    def lose(environ: Environ) -> bool:
+        if lost or not (_with_if_match(environ) and "/manifests/" in environ["PATH_INFO"]):
+            return False
+        lost.append(environ["PATH_INFO"])
+        list(picky.carry_out(environ))
+        return True
+
+    picky.refuses, picky.status, picky.code = lose, "503 Slow Down", "SlowDown"
+    put(store, text="two")
+    assert lost
+    assert (_store(tmp_path, "reader").folder(KEY) / "events.txt").read_text() == "two"
+    found = store.find(KEY)
+    assert found is not None
+    names = objects(moto_server, BUCKET)
+    assert {name.split("/")[-2] for name in names if name.endswith(".txt")} == {found.version}
+
+
 def test_a_server_that_changes_what_it_is_given_is_refused_before_the_work(
     picky: PickyServer, moto_server: MotoServer, tmp_path: Path
 ) -> None:
