@@ -84,7 +84,7 @@ def look_at_store(
     for stage in stages:
         keys = {partition: stage.step.key(partition) for partition in stage.partitions}
         folder = stage.step.folder()
-        below = {key for key in left if key == folder or key.startswith(f"{folder}/")}
+        below = left.intersection([folder, *snapshot.keys(f"{folder}/")])
         left -= below
         wanted = [
             each
