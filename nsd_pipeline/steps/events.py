@@ -1,6 +1,7 @@
 """Which image was shown when, and where the fMRI of it lies."""
 
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -59,15 +60,20 @@ class Events(EventTables):
         self._stimulus_info = read_stimulus_info(self._tables / STIMULUS_INFO_FILE)
         # Sessions of one subject share both.
         self._responses_of = cache(self._read_responses)
-        self._on_source = cache(
-            lambda subject, space: set(source.list(f"{layout.betas_folder(subject, space)}/"))
-        )
+        self._listed = cache(lambda folder: set(source.list(f"{folder}/")))
+        self._listing: dict[str, Lock] = {}
 
     def plan(self, partition: str) -> Plan:
         return Plan(
             inputs={Design.name: self._design_made.fingerprint},
             found={"files": self._files(partition)},
         )
+
+    def _on_source(self, subject: str, space: layout.Space) -> set[str]:
+        folder = layout.betas_folder(subject, space)
+        # Of the threads that look at a subject's sessions, one lists its files, and all have them.
+        with self._listing.setdefault(folder, Lock()):
+            return self._listed(folder)
 
     def _files(self, partition: str) -> dict[str, list[str]]:
         """Files of a session's betas, for each space that has all of them in one format."""

@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -100,6 +103,25 @@ def test_a_store_that_does_not_answer_makes_no_session_missing(
     monkeypatch.setattr(Events, "made", silent)
     with pytest.raises(ArtifactError, match="did not serve"):
         look_at_sessions(open_source(graph.source), store, [SESSION])
+
+
+def test_sessions_that_are_looked_at_together_are_listed_once(
+    graph: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, both = open_source(graph.source), threading.Barrier(2)
+    listed: list[str] = []
+
+    def count(_: object, prefix: str) -> list[str]:
+        listed.append(prefix)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # whoever would list it as well comes meanwhile
+        return []
+
+    events = Events(graph.store, source)
+    monkeypatch.setattr(type(source), "list", count)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(events.plan, [SESSION, "subj01_ses02"]))
+    assert len(listed) == len(set(listed)) == len(layout.SPACES)
 
 
 def test_without_a_design_every_session_of_the_source_is_missing(
