@@ -1,6 +1,6 @@
 """Which image was shown when, and where the fMRI of it lies."""
 
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from nsd_pipeline.events import (
 )
 from nsd_pipeline.events.table import EVENTS_FILE
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.nsd.design import read_experiment_design, responses_file
+from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design, responses_file
 from nsd_pipeline.nsd.layout import betas_files
 from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
 from nsd_pipeline.resources import SourceResource, StoreResource
@@ -56,12 +56,19 @@ class Events(EventTables):
         self.source = source
         self._design_made = Design.made(store)
         self._tables = store.folder(self._design_made.key)
-        self._design = read_experiment_design(self._tables / DESIGN_FILE)
-        self._stimulus_info = read_stimulus_info(self._tables / STIMULUS_INFO_FILE)
         # Sessions of one subject share both.
         self._responses_of = cache(self._read_responses)
         self._listed = cache(lambda folder: set(source.list(f"{folder}/")))
         self._listing: dict[str, Lock] = {}
+
+    # Read when they are needed: a schedule's tick asks how sessions stand, and needs neither.
+    @cached_property
+    def _design(self) -> ExperimentDesign:
+        return read_experiment_design(self._tables / DESIGN_FILE)
+
+    @cached_property
+    def _stimulus_info(self) -> "pd.DataFrame":
+        return read_stimulus_info(self._tables / STIMULUS_INFO_FILE)
 
     def plan(self, partition: str) -> Plan:
         return Plan(

@@ -85,6 +85,14 @@ def test_how_a_session_stands(
     assert states.to_do == ([SESSION] if state in ("missing", "stale") else [])
 
 
+def test_how_sessions_stand_is_told_without_the_73000_images(
+    graph: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("nsd_pipeline.steps.events.read_stimulus_info")
+    states = look_at_sessions(open_source(graph.source), graph.store, [SESSION])
+    assert states["up to date"] == [SESSION]
+
+
 def test_a_session_made_by_other_code_is_stale(
     graph: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
