@@ -60,7 +60,8 @@ def main(quick: bool, names: tuple[str, ...], list_rows: bool, folder: Path) -> 
         )
     described = report.machine()
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = Path(tempfile.mkdtemp(prefix="inputs_", dir=folder))
+    # Absolute: some sides are commands that run elsewhere, and DAGSTER_HOME has to be.
+    inputs = Path(tempfile.mkdtemp(prefix="inputs_", dir=folder.absolute()))
     results: list[RowResult] = []
     try:
         for row in rows.values():

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +186,24 @@ def test_a_quick_row_from_the_command_line(tmp_path) -> None:
     assert ours["peak_bytes"] < theirs["peak_bytes"]
     assert "A quick run" in (tmp_path / "benchmarks.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks.json", "benchmarks.md"]
+
+
+def test_a_folder_by_a_relative_path_is_one_to_commands_elsewhere_too(
+    tmp_path, monkeypatch
+) -> None:
+    seen = []
+
+    def look(row: Row, inputs: Path, *, quick: bool) -> RowResult:
+        seen.append(inputs)
+        return run_row(row, inputs, quick=quick)
+
+    row = Row("name", "Title", lambda folder, quick: nullcontext(Inputs({})), (SMALL,))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.run_row", look)
+    monkeypatch.setattr("benchmarks.__main__.all_rows", lambda: {"name": row})
+    done = CliRunner().invoke(main, ["--quick", "--folder", "build/bench"])
+    assert done.exit_code == 0, done.output
+    assert seen[0].parent == tmp_path / "build/bench"
 
 
 def test_names_of_rows_are_told_apart_and_checked() -> None:
