@@ -160,8 +160,8 @@ def test_a_bucket_is_read_as_a_folder_is(
         ("XDG_CACHE_HOME", str(tmp_path)),
     ):
         monkeypatch.setenv(name, value)
-    moto_server.client.create_bucket(Bucket="lab")
-    place = open_store("s3://lab/artifacts")
+    moto_server.client.create_bucket(Bucket="lab-artifacts")
+    place = open_store("s3://lab-artifacts/nsd")
     for key in store._store.keys():  # noqa: SIM118 - it is no dict
         if re.match("fmri_mlp|fsaverage|stimulus_embeddings", key):
             made = store._store.find(key)
@@ -180,7 +180,7 @@ def test_a_bucket_is_read_as_a_folder_is(
                     (draft.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.link(store._store.folder(key) / name, draft.folder / name)
                 draft.metadata.update(made.metadata)
-    bucket = nsd.open("s3://lab/artifacts")
+    bucket = nsd.open("s3://lab-artifacts/nsd")
     here, there = store.betas("subj01", "2")[3:5], bucket.betas("subj01", "2")[3:5]
     np.testing.assert_array_equal(here, there)
     one, other = (each.decoder("subj01") for each in (store, bucket))

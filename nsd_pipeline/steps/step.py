@@ -150,6 +150,7 @@ class Step(ABC):
         """Make a partition's artifact unless it is current; its manifest, and how it stood."""
         standing = self.look(partition)
         if standing.change is None and standing.manifest is not None:
+            self.store.discard_outlived(self.key(partition))
             return standing.manifest, standing
         with self.store.alone(self.key(partition)) as waited:
             if waited:  # another process has made it meanwhile, or has failed

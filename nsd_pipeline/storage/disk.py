@@ -220,12 +220,24 @@ class Workspace:
         """Place of the earlier artifact's files, where two folders cannot be exchanged at once."""
         return self.next(f"{key}~")
 
+    def discard_outlived(self, key: str) -> None:
+        """Forget partial work on an artifact that is there, unless a process is at it.
+
+        A kill, or a power cut that forgets a removal, may leave it after the artifact appeared.
+        """
+        if (self._folder / "scratch" / _flat(key)).exists():
+            with suppress(Timeout), self._alone(key).acquire(blocking=False):
+                self.discard_scratch(key)
+
+    def _alone(self, key: str) -> FileLock:
+        folder = self._folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{_flat(key)}~.lock")
+
     @contextmanager
     def alone(self, key: str) -> Iterator[bool]:
         """Make an artifact in one process of this machine at a time; whether it had to wait."""
-        folder = self._folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{_flat(key)}~.lock")
+        lock = self._alone(key)
         try:
             lock.acquire(blocking=False)
             waited = False

@@ -228,6 +228,10 @@ class Store(ABC):
         """
         return self._workspace.alone(check_artifact_key(key))
 
+    def discard_outlived(self, key: str) -> None:
+        """Forget partial work that outlived the artifact's appearance; see :class:`Workspace`."""
+        self._workspace.discard_outlived(check_artifact_key(key))
+
     def scratch(self, key: str) -> Path:
         """Local folder for partial work on an artifact. Publishing the artifact discards it."""
         return self._workspace.scratch(check_artifact_key(key))

@@ -148,6 +148,19 @@ def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
     assert step.look("a").change is Change.MISSING
 
 
+def test_partial_work_that_outlived_its_artifact_goes_unless_somebody_is_at_it(
+    tmp_path: Path,
+) -> None:
+    step = Parts(open_store(tmp_path))
+    step.bring_up_to_date("a")
+    scratch = step.store.scratch(step.key("a"))  # as after a kill, or a power cut
+    with step.store.alone(step.key("a")):
+        step.bring_up_to_date("a")
+        assert scratch.exists()
+    step.bring_up_to_date("a")
+    assert not scratch.exists()
+
+
 def test_of_two_that_make_one_artifact_the_second_waits_and_finds_it_made(tmp_path: Path) -> None:
     making, looked = Event(), Event()
     made: list[str] = []
