@@ -85,13 +85,8 @@ def small_nsd(once: Once) -> SmallNsd:
 @pytest.fixture(scope="session")
 def one_session(small_nsd: SmallNsd, once: Once) -> Path:
     """Artifacts of the first session and its images. Not to be written to."""
-
-    def make(folder: Path) -> None:
-        with pipeline_in(folder, small_nsd) as graph:
-            graph.run_sessions("subj01_ses01")
-            graph.run_images("shared", "subj01")
-
-    return once("one_session", make) / "artifacts"
+    made = once("one_session", lambda folder: _prepare(folder, small_nsd, "subj01_ses01"))
+    return made / "artifacts"
 
 
 @pytest.fixture(scope="session")
@@ -100,11 +95,15 @@ def two_sessions(small_nsd: SmallNsd, one_session: Path, once: Once) -> Path:
 
     def make(folder: Path) -> None:
         link_tree(one_session, folder / "artifacts")
-        with pipeline_in(folder, small_nsd) as graph:
-            graph.run_sessions("subj01_ses02")
-            graph.run_images("shared", "subj01")
+        _prepare(folder, small_nsd, "subj01_ses02")
 
     return once("two_sessions", make) / "artifacts"
+
+
+def _prepare(folder: Path, small_nsd: SmallNsd, session: str) -> None:
+    with pipeline_in(folder, small_nsd) as graph:
+        graph.run_sessions(session)
+        graph.run_images("shared", "subj01")  # those of the session that are not there yet
 
 
 @pytest.fixture(scope="session")

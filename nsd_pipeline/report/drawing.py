@@ -31,7 +31,7 @@ TITLE_SIZE: Final = 9.0
 TEXT_SIZE: Final = 8.0
 DPI: Final = 200
 _PAGE_WIDTH: Final = 560
-"""Pixels: 20 experiments of 9 cohorts make a page of 40 MB."""
+"""Pixels: 20 experiments of 9 cohorts make a page of 54 MB."""
 
 DASHED: Final = (0, (4, 2))
 DOTTED: Final = (0, (1, 2))

@@ -241,5 +241,6 @@ def _base64(content: bytes) -> str:
 
 def _embedded(picture: Picture) -> str:
     """Address of a picture within the page: photographs and brains as WebP, lines as SVG."""
-    kind, content = ("webp", picture.webp) if picture.webp else ("svg+xml", picture.svg)
+    kinds = {"webp": picture.webp, "svg+xml": picture.svg, "png": picture.png}
+    kind, content = next((kind, content) for kind, content in kinds.items() if content)
     return f"data:image/{kind};base64,{_base64(content)}"

@@ -266,7 +266,7 @@ def read_figure(folder: Path, name: str) -> Picture | None:
 
     That is a third of the figure's bytes: a report has 1,000 of them in its hands.
     """
-    for ending in ("webp", "svg"):
+    for ending in ("webp", "svg", "png"):  # of which earlier versions wrote the last alone
         path = folder / FIGURES / f"{name}.{ending}"
         if path.exists():
             return Picture(**{ending: path.read_bytes()})

@@ -226,7 +226,8 @@ class Workspace:
         A kill, or a power cut that forgets a removal, may leave it after the artifact appeared.
         """
         if (self._folder / "scratch" / _flat(key)).exists():
-            with suppress(Timeout), self._alone(key).acquire(blocking=False):
+            # A Timeout is an OSError, and so is what a store says that this user may only read.
+            with suppress(OSError), self._alone(key).acquire(blocking=False):
                 self.discard_scratch(key)
 
     def _alone(self, key: str) -> FileLock:

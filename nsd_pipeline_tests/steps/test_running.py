@@ -1,6 +1,7 @@
 """What a run says of artifacts that it could not make."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -10,7 +11,8 @@ import pytest
 
 from nsd_pipeline.dagster_private import range_tags
 from nsd_pipeline.errors import DamagedArtifactError, InvalidFileError, Remake
-from nsd_pipeline.steps.running import in_words, materialize, step_asset
+from nsd_pipeline.report import Picture
+from nsd_pipeline.steps.running import FIGURES, in_words, materialize, read_figure, step_asset
 from nsd_pipeline.steps.step import Change, Metadata, Plan, Standing, Step
 from nsd_pipeline.storage.opening import open_store
 from nsd_pipeline.storage.store import Draft, Store
@@ -161,6 +163,17 @@ def test_partial_work_that_outlived_its_artifact_goes_unless_somebody_is_at_it(
     assert not scratch.exists()
 
 
+def test_what_is_current_is_that_to_whoever_may_only_read_too(tmp_path: Path) -> None:
+    step = Parts(open_store(tmp_path))
+    step.bring_up_to_date("a")
+    scratch = step.store.scratch(step.key("a"))
+    locks = tmp_path / ".partial/locks"
+    shutil.rmtree(locks)
+    locks.write_text("no folder: nothing can be locked, as where one may not write")
+    assert step.bring_up_to_date("a")[1].change is None
+    assert scratch.exists()
+
+
 def test_of_two_that_make_one_artifact_the_second_waits_and_finds_it_made(tmp_path: Path) -> None:
     making, looked = Event(), Event()
     made: list[str] = []
@@ -185,3 +198,12 @@ def test_of_two_that_make_one_artifact_the_second_waits_and_finds_it_made(tmp_pa
     assert first.result()[1].change is Change.MISSING
     assert second.result()[1].change is None
     assert made == ["a"]
+
+
+@pytest.mark.parametrize("endings", [["png"], ["png", "svg"], ["png", "svg", "webp"]])
+def test_a_figure_of_any_version_is_read(tmp_path: Path, endings: list[str]) -> None:
+    (tmp_path / FIGURES).mkdir()
+    for ending in endings:
+        (tmp_path / FIGURES / f"map.{ending}").write_bytes(ending.encode())
+    assert read_figure(tmp_path, "map") == Picture(**{endings[-1]: endings[-1].encode()})
+    assert read_figure(tmp_path, "other") is None
