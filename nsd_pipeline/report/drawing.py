@@ -37,6 +37,7 @@ DASHED: Final = (0, (4, 2))
 DOTTED: Final = (0, (1, 2))
 
 _PHOTO: Final = re.compile(rb"data:image/png;base64,\s*([^\"]+)")
+_TAG: Final = re.compile(rb"<[^>]*>")
 _DIGITS: Final = re.compile(rb"(\d\.\d\d)\d+")
 _SVG_SETTINGS: Final = threading.Lock()
 
@@ -128,7 +129,8 @@ def draw(figure: "Figure", *, oversample: int = 1, photographs: bool = False) ->
     with _SVG_SETTINGS, rc_context(settings):
         figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
     # The hundredth of a point is fine enough, and makes the file a third smaller.
-    rounded = _DIGITS.sub(rb"\1", svg.getvalue())
+    # Within tags: the numbers between them are those that people read.
+    rounded = _TAG.sub(lambda tag: _DIGITS.sub(rb"\1", tag[0]), svg.getvalue())
     return Picture(png.getvalue(), _PHOTO.sub(_as_jpeg, rounded), webp.getvalue())
 
 

@@ -305,11 +305,15 @@ def interval_curves(
     for axes, (name, panel) in zip(
         figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
     ):
-        for line, part in panel.sort_values("x").groupby("line", sort=False):
-            axes.plot(part["x"], part["value"], "o-", ms=3.5, lw=1.4, c=colors[line], label=line)
-            axes.vlines(part["x"], part["low"], part["high"], color=colors[line], lw=1.2)
-        level = panel.groupby("x")["chance"].mean()
-        axes.plot(level.index, level, color=INK, lw=0.9, ls=DOTTED, label="chance")
+        # Side by side, or intervals at the same place would hide each other.
+        step = 0.015 * (panel["x"].max() - panel["x"].min())
+        for number, (line, part) in enumerate(panel.sort_values("x").groupby("line", sort=False)):
+            x = part["x"] + step * number
+            axes.plot(x, part["value"], "o-", ms=3.5, lw=1.4, c=colors[line], label=line)
+            axes.vlines(x, part["low"], part["high"], color=colors[line], lw=1.2)
+            # Each line its own: the first image by chance is right less often than the first five.
+            axes.plot(x, part["chance"], color=colors[line], lw=0.9, ls=DOTTED)
+        axes.plot([], [], color=INK, lw=0.9, ls=DOTTED, label="chance")
         axes.set_ylim(0, None)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=FAINT, lw=0.6)

@@ -71,7 +71,7 @@ class _Estimates(NamedTuple):
 class Metrics(Step):
     """Retrieval metrics of one experiment's models (a step), one for each cohort."""
 
-    code_version = "5"
+    code_version = "6"
     model: ClassVar[type[Model]]
 
     def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:

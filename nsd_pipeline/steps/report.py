@@ -83,7 +83,7 @@ class Report(Step):
     """One HTML page about every experiment and cohort that was measured."""
 
     name = "decoding_report"
-    code_version = "6"
+    code_version = "7"
 
     def __init__(self, store: Store, steps: Mapping[str, type[Metrics]]) -> None:
         super().__init__(store)

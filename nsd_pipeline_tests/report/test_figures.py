@@ -189,7 +189,10 @@ def test_curves_have_a_panel_for_each_and_a_line_for_each():
         [(p, line, x, x, x - 1, x + 1, 0.5) for p in "pq" for line in "kl" for x in (1, 2)],
         columns=["panel", "line", "x", "value", "low", "high", "chance"],
     )
-    said = texts(interval_curves(points, "sessions", "accuracy", title="curve"))
+    picture = interval_curves(points, "sessions", "accuracy", title="curve")
+    # Chance, dotted: of each line, as they differ, and in the legend, in both panels.
+    assert picture.svg.count(b"stroke-dasharray") == 2 * 3
+    said = texts(picture)
     assert {"curve: p", "curve: q"} < set(said)
     assert said.count("k") == said.count("l") == said.count("chance") == 2
 
@@ -296,3 +299,10 @@ def test_numbers_of_sessions_have_a_panel_each_and_a_line_a_subject() -> None:
     found = texts(session_numbers(table))
     assert found.count("subj01") == found.count("subj08") == found.count("session") == 1
     assert {"mean (%)", "valid vertices"} < set(found)
+
+
+def test_numbers_within_a_narrow_range_are_told_apart_on_the_axis() -> None:
+    rows = pd.DataFrame({"subject": "subj01", "session": range(1, 5)})
+    svg = session_numbers(rows.assign(valid=[0.9725, 0.975, 0.9775, 0.9735])).svg.decode()
+    ticks = re.findall(r"<text[^>]*>(0\.\d+)</text>", svg)
+    assert len(ticks) == len(set(ticks)) >= 2
