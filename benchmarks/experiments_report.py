@@ -120,15 +120,17 @@ def _publish(
 
 def write_report(settings: Settings) -> Repeat:
     """The step of the asset: page, figures, tables."""
-    from nsd_pipeline.steps.report import Report
-    from nsd_pipeline.storage.opening import open_store
+    from nsd_pipeline.steps.report import report_step
+    from nsd_pipeline.steps.step import Tools
+    from nsd_pipeline.storage.opening import open_source, open_store
     from nsd_pipeline.storage.store import Draft
 
     steps = _steps(Path(settings["experiments"]))
-    store = open_store(settings["root"])
+    root = settings["root"]
+    tools = Tools(open_store(root), partial(open_source, root))
 
     def repeat() -> Outcome:
-        step = Report(store, steps)
+        step = report_step([*steps.values()])(tools)
         with TemporaryDirectory() as folder:
             step.make("", step.plan(""), Draft(Path(folder)))
             page = Path(folder, "report.html").stat().st_size

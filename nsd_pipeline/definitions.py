@@ -40,23 +40,11 @@ from nsd_pipeline.jobs import build_jobs
 from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.schedules import BackfillSettings, backfill_schedule
-from nsd_pipeline.steps import (
-    ceiling,
-    events,
-    images,
-    operators,
-    raw,
-    series_files,
-    series_surface,
-    surface,
-)
-from nsd_pipeline.steps.decoding import group_of, model_asset
-from nsd_pipeline.steps.images import embeddings_asset
-from nsd_pipeline.steps.measurement import metrics_asset, metrics_steps
-from nsd_pipeline.steps.report import report_asset
-from nsd_pipeline.steps.spaces import betas_assets, other_spaces, surface_step
+from nsd_pipeline.steps.decoding import group_of
+from nsd_pipeline.steps.every_step import every_step
+from nsd_pipeline.steps.measurement import metrics_steps
+from nsd_pipeline.steps.spaces import other_spaces, surface_step
 
-STAGES = [raw, events, operators, surface, series_files, series_surface, images, ceiling]
 OWNER = "team:nsd-pipeline"
 _DATA = "https://doi.org/10.1038/s41593-021-00962-x"
 LINKS = {
@@ -90,24 +78,8 @@ def build_defs(
     experiments = experiments or read_experiments(chosen_file())
     steps = metrics_steps(experiments)
     spaces = other_spaces(each.training for each in experiments.values())
-    encoders: dict[str, dg.AssetsDefinition] = {}
-    for model in [metrics.model for metrics in steps.values()]:
-        if model.targets.name not in encoders:
-            encoders[model.targets.name] = embeddings_asset(model.targets, model.experiment.encoder)
-    grown = [
-        *(asset for space in spaces for asset in betas_assets(space)),
-        *encoders.values(),
-        *(model_asset(metrics.model) for metrics in steps.values()),
-        *(metrics_asset(metrics) for metrics in steps.values()),
-        report_asset(steps),
-    ]
-    fixed = dg.load_assets_from_modules(STAGES)
     return dg.Definitions(
-        assets=[
-            asset.map_asset_specs(_in_the_catalog)
-            for asset in (*fixed, *grown)
-            if isinstance(asset, dg.AssetsDefinition)
-        ],
+        assets=[step.asset().map_asset_specs(_in_the_catalog) for step in every_step(steps)],
         asset_checks=[
             *dg.load_asset_checks_from_modules([checks]),
             *(check for space in spaces for check in betas_checks(surface_step(space))),

@@ -63,13 +63,13 @@ def status(
 
     Ends with 1 if something that is there is damaged, stale, or could not be made again.
     """
+    from nsd_pipeline.steps.every_step import known_steps
     from nsd_pipeline.steps.overview import look_at_store
-    from nsd_pipeline.steps.stages import known_stages
     from nsd_pipeline.storage.snapshot import Snapshot
 
     snapshot = Snapshot(the_store())
     ask = None if no_source else the_source
-    overview = look_at_store(snapshot, known_stages(), ask, subjects=subjects)
+    overview = look_at_store(snapshot, known_steps(), ask, subjects=subjects)
     if experiments:
         overview.stages = [each for each in overview.stages if each.experiment in experiments]
         if not overview.stages:

@@ -52,8 +52,8 @@ def verify(*, deep: bool, repair: bool, as_json: bool) -> None:
 
     Ends with 1 if an artifact is damaged.
     """
+    from nsd_pipeline.steps.every_step import known_steps
     from nsd_pipeline.steps.overview import other_versions, superseded_images
-    from nsd_pipeline.steps.stages import known_stages
     from nsd_pipeline.storage import verification
     from nsd_pipeline.storage.snapshot import Snapshot
 
@@ -61,7 +61,7 @@ def verify(*, deep: bool, repair: bool, as_json: bool) -> None:
     started = time.perf_counter()
     snapshot = Snapshot(store)
     findings, repaired = _damage(store, snapshot, deep=deep, repair=repair)
-    findings += verification.other_inputs(snapshot) + other_versions(snapshot, known_stages())
+    findings += verification.other_inputs(snapshot) + other_versions(snapshot, known_steps())
     findings += verification.unnamed_files(snapshot) + superseded_images(snapshot)
     report = Report(
         store=snapshot.url,

@@ -1,6 +1,5 @@
 """How much of a vertex's response comes back when an image is shown again."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,29 +22,59 @@ from nsd_pipeline.nsd.layout import (
     session_key,
 )
 from nsd_pipeline.nsd.small_files import local_file
-from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
-from nsd_pipeline.steps.running import materialize, step_asset, write_figure
-from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.running import step_asset, write_figure
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.source import ObjectInfo, Source
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.storage.source import ObjectInfo
+from nsd_pipeline.storage.store import Draft
 
 CEILING_FILE: Final = "ceiling.parquet"
 
 
 class Ceiling(Step):
-    """A subject's noise ceiling and reliability on fsaverage5."""
+    """How much of a vertex's response comes back when an image is shown again.
+
+    From the betas at hand, z-scored by session: images that were shown three times. The ceiling
+    bounds what can be predicted of a vertex from an image; it does not bound how well images are
+    retrieved. Beside NSD's own numbers, where the source has them. Reliability is the correlation
+    of repeats.
+    """
 
     name = folders.CEILING
     code_version = "2"
     partitions = partitions.subjects
+    asks_source = True
+    optional = True
 
-    def __init__(self, store: Store, open_source: Callable[[], Source]) -> None:
-        super().__init__(store)
-        self.open_source = open_source
+    def __init__(self, tools: Tools, config: None = None) -> None:
+        super().__init__(tools, config)
         self._sessions: dict[str, dict[str, Manifest]] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(
+            cls,
+            ranged=False,
+            group_name="surface",
+            kinds={"parquet"},
+            deps=[
+                dg.AssetDep(step.name, partition_mapping=partitions.sessions_to_subjects)
+                for step in (SurfaceBetas, FsaverageEvents)
+            ],
+            columns=[
+                dg.TableColumn("hemisphere", "string", "lh or rh; a row a vertex, lh first"),
+                dg.TableColumn(
+                    "ncsnr", "float64", "signal / noise of a single trial, by NSD's rule"
+                ),
+                dg.TableColumn(
+                    "percent_of_one", "float64", "of variance that is signal, in one trial"
+                ),
+                dg.TableColumn("percent_of_three", "float64", "and in the mean of three"),
+                dg.TableColumn("reliability", "float64", "correlation of repeats, over images"),
+            ],
+        )
 
     def plan(self, partition: str) -> Plan:
         sessions = sessions_with(self.store, SurfaceBetas.folder(), [partition])
@@ -112,46 +141,16 @@ class Ceiling(Step):
 
     def _of_nsd(self, subject: str) -> list[ObjectInfo]:
         """NSD's own noise ceiling of a subject, if the source has it: a file a hemisphere."""
-        source, folder = self.open_source(), betas_folder(subject, "fsaverage")
+        folder = betas_folder(subject, "fsaverage")
         keys = [f"{folder}/{side}.ncsnr.mgh" for side in HEMISPHERES]
-        there = source.list(f"{folder}/")
-        return [source.describe(key) for key in keys if key in there]
+        there = self.source.list(f"{folder}/")
+        return [self.source.describe(key) for key in keys if key in there]
 
     def _read_published(self, subject: str) -> NDArray[np.float32] | None:
         files = self._of_nsd(subject)
         if len(files) < len(HEMISPHERES):
             return None
         with TemporaryDirectory() as folder:
-            paths = [local_file(self.open_source(), file, Path(folder)) for file in files]
+            paths = [local_file(self.source, file, Path(folder)) for file in files]
             halves = [mgh.read_vertices(path, FSAVERAGE5_VERTICES)[0] for path in paths]
         return np.concatenate(halves)
-
-
-@step_asset(
-    Ceiling,
-    ranged=False,
-    group_name="surface",
-    kinds={"parquet"},
-    deps=[
-        dg.AssetDep(step.name, partition_mapping=partitions.sessions_to_subjects)
-        for step in (SurfaceBetas, FsaverageEvents)
-    ],
-    columns=[
-        dg.TableColumn("hemisphere", "string", "lh or rh; a row a vertex, lh first"),
-        dg.TableColumn("ncsnr", "float64", "signal / noise of a single trial, by NSD's rule"),
-        dg.TableColumn("percent_of_one", "float64", "of variance that is signal, in one trial"),
-        dg.TableColumn("percent_of_three", "float64", "and in the mean of three"),
-        dg.TableColumn("reliability", "float64", "correlation of repeats, over images"),
-    ],
-)
-def noise_ceiling(
-    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
-) -> None:
-    """How much of a vertex's response comes back when an image is shown again.
-
-    From the betas at hand, z-scored by session: images that were shown three times. The ceiling
-    bounds what can be predicted of a vertex from an image; it does not bound how well images are
-    retrieved. Beside NSD's own numbers, where the source has them. Reliability is the correlation
-    of repeats.
-    """
-    materialize(context, Ceiling(store.open(), source.open))

@@ -1,6 +1,6 @@
 """From brain to image: models of a cohort, one for each seed of an experiment."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
@@ -28,16 +28,14 @@ from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, parse_session_key, session_key
 from nsd_pipeline.nsd.small_files import LabelFiles, find_labels
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.images import Embeddings, embeddings_step
-from nsd_pipeline.steps.running import materialize, step_asset, write_figure
+from nsd_pipeline.steps.running import step_asset, write_figure
 from nsd_pipeline.steps.series_files import SeriesEvents
 from nsd_pipeline.steps.series_surface import Series
 from nsd_pipeline.steps.spaces import space_of, surface_step
-from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 from nsd_pipeline.surface import read_roi
 
@@ -81,23 +79,48 @@ class Model(Step):
 
     code_version = "2"
     partitions = partitions.cohorts
+    config: TrainingConfig
     experiment: ClassVar[Experiment]
     targets: ClassVar[type[Embeddings]] = Embeddings
     starts_from: "ClassVar[type[Model] | None]" = None
 
-    def __init__(
-        self,
-        store: Store,
-        open_source: Callable[[], Source],
-        config: TrainingConfig,
-        gpu: GpuResource,
-        log: Callable[[str], None],
-    ) -> None:
-        super().__init__(store)
-        self.config, self.gpu, self._log = config, gpu, log
+    def __init__(self, tools: Tools, config: TrainingConfig | None = None) -> None:
+        super().__init__(tools, config)
         # The source is opened for NSD's own regions only: a path needs no bucket, and no terms.
-        self._labels = find_labels(open_source, config.region) if config.region else None
+        region = self.config.region
+        self._labels = find_labels(lambda: self.source, region) if region else None
         self._cohorts: dict[str, Cohort] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        experiment = cls.experiment
+        fmri, events, _ = FmriSteps.of(experiment.training)
+        if experiment.training.train_on != "own":
+            sessions = partitions.sessions_to_every_subject
+            sets = partitions.stimulus_sets_to_every_subject
+        elif cls.partitions is partitions.cohorts:
+            sessions, sets = partitions.sessions_to_cohorts, partitions.stimulus_sets_to_cohorts
+        else:
+            sessions, sets = partitions.sessions_to_subjects, partitions.stimulus_sets_to_subjects
+        deps = [
+            dg.AssetDep(fmri.name, partition_mapping=sessions),
+            dg.AssetDep(events.name, partition_mapping=sessions),
+            dg.AssetDep(cls.targets.name, partition_mapping=sets),
+        ]
+        if (begun := cls.starts_from) is not None:
+            alike = begun.partitions is cls.partitions
+            mapping = None if alike else partitions.cohorts_to_subjects
+            deps.append(dg.AssetDep(begun.name, partition_mapping=mapping))
+        return step_asset(
+            cls,
+            ranged=False,
+            group_name=group_of(experiment),
+            kinds={"pytorch"},
+            deps=deps,
+            pool=GPU_POOL,
+            automation_condition=carry_on_after(cls.targets.name, fmri.name),
+            description=f"{experiment.description}\n\n{_ABOUT}".strip(),
+        )
 
     def plan(self, partition: str) -> Plan:
         config = self.config
@@ -164,7 +187,7 @@ class Model(Step):
                 recipe=fingerprint(self.key(partition), "", plan.config, dict(plan.inputs)),
             ),
             self.store,
-            self.gpu.lease,
+            self.tools.gpu.lease,
             self._log_epoch,
         )
         if config.model != "ridge":  # which has no epochs
@@ -208,7 +231,7 @@ class Model(Step):
         return report.session_numbers(pd.DataFrame(rows))
 
     def _log_epoch(self, epoch: Mapping[str, float]) -> None:
-        self._log(
+        self.tools.log(
             f"seed {epoch['seed']:.0f}, epoch {epoch['epoch']:.0f}: train loss"
             f" {epoch['train/loss']:.3f}, val loss {epoch['val/loss']:.3f}, val top-5 of a batch"
             f" {epoch['val/batch_top5_acc']:.1%} ({epoch['seconds']:.1f} s)"
@@ -216,10 +239,13 @@ class Model(Step):
 
 
 class FmriMlp(Model):
-    """The default experiment's models."""
+    """The default experiment's models, whose settings can be changed for a run."""
 
     name = folders.model_folder(DEFAULT)
+    config = FmriMlpConfig()
+    set_in_runs = FmriMlpConfig
     experiment = Experiment(name=DEFAULT)
+    experiment_name = DEFAULT
 
 
 def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -> type[Model]:
@@ -239,7 +265,11 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
         {
             "name": f"{experiment.identifier}_model",
             "location": folders.model_folder(experiment.name),
+            "config": experiment.training,
+            "asks_source": experiment.training.region is not None,  # whose label files it has
+            "optional": True,
             "experiment": experiment,
+            "experiment_name": experiment.name,
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,
             "partitions": partitions.subjects if of_subjects else partitions.cohorts,
@@ -289,60 +319,6 @@ def collect_cohort(
         events=made(steps.events, sessions),
         embeddings=made(targets, [partitions.SHARED, *seen]),
     )
-
-
-def model_asset(step: type[Model]) -> dg.AssetsDefinition:
-    """Asset of an experiment's models; the default's settings can be changed for a run."""
-    experiment = step.experiment
-    fmri, events, _ = FmriSteps.of(experiment.training)
-    if experiment.training.train_on != "own":
-        sessions = partitions.sessions_to_every_subject
-        sets = partitions.stimulus_sets_to_every_subject
-    elif step.partitions is partitions.cohorts:
-        sessions, sets = partitions.sessions_to_cohorts, partitions.stimulus_sets_to_cohorts
-    else:
-        sessions, sets = partitions.sessions_to_subjects, partitions.stimulus_sets_to_subjects
-    deps = [
-        dg.AssetDep(fmri.name, partition_mapping=sessions),
-        dg.AssetDep(events.name, partition_mapping=sessions),
-        dg.AssetDep(step.targets.name, partition_mapping=sets),
-    ]
-    if (begun := step.starts_from) is not None:
-        mapping = None if begun.partitions is step.partitions else partitions.cohorts_to_subjects
-        deps.append(dg.AssetDep(begun.name, partition_mapping=mapping))
-    decorate = step_asset(
-        step,
-        ranged=False,
-        group_name=group_of(experiment),
-        kinds={"pytorch"},
-        deps=deps,
-        pool=GPU_POOL,
-        automation_condition=carry_on_after(step.targets.name, fmri.name),
-        description=f"{experiment.description}\n\n{_ABOUT}".strip(),
-    )
-    if experiment.is_default:
-
-        def with_settings(
-            context: dg.AssetExecutionContext,
-            config: FmriMlpConfig,
-            source: SourceResource,
-            store: StoreResource,
-            gpu: GpuResource,
-        ) -> None:
-            materialize(context, step(store.open(), source.open, config, gpu, context.log.info))
-
-        return decorate(with_settings)
-
-    def of_experiment(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-    ) -> None:
-        training = experiment.training
-        materialize(context, step(store.open(), source.open, training, gpu, context.log.info))
-
-    return decorate(of_experiment)
 
 
 _ABOUT: Final = (

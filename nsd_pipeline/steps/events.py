@@ -22,11 +22,9 @@ from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import ExperimentDesign, read_experiment_design, responses_file
 from nsd_pipeline.nsd.layout import betas_files
 from nsd_pipeline.nsd.mapping import check_mapping, read_responses, read_stimulus_info
-from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.raw import DESIGN_FILE, STIMULUS_INFO_FILE, Design, experiment_design
-from nsd_pipeline.steps.running import materialize, step_asset
-from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.source import Source
+from nsd_pipeline.steps.raw import DESIGN_FILE, STIMULUS_INFO_FILE, Design
+from nsd_pipeline.steps.running import step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.store import Draft, Store
 
 if TYPE_CHECKING:
@@ -47,19 +45,28 @@ class EventTables(Step):
 
 
 class Events(EventTables):
-    """Every event of a session, in every space."""
+    """One row per event of a session: where its betas lie, and which image every trial showed.
+
+    The three sources that say which trial showed which image are checked against each other.
+    """
 
     name = folders.EVENTS
+    asks_source = True
 
-    def __init__(self, store: Store, source: Source) -> None:
-        super().__init__(store)
-        self.source = source
-        self._design_made = Design.made(store)
-        self._tables = store.folder(self._design_made.key)
+    def __init__(self, tools: Tools, config: None = None) -> None:
+        super().__init__(tools, config)
+        self._design_made = Design.made(self.store)
+        self._tables = self.store.folder(self._design_made.key)
         # Sessions of one subject share both.
         self._responses_of = cache(self._read_responses)
-        self._listed = cache(lambda folder: set(source.list(f"{folder}/")))
+        self._listed = cache(lambda folder: set(self.source.list(f"{folder}/")))
         self._listing: dict[str, Lock] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(
+            cls, group_name="events", kinds={"parquet"}, deps=[Design.name], columns=COLUMNS
+        )
 
     # Read when they are needed: a schedule's tick asks how sessions stand, and needs neither.
     @cached_property
@@ -122,17 +129,6 @@ class Events(EventTables):
         return read_responses(path)
 
 
-@step_asset(
-    Events, group_name="events", kinds={"parquet"}, deps=[experiment_design], columns=COLUMNS
-)
-def events(context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource) -> None:
-    """One row per event of a session: where its betas lie, and which image every trial showed.
-
-    The three sources that say which trial showed which image are checked against each other.
-    """
-    materialize(context, Events(store.open(), source.open()))
-
-
 class EventFilter(dg.Config):
     """Which events are kept."""
 
@@ -140,13 +136,18 @@ class EventFilter(dg.Config):
 
 
 class FsaverageEvents(EventTables):
-    """A session's events after the space filter."""
+    """A session's events after the space filter: every trial, and the file that is used."""
 
     name = folders.FSAVERAGE_EVENTS
+    config: EventFilter = EventFilter()
+    set_in_runs = EventFilter
 
-    def __init__(self, store: Store, config: EventFilter) -> None:
-        super().__init__(store)
-        self.config = config
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        kinds = {"parquet", "pandas"}
+        return step_asset(
+            cls, group_name="events", kinds=kinds, deps=[Events.name], columns=COLUMNS
+        )
 
     def plan(self, partition: str) -> Plan:
         upstream = Events.made(self.store, partition)
@@ -164,17 +165,3 @@ class FsaverageEvents(EventTables):
             "recordings": int((kept["type"] == "Fmri").sum()),
             "dropped": len(table) - len(kept),
         }
-
-
-@step_asset(
-    FsaverageEvents,
-    group_name="events",
-    kinds={"parquet", "pandas"},
-    deps=[events],
-    columns=COLUMNS,
-)
-def fsaverage_events(
-    context: dg.AssetExecutionContext, config: EventFilter, store: StoreResource
-) -> None:
-    """A session's events after the space filter: every trial, and the file that is used."""
-    materialize(context, FsaverageEvents(store.open(), config))

@@ -27,8 +27,7 @@ from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles
 from nsd_pipeline.steps.series_surface import Series
 from nsd_pipeline.steps.sessions import BETAS_STEPS, Preparation, SessionStates
 from nsd_pipeline.steps.spaces import space_of, surface_step
-from nsd_pipeline.steps.stages import Stage, metrics_of, models_of
-from nsd_pipeline.steps.step import SECONDS, Step
+from nsd_pipeline.steps.step import SECONDS, Step, Tools
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.snapshot import Snapshot
@@ -321,16 +320,12 @@ class _Counting:
     def _is_new(self, metrics: type[Metrics], cohort: str, to_do: Sequence[str]) -> bool:
         subjects = partitions.subjects_of_cohort(cohort)
         more = any(each.startswith(subjects) for each in to_do)
-        return more or any(
-            self._would_change(stage, cohort)
-            for stage in (models_of(metrics.model), metrics_of(metrics))
-        )
+        return more or any(self._would_change(step, cohort) for step in (metrics.model, metrics))
 
-    def _would_change(self, stage: Stage, cohort: str) -> bool:
-        assert stage.open is not None  # noqa: S101  # looking at a model or metrics is quick
+    def _would_change(self, step: type[Step], cohort: str) -> bool:
         try:
-            step = stage.open(self._snapshot, self._open_source)
-            return step.look(cohort).change is not None
+            opened = step(Tools(self._snapshot, self._open_source))
+            return opened.look(cohort).change is not None
         # Something that it is made from is not there yet.
         except (ArtifactError, NotEnoughDataError):
             return True

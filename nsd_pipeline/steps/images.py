@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,10 +36,11 @@ from nsd_pipeline.nsd.stimuli import (
     part_bytes,
     part_index,
 )
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.events import FsaverageEvents
-from nsd_pipeline.steps.running import materialize, step_asset
-from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.running import step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
+from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 
@@ -52,17 +52,40 @@ PHOTOGRAPHS: Final = "photographs of NSD"
 
 
 class Stimuli(Step):
-    """The images of a stimulus set that the sessions at hand showed."""
+    """The photographs that the sessions at hand showed, as they are in NSD's HDF5 file.
+
+    A new session fetches only its new images. NSD's terms forbid passing them on.
+    """
 
     name = folders.STIMULI
     partitions = partitions.stimulus_sets
+    asks_source = True
+    unseen = "the stimulus file, unless there are newer events"
 
-    def __init__(self, store: Store, source: Source) -> None:
-        super().__init__(store)
-        self.source = source
-        self._file = source.describe(layout.STIMULI_KEY)
-        self._mirror = source.local_path(layout.STIMULI_KEY)
+    def __init__(self, tools: Tools, config: None = None) -> None:
+        super().__init__(tools, config)
+        self._file = self.source.describe(layout.STIMULI_KEY)
+        self._mirror = self.source.local_path(layout.STIMULI_KEY)
         self._needed: dict[str, NDArray[np.int64]] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        events = dg.AssetDep(
+            FsaverageEvents.name, partition_mapping=partitions.sessions_to_stimulus_sets
+        )
+        return step_asset(
+            cls, group_name="raw", kinds={"s3"}, deps=[events], automation_condition=CARRY_ON
+        )
+
+    @classmethod
+    def told_by_manifest(cls, snapshot: Snapshot, made: Manifest) -> bool:
+        """Whether no session's events came after the images: there are no new ones then."""
+        subjects = partitions.subjects_of_stimulus_set(str(made.partition))
+        return all(
+            isinstance(found := snapshot.found[key], Manifest) and found.created < made.created
+            for subject in subjects
+            for key in snapshot.keys(f"{FsaverageEvents.folder()}/{subject}/")
+        )
 
     @classmethod
     def key(cls, partition: str = "") -> str:
@@ -176,57 +199,57 @@ def images_seen(store: Store, stimulus_set: str) -> NDArray[np.int64]:
     return np.unique(images.loc[shared, "image_id"].to_numpy(np.int64))
 
 
-@step_asset(
-    Stimuli,
-    group_name="raw",
-    kinds={"s3"},
-    deps=[
-        dg.AssetDep(FsaverageEvents.name, partition_mapping=partitions.sessions_to_stimulus_sets)
-    ],
-    automation_condition=CARRY_ON,
-)
-def stimuli(
-    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
-) -> None:
-    """The photographs that the sessions at hand showed, as they are in NSD's HDF5 file.
-
-    A new session fetches only its new images. NSD's terms forbid passing them on.
-    """
-    materialize(context, Stimuli(store.open(), source.open()))
-
-
 class EncoderConfig(EncoderSettings, dg.Config):
     """Which vision model embeds the images, and how."""
 
 
 class Embeddings(Step):
-    """Embeddings of a stimulus set's images."""
+    """Embedding of every image at hand: one hidden state of DINOv2-giant, or of what is set.
+
+    Only images that the same settings have not embedded yet go through the model.
+    """
 
     name = folders.EMBEDDINGS
     # It once had NSD_ENCODER's value, which made a folder that was moved another encoder. Those of
     # the default model stay current.
     code_version = f"1 {DEFAULT_MODEL}"
     partitions = partitions.stimulus_sets
+    config: EncoderSettings = EncoderConfig()
+    set_in_runs = EncoderConfig
+    unseen = "the weights and settings of image encoders"
 
-    def __init__(
-        self,
-        store: Store,
-        open_source: Callable[[], Source],
-        config: EncoderSettings,
-        gpu: GpuResource,
-    ) -> None:
-        super().__init__(store)
-        self.open_source, self.config, self.gpu = open_source, config, gpu
-        self._identity = encoder_identity(**config.settings())
+    def __init__(self, tools: Tools, config: EncoderSettings | None = None) -> None:
+        super().__init__(tools, config)
+        self._identity = encoder_identity(**self.config.settings())
         self._encoder: ImageEncoder | None = None
-        self._held = ExitStack()
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(
+            cls,
+            group_name="embeddings",
+            kinds={"huggingface", "parquet"},
+            deps=[Stimuli.name],
+            pool=GPU_POOL,
+            automation_condition=CARRY_ON,
+            # With the model, so that the UI shows what a change of it makes stale.
+            code_version=f"1 {ENCODER}" if cls.set_in_runs is not None else cls.code_version,
+            columns=[
+                dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
+                dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),
+            ],
+        )
+
+    @classmethod
+    def told_by_manifest(cls, snapshot: Snapshot, made: Manifest) -> bool:  # noqa: ARG003
+        return True
 
     def plan(self, partition: str) -> Plan:
         images = Stimuli.made(self.store, partition)
         return Plan(inputs={Stimuli.name: images.fingerprint}, settings={"encoder": self._identity})
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
-        images = Stimuli.open_images(self.store, self.open_source, partition)
+        images = Stimuli.open_images(self.store, self.tools.open_source, partition)
         wanted = images.image_ids
         ids, values, settings = self._embedded_before(partition, plan)
         new = np.setdiff1d(wanted, ids)
@@ -254,7 +277,7 @@ class Embeddings(Step):
     def _on_gpu(self) -> ImageEncoder:
         """The encoder, loaded once there is something to embed."""
         if self._encoder is None:
-            device = self._held.enter_context(self.gpu.lease())
+            device = self.held.enter_context(self.tools.gpu.lease())
             self._encoder = ImageEncoder(**self.config.settings(), device=device)
         return self._encoder
 
@@ -267,10 +290,6 @@ class Embeddings(Step):
             return np.empty(0, np.int32), np.empty((0, 0), np.float32), {}
         return read_embeddings(self.store.folder(manifest.key) / EMBEDDINGS_FILE)
 
-    def close(self) -> None:
-        """Give the GPU back."""
-        self._held.close()
-
 
 def embeddings_step(encoder: EncoderSettings | None) -> type[Embeddings]:
     """Step of an experiment's targets; two experiments with one encoder share theirs."""
@@ -279,54 +298,12 @@ def embeddings_step(encoder: EncoderSettings | None) -> type[Embeddings]:
     settings = json.dumps(encoder.settings(), sort_keys=True)
     model = re.sub(r"\W+", "_", Path(encoder.model).name, flags=re.ASCII)
     name = f"{Embeddings.name}_{model}_{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
-    return type("OtherEmbeddings", (Embeddings,), {"name": name, "code_version": "1"})
-
-
-def embeddings_asset(
-    step: type[Embeddings], encoder: EncoderSettings | None = None
-) -> dg.AssetsDefinition:
-    """Asset of a step's embeddings, by the settings of an encoder, or those of the run if None."""
-    model = f"{encoder.model}" if encoder else "DINOv2-giant"
-    about = (
-        f"Embedding of every image at hand: one hidden state of {model}.\n\n"
-        "Only images that the same settings have not embedded yet go through the model."
-    )
-    decorate = step_asset(
-        step,
-        group_name="embeddings",
-        kinds={"huggingface", "parquet"},
-        deps=[stimuli],
-        pool=GPU_POOL,
-        automation_condition=CARRY_ON,
-        description=about,
-        # With the model, so that the UI shows what a change of it makes stale.
-        code_version=step.code_version if encoder else f"1 {ENCODER}",
-        columns=[
-            dg.TableColumn("image_id", "int32", "NSD's 0-based 73k row"),
-            dg.TableColumn("embedding", "fixed_size_list<float32>", "one value a dimension"),
-        ],
-    )
-    if encoder is None:
-
-        def with_settings(
-            context: dg.AssetExecutionContext,
-            config: EncoderConfig,
-            source: SourceResource,
-            store: StoreResource,
-            gpu: GpuResource,
-        ) -> None:
-            with closing(step(store.open(), source.open, config, gpu)) as made:
-                materialize(context, made)
-
-        return decorate(with_settings)
-
-    def of_experiments(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-    ) -> None:
-        with closing(step(store.open(), source.open, encoder, gpu)) as made:
-            materialize(context, made)
-
-    return decorate(of_experiments)
+    attributes = {
+        "name": name,
+        "code_version": "1",
+        "config": encoder,
+        "set_in_runs": None,
+        "optional": True,
+        "__doc__": f"Embedding of every image at hand: one hidden state of {encoder.model}.",
+    }
+    return type("OtherEmbeddings", (Embeddings,), attributes)

@@ -1,7 +1,7 @@
 """How well an experiment's models retrieve the images that were seen."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -24,13 +24,11 @@ from nsd_pipeline.experiments import DEFAULT, Experiment
 from nsd_pipeline.launchers.base import GPU_POOL
 from nsd_pipeline.nsd.layout import N_VERTICES
 from nsd_pipeline.nsd.small_files import STREAMS, find_labels
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
 from nsd_pipeline.steps.decoding import FmriMlp, Model, collect_cohort, group_of, model_step
 from nsd_pipeline.steps.images import Stimuli
-from nsd_pipeline.steps.running import materialize, step_asset, write_figure
+from nsd_pipeline.steps.running import step_asset, write_figure
 from nsd_pipeline.steps.step import Metadata, Plan, Step
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import read_labels
 
@@ -74,9 +72,31 @@ class Metrics(Step):
     code_version = "6"
     model: ClassVar[type[Model]]
 
-    def __init__(self, store: Store, open_source: Callable[[], Source], gpu: GpuResource) -> None:
-        super().__init__(store)
-        self.open_source, self.gpu = open_source, gpu
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(
+            cls,
+            ranged=False,
+            group_name=group_of(cls.model.experiment),
+            kinds={"pytorch", "parquet"},
+            deps=[cls.model.name],
+            pool=GPU_POOL,
+            automation_condition=CARRY_ON,
+            description="How often the image that was seen is found among all test images, beside"
+            " chance.\n\nEvery metric of the reference, as a mean over seeds, for each seed and"
+            " for their ensemble; the place of every trial's image, the ten images retrieved for"
+            " it, and figures, of the ensemble.",
+            columns=[
+                dg.TableColumn("metric", "string", "name, as the reference has it"),
+                dg.TableColumn("value", "float64", "mean over seeds"),
+                dg.TableColumn("chance", "float64", "of estimates that know nothing"),
+                dg.TableColumn("ratio", "float64", "value / chance"),
+                dg.TableColumn("low", "float64", "95 % interval over test images: its lower end"),
+                dg.TableColumn("high", "float64", "and its upper end"),
+                dg.TableColumn("sd_of_seeds", "float64", "standard deviation over seeds"),
+                dg.TableColumn("ensemble", "float64", "of the mean of the seeds' estimates"),
+            ],
+        )
 
     def plan(self, partition: str) -> Plan:
         return Plan(inputs={self.model.name: self.model.made(self.store, partition).fingerprint})
@@ -144,7 +164,7 @@ class Metrics(Step):
         data = read_data(self.store, cohort, trials, options, vertices)
         contributions = np.zeros(N_VERTICES, np.float32)
         estimates = []
-        with self.gpu.lease() as device:
+        with self.tools.gpu.lease() as device:
             for seed in options.seeds:
                 # A class of a user's own is imported if the experiment's file names it, and not
                 # because somebody's artifact does.
@@ -172,7 +192,7 @@ class Metrics(Step):
     def _by_stream(self, contributions: NDArray[np.float32]) -> dict[str, Any]:
         """What the vertices (V,) of each visual stream add to the score, where NSD's labels are."""
         try:
-            labels = find_labels(self.open_source, "streams")
+            labels = find_labels(self.tools.open_source, "streams")
         except SourceError:
             return {}
         with TemporaryDirectory() as folder:
@@ -195,7 +215,7 @@ class Metrics(Step):
         self, draft: Draft, ranks: "pd.DataFrame", top: "pd.DataFrame", difficulty: "pd.DataFrame"
     ) -> None:
         """Draw what was retrieved, and which images are easy and hard."""
-        read = Stimuli.open_images(self.store, self.open_source, partitions.SHARED)
+        read = Stimuli.open_images(self.store, self.tools.open_source, partitions.SHARED)
         gallery = [
             report.Retrieval(
                 seen=read(np.array([example.image_id]))[0],
@@ -275,6 +295,7 @@ class RetrievalMetrics(Metrics):
     name = folders.metrics_folder(DEFAULT)
     partitions = partitions.cohorts
     model = FmriMlp
+    experiment_name = DEFAULT
 
 
 def metrics_step(model: type[Model]) -> type[Metrics]:
@@ -289,6 +310,8 @@ def metrics_step(model: type[Model]) -> type[Metrics]:
             "name": f"{experiment.identifier}_metrics",
             "location": folders.metrics_folder(experiment.name),
             "partitions": model.partitions,
+            "optional": True,
+            "experiment_name": experiment.name,
             "model": model,
         },
     )
@@ -316,42 +339,6 @@ def choose_experiments(
             f"There is no experiment {unknown[0]!r}.", next_step=f"name one of {', '.join(known)}."
         )
     return [known[name] for name in names]
-
-
-def metrics_asset(step: type[Metrics]) -> dg.AssetsDefinition:
-    """Asset of an experiment's metrics."""
-
-    def measure(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-    ) -> None:
-        materialize(context, step(store.open(), source.open, gpu))
-
-    return step_asset(
-        step,
-        ranged=False,
-        group_name=group_of(step.model.experiment),
-        kinds={"pytorch", "parquet"},
-        deps=[step.model.name],
-        pool=GPU_POOL,
-        automation_condition=CARRY_ON,
-        description="How often the image that was seen is found among all test images, beside"
-        " chance.\n\nEvery metric of the reference, as a mean over seeds, for each seed and for"
-        " their ensemble; the place of every trial's image, the ten images retrieved for it, and"
-        " figures, of the ensemble.",
-        columns=[
-            dg.TableColumn("metric", "string", "name, as the reference has it"),
-            dg.TableColumn("value", "float64", "mean over seeds"),
-            dg.TableColumn("chance", "float64", "of estimates that know nothing"),
-            dg.TableColumn("ratio", "float64", "value / chance"),
-            dg.TableColumn("low", "float64", "95 % interval over test images: its lower end"),
-            dg.TableColumn("high", "float64", "and its upper end"),
-            dg.TableColumn("sd_of_seeds", "float64", "standard deviation over seeds"),
-            dg.TableColumn("ensemble", "float64", "of the mean of the seeds' estimates"),
-        ],
-    )(measure)
 
 
 def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:

@@ -8,12 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from nsd_pipeline import partitions
-from nsd_pipeline.nsd.layout import Space
+from nsd_pipeline.nsd.layout import OPERATOR_SPACES, Space
 from nsd_pipeline.nsd.small_files import Transforms, copy_transforms, find_transforms
-from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.running import materialize, step_asset
-from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.source import Source
+from nsd_pipeline.steps.running import step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface import FsaverageOperator, read_operator
 from nsd_pipeline.surface.interpolation import Method
@@ -32,16 +30,35 @@ class OperatorConfig(dg.Config):
 
 
 class Operator(Step):
-    """A subject's space to fsaverage5, as a sparse matrix."""
+    """A subject's functional space or native surface to fsaverage5, as one sparse matrix.
+
+    Built from NSD's own transforms: a volume is interpolated at three depths of the cortex, the
+    depths are averaged, and every fsaverage5 vertex takes the nearest vertex of the subject's
+    surface. Only `betas` in a space other than fsaverage and MNI need it.
+    """
 
     name = "fsaverage5_operator"
     code_version = "2"
     partitions = partitions.subject_spaces
+    config: OperatorConfig = OperatorConfig()
+    set_in_runs = OperatorConfig
+    asks_source = True
+    optional = True
 
-    def __init__(self, store: Store, source: Source, config: OperatorConfig) -> None:
-        super().__init__(store)
-        self.source, self.config = source, config
+    def __init__(self, tools: Tools, config: OperatorConfig | None = None) -> None:
+        super().__init__(tools, config)
         self._found: dict[str, Transforms] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(cls, group_name="surface", kinds={"numpy"})
+
+    @classmethod
+    def needed_for(cls, space: str | None) -> list[dg.AssetDep]:
+        """What a session's betas in a space depend on, beside their files."""
+        mapping = partitions.subject_spaces_to_sessions
+        needed = space in OPERATOR_SPACES
+        return [dg.AssetDep(cls.name, partition_mapping=mapping)] if needed else []
 
     def plan(self, partition: str) -> Plan:
         found = find_transforms(self.source, *partitions.parse_subject_space(partition))
@@ -74,19 +91,3 @@ class Operator(Step):
         """Read the operator of one of the `OPERATOR_SPACES`; an ArtifactError if there is none."""
         manifest = cls.made(store, partitions.subject_space(subject, space))
         return FsaverageOperator.load(store.folder(manifest.key) / OPERATOR_FILE)
-
-
-@step_asset(Operator, group_name="surface", kinds={"numpy"})
-def fsaverage5_operator(
-    context: dg.AssetExecutionContext,
-    config: OperatorConfig,
-    source: SourceResource,
-    store: StoreResource,
-) -> None:
-    """A subject's functional space or native surface to fsaverage5, as one sparse matrix.
-
-    Built from NSD's own transforms: a volume is interpolated at three depths of the cortex, the
-    depths are averaged, and every fsaverage5 vertex takes the nearest vertex of the subject's
-    surface. Only `betas` in a space other than fsaverage and MNI need it.
-    """
-    materialize(context, Operator(store.open(), source.open(), config))

@@ -5,7 +5,7 @@ step that could only say so after long reading is judged by its manifests alone;
 at is told.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,8 +15,7 @@ from nsd_pipeline.errors import DamagedArtifactError, NsdError
 from nsd_pipeline.folders import EXPERIMENTS
 from nsd_pipeline.nsd.layout import SUBJECTS
 from nsd_pipeline.steps.images import Stimuli
-from nsd_pipeline.steps.stages import OpenSource, Stage
-from nsd_pipeline.steps.step import Change, Step
+from nsd_pipeline.steps.step import Change, Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline.storage.source import Source
@@ -68,22 +67,22 @@ class Overview:
 
 def look_at_store(
     snapshot: Snapshot,
-    stages: Sequence[Stage],
-    open_source: OpenSource | None,
+    steps: Sequence[type[Step]],
+    open_source: Callable[[], Source] | None,
     *,
     subjects: Sequence[str] = (),
 ) -> Overview:
     """Say how every artifact of a store stands, of some subjects or, if none is named, of all.
 
-    Stages are of every step that may have artifacts there: `every_stage`. The dataset is opened by
+    Steps are all that may have artifacts there: `every_step`. The dataset is opened by
     `open_source`, or left alone if that is None. An ArtifactError if the store does not answer.
     """
     overview = Overview(snapshot.url)
     look = _Look(snapshot, open_source)
     left = set(snapshot.found)
-    for stage in stages:
-        keys = {partition: stage.step.key(partition) for partition in stage.partitions}
-        folder = stage.step.folder()
+    for step in steps:
+        keys = {partition: step.key(partition) for partition in step.partition_keys()}
+        folder = step.folder()
         below = left.intersection([folder, *snapshot.keys(f"{folder}/")])
         left -= below
         wanted = [
@@ -91,16 +90,16 @@ def look_at_store(
             for each in keys
             if not subjects or each.startswith(tuple(subjects)) or not each.startswith(SUBJECTS)
         ]
-        artifacts = look.at(stage, {each: keys[each] for each in wanted})
+        artifacts = look.at(step, {each: keys[each] for each in wanted})
         artifacts += [
             Artifact(key.removeprefix(f"{folder}/"), key, State.DAMAGED, found.problem)
             for key in sorted(below - set(keys.values()))
             if isinstance(found := snapshot.found[key], DamagedArtifactError)
         ]
-        if below or not stage.optional:
+        if below or not step.optional:
             n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(below))
             overview.stages.append(
-                StageOverview(stage.step.name, stage.experiment, artifacts, n_bytes)
+                StageOverview(step.name, step.experiment_name, artifacts, n_bytes)
             )
     overview.stages += _of_no_step(snapshot, left, look)
     overview.not_looked_at = look.not_looked_at()
@@ -128,8 +127,8 @@ def _folder_of(key: str, manifest: Manifest | None) -> str:
 class _Look:
     """Looks at one stage after the other, and notes what it did not look at."""
 
-    def __init__(self, snapshot: Snapshot, open_source: OpenSource | None) -> None:
-        self._snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, open_source: Callable[[], Source] | None) -> None:
+        self._snapshot, self._tools = snapshot, Tools(snapshot, self._give_source)
         self._inputs = {finding.key: finding.what for finding in other_inputs(snapshot)}
         self._source: Source | None = None
         self._no_source = "it was not asked"
@@ -140,21 +139,28 @@ class _Look:
             except NsdError as error:
                 self._no_source = error.problem
 
-    def at(self, stage: Stage, keys: dict[str, str]) -> list[Artifact]:
-        """Artifacts of a stage, by partition."""
-        made = {partition: key for partition, key in keys.items() if key in self._snapshot.found}
-        step = self._open(stage) if made else None
+    def at(self, step_type: type[Step], keys: dict[str, str]) -> list[Artifact]:
+        """Artifacts of a step, by partition."""
+        made = {
+            partition: found
+            for partition, key in keys.items()
+            if (found := self._snapshot.found.get(key))
+        }
+        told = {
+            partition
+            for partition, found in made.items()
+            if isinstance(found, Manifest) and step_type.told_by_manifest(self._snapshot, found)
+        }
+        step = self._open(step_type) if made.keys() - told else None
 
         def artifact(partition: str) -> Artifact:
             key = keys[partition]
             if partition not in made:
                 return Artifact(partition, key, State.MISSING)
-            found = self._snapshot.found[key]
-            if isinstance(found, DamagedArtifactError):
+            if isinstance(found := made[partition], DamagedArtifactError):
                 return Artifact(partition, key, State.DAMAGED, found.problem)
-            settled = stage.settled is not None and stage.settled(self._snapshot, found)
-            if step is None or settled:
-                return self.by_manifest(partition, key, stage.step)
+            if step is None or partition in told:
+                return self.by_manifest(partition, key, step_type)
             try:
                 standing = step.look(partition)
             except NsdError as error:
@@ -167,20 +173,20 @@ class _Look:
             what = f" ({', '.join(names[:_NAMED])}{more})" if standing.what else ""
             return Artifact(partition, key, state, f"{standing.change.value}{what}")
 
-        if made and (stage.settled or step is None):
-            self._note(stage)
-        if not stage.asks_source:  # nothing to wait for
+        if made and step_type.unseen:
+            self._unseen.setdefault(step_type.unseen, []).append(step_type.name)
+        if not step_type.asks_source:  # nothing to wait for
             return [artifact(partition) for partition in keys]
         with ThreadPoolExecutor(max_workers=16) as threads:
             return list(threads.map(artifact, keys))
 
-    def _open(self, stage: Stage) -> Step | None:
-        if stage.open is None or (stage.asks_source and self._source is None):
+    def _open(self, step: type[Step]) -> Step | None:
+        if step.asks_source and self._source is None:
             return None
         try:
-            return stage.open(self._snapshot, self._give_source)
+            return step(self._tools)
         except NsdError as error:
-            self._unseen.setdefault(error.problem, []).append(stage.step.name)
+            self._unseen.setdefault(error.problem, []).append(step.name)
             return None
 
     def _give_source(self) -> Source:
@@ -200,10 +206,6 @@ class _Look:
             return Artifact(partition, key, State.STALE, why)
         return Artifact(partition, key, State.CURRENT)
 
-    def _note(self, stage: Stage) -> None:
-        if stage.unseen:
-            self._unseen.setdefault(stage.unseen, []).append(stage.step.name)
-
     def not_looked_at(self) -> list[str]:
         """What was not looked at, in words."""
         notes = [f"{what} ({', '.join(dict.fromkeys(of))})" for what, of in self._unseen.items()]
@@ -212,10 +214,10 @@ class _Look:
         return [*notes, "the content of files (`nsd verify --deep` does)"]
 
 
-def other_versions(snapshot: Snapshot, stages: Sequence[Stage]) -> list[Finding]:
+def other_versions(snapshot: Snapshot, steps: Sequence[type[Step]]) -> list[Finding]:
     """Artifacts that were made by another version of the code than this one."""
-    versions = {stage.step.name: stage.step.code_version for stage in stages}
-    indices = {stage.step.key(part) for stage in stages for part in stage.partitions}
+    versions = {step.name: step.code_version for step in steps}
+    indices = {step.key(part) for step in steps for part in step.partition_keys()}
     return [
         Finding(
             Kind.VERSION,

@@ -17,11 +17,9 @@ from nsd_pipeline.nsd.design import (
 from nsd_pipeline.nsd.fsaverage_betas import FsaverageDownload, inspect_betas
 from nsd_pipeline.nsd.mapping import read_stimulus_info
 from nsd_pipeline.nsd.space_betas import FormatChoice, SpaceDownload, inspect_space
-from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.operators import Operator
-from nsd_pipeline.steps.running import materialize, step_asset
-from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.source import Source
+from nsd_pipeline.steps.running import step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.store import Draft, Store
 from nsd_pipeline.surface.projected_betas import check_shapes
 
@@ -30,14 +28,22 @@ STIMULUS_INFO_FILE = "nsd_stim_info_merged.csv"
 
 
 class Design(Step):
-    """Which trial showed which image: NSD's own files."""
+    """Which trial showed which image: NSD's design, stimulus info and responses, validated.
+
+    The files are kept as they are on the bucket: `nsd_expdesign.mat`, `nsd_stim_info_merged.csv`
+    and every subject's `responses.tsv`.
+    """
 
     name = "experiment_design"
+    asks_source = True
 
-    def __init__(self, store: Store, source: Source) -> None:
-        super().__init__(store)
-        self.source = source
-        self.objects = find_design(source)
+    def __init__(self, tools: Tools, config: None = None) -> None:
+        super().__init__(tools, config)
+        self.objects = find_design(self.source)
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(cls, group_name="raw", kinds={"s3"})
 
     def plan(self, partition: str) -> Plan:
         return Plan(
@@ -67,18 +73,6 @@ class Design(Step):
         return read_experiment_design(store.folder(cls.made(store).key) / DESIGN_FILE)
 
 
-@step_asset(Design, group_name="raw", kinds={"s3"})
-def experiment_design(
-    context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
-) -> None:
-    """Which trial showed which image: NSD's design, stimulus info and responses, validated.
-
-    The files are kept as they are on the bucket: `nsd_expdesign.mat`, `nsd_stim_info_merged.csv`
-    and every subject's `responses.tsv`.
-    """
-    materialize(context, Design(store.open(), source.open()))
-
-
 class BetasConfig(dg.Config):
     """What is fetched of a session's betas."""
 
@@ -100,17 +94,30 @@ class BetasConfig(dg.Config):
 
 
 class Betas(Step):
-    """A session's single-trial betas, as NSD has them."""
+    """Single-trial betas of a session, as NSD has them: on fsaverage, or in a space by config.
+
+    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame (percent
+    signal change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by
+    concurrent range requests bound to one version of the object. A local mirror is read in
+    place.
+    """
 
     name = "betas"
     code_version = "2"
     partitions = partitions.sessions
+    config: BetasConfig = BetasConfig()
+    set_in_runs = BetasConfig
+    asks_source = True
 
-    def __init__(self, store: Store, source: Source, config: BetasConfig) -> None:
-        super().__init__(store)
-        self.source, self.config = source, config
-        self._design = Design.read(store)
+    def __init__(self, tools: Tools, config: BetasConfig | None = None) -> None:
+        super().__init__(tools, config)
+        self._design = Design.read(self.store)
         self._found: dict[str, FsaverageDownload | SpaceDownload] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        needed = [Design.name, *Operator.needed_for(cls.config.space)]
+        return step_asset(cls, group_name="raw", kinds={"s3"}, deps=needed)
 
     def plan(self, partition: str) -> Plan:
         download = self._found[partition] = self._inspect(partition)
@@ -159,20 +166,3 @@ class Betas(Step):
             "MB/s": report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0,
             "etags": {PurePosixPath(info.key).name: info.etag for info in download.objects},
         }
-
-
-@step_asset(Betas, group_name="raw", kinds={"s3"}, deps=[experiment_design])
-def betas(
-    context: dg.AssetExecutionContext,
-    config: BetasConfig,
-    source: SourceResource,
-    store: StoreResource,
-) -> None:
-    """Single-trial betas of a session, as NSD has them: on fsaverage, or in a space by config.
-
-    Only the bytes that fsaverage5 needs: the first 10,242 vertices of every frame (percent
-    signal change), or the voxels that `fsaverage5_operator` looks at (percent x 300), by
-    concurrent range requests bound to one version of the object. A local mirror is read in
-    place.
-    """
-    materialize(context, Betas(store.open(), source.open(), config))

@@ -1,8 +1,8 @@
 """One page across experiments and cohorts."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import dagster as dg
 
@@ -12,7 +12,6 @@ from nsd_pipeline.decoding.choice import learned_from
 from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.experiments import DEFAULT
 from nsd_pipeline.nsd.layout import GENERATED, SUBJECTS
-from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.ceiling import CEILING_FILE, Ceiling
 from nsd_pipeline.steps.comparison import (
     MAIN_METRIC,
@@ -28,10 +27,10 @@ from nsd_pipeline.steps.measurement import (
     Metrics,
     read_verdict,
 )
-from nsd_pipeline.steps.running import materialize, read_figure, step_asset, write_figure
-from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.running import read_figure, step_asset, write_figure
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.storage.store import Draft
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,14 +79,16 @@ _BRAINS: Final = {
 
 
 class Report(Step):
-    """One HTML page about every experiment and cohort that was measured."""
+    """One HTML page: every experiment's metrics beside chance, figures, how they came about."""
 
     name = "decoding_report"
     code_version = "7"
+    metrics: ClassVar[Sequence[type[Metrics]]]
 
-    def __init__(self, store: Store, steps: Mapping[str, type[Metrics]]) -> None:
-        super().__init__(store)
-        wanted = [(step, cohort) for step in steps.values() for cohort in partitions.COHORTS]
+    def __init__(self, tools: Tools, config: None = None) -> None:
+        super().__init__(tools, config)
+        store = self.store
+        wanted = [(step, cohort) for step in self.metrics for cohort in partitions.COHORTS]
         found = store.at_once(store.find, [step.key(cohort) for step, cohort in wanted])
         self._measured = [
             Measured(step, metrics, step.model.made(store, cohort))
@@ -102,6 +103,18 @@ class Report(Step):
 
         ceilings = (store.find(Ceiling.key(subject)) for subject in SUBJECTS)
         self._ceilings = [ceiling for ceiling in ceilings if ceiling]
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        needed = [each.name for step in cls.metrics for each in (step, step.model)]
+        every = dg.AllPartitionMapping()
+        return step_asset(
+            cls,
+            group_name="report",
+            kinds={"html"},
+            deps=[dg.AssetDep(name, partition_mapping=every) for name in (*needed, Ceiling.name)],
+            automation_condition=CARRY_ON,
+        )
 
     def plan(self, partition: str) -> Plan:
         made_from = [each for found in self._measured for each in (found.metrics, found.model)]
@@ -266,23 +279,10 @@ class Report(Step):
         return SURFACE_FILE
 
 
-def report_asset(steps: Mapping[str, type[Metrics]]) -> dg.AssetsDefinition:
-    """Asset of the page, given the steps of every experiment's metrics by its name."""
-    needed = [each.name for step in steps.values() for each in (step, step.model)]
-    needed.append(Ceiling.name)
-
-    @step_asset(
-        Report,
-        group_name="report",
-        kinds={"html"},
-        deps=[dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping()) for name in needed],
-        automation_condition=CARRY_ON,
-    )
-    def decoding_report(context: dg.AssetExecutionContext, store: StoreResource) -> None:
-        """One HTML page: every experiment's metrics beside chance, figures, how they came about."""
-        materialize(context, Report(store.open(), steps))
-
-    return decoding_report
+def report_step(metrics: Sequence[type[Metrics]]) -> type[Report]:
+    """Step of the page about some experiments, by the steps of their metrics."""
+    attributes = {"metrics": metrics, "__doc__": Report.__doc__}
+    return type("ReportOfExperiments", (Report,), attributes)
 
 
 def _results_in_words(table: "pd.DataFrame") -> list[dict[str, str]]:

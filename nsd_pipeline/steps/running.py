@@ -1,18 +1,15 @@
-"""Steps as Dagster assets: what a run does, records and shows.
-
-An asset function reads its configuration and hands a step to `materialize`; `step_asset` makes it
-an asset of the step's name, version and partitions.
-"""
+"""Steps as Dagster assets: what a run does, records and shows."""
 
 import base64
-import functools
 import hashlib
+import inspect
 import json
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
+from typing import Any, Final, NamedTuple
 
 import dagster as dg
 
@@ -20,12 +17,10 @@ from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
 from nsd_pipeline.report import Picture
-from nsd_pipeline.steps.step import Step
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.steps.step import Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
-
-P = ParamSpec("P")
-Asset = Callable[Concatenate[dg.AssetExecutionContext, P], None]
 
 FIGURES: Final = "figures"
 """Folder of an artifact's figures, of which the UI shows the PNGs."""
@@ -37,42 +32,61 @@ def step_asset(
     ranged: bool = True,
     columns: Sequence[dg.TableColumn] = (),
     **options: Any,
-) -> Callable[[Asset[P]], dg.AssetsDefinition]:
-    """`dg.asset` for a step; an error fails its run with a message for people, and no retry.
+) -> dg.AssetsDefinition:
+    """Asset of a step, with its name, the version of its code, its partitions and its docstring.
 
-    The step gives the asset its name, the version of its code and its partitions. If it is
-    `ranged`, one run makes a range of partitions; what a failed range had finished is skipped by
-    the next. Where artifacts are tables, `columns` says of what. Options are what `dg.asset` takes
-    beside that.
+    An error fails its run with a message for people, and no retry. If it is `ranged`, one run makes
+    a range of partitions; what a failed range had finished is skipped by the next. Where artifacts
+    are tables, `columns` says of what. Options are what `dg.asset` takes beside that.
     """
     if ranged and step.partitions:
         options["backfill_policy"] = dg.BackfillPolicy.single_run()
     options.setdefault("code_version", step.code_version)
+    options.setdefault("description", inspect.getdoc(step))
     if columns:
         options["metadata"] = {"dagster/column_schema": dg.TableSchema(columns)}
 
-    def decorate(function: Asset[P]) -> dg.AssetsDefinition:
-        @functools.wraps(function)
-        def run(context: dg.AssetExecutionContext, *args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                function(context, *args, **kwargs)
-            except (dg.Failure, dg.RetryRequested, dg.DagsterError):
-                raise
-            except Exception as error:
-                raise dg.Failure(in_words(error), allow_retries=False) from error
+    def run(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+        config: dg.Config | None = None,
+    ) -> None:
+        try:
+            tools = Tools(store.open(), source.open, gpu, context.log.info)
+            with closing(step(tools, config)) as opened:
+                materialize(context, opened)
+        except (dg.Failure, dg.RetryRequested, dg.DagsterError):
+            raise
+        except Exception as error:
+            raise dg.Failure(in_words(error), allow_retries=False) from error
 
-        with warnings.catch_warnings():
-            # Dagster says that it is in beta, and every process that loads the graph would print
-            # that once an asset. Ignored here alone: a filter that stays would be the user's too.
-            warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
-            asset: dg.AssetsDefinition = dg.asset(
-                name=step.name,
-                partitions_def=step.partitions,
-                **options,
-            )(run)
-        return asset
+    # Dagster reads off a function's parameters what a run may set.
+    def plain(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+    ) -> None:
+        run(context, source, store, gpu)
 
-    return decorate
+    def with_settings(
+        context: dg.AssetExecutionContext,
+        source: SourceResource,
+        store: StoreResource,
+        gpu: GpuResource,
+        config: step.set_in_runs,  # type: ignore[name-defined]
+    ) -> None:
+        run(context, source, store, gpu, config)
+
+    with warnings.catch_warnings():
+        # Dagster says that it is in beta, and every process that loads the graph would print
+        # that once an asset. Ignored here alone: a filter that stays would be the user's too.
+        warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
+        decorate = dg.asset(name=step.name, partitions_def=step.partitions, **options)
+        asset: dg.AssetsDefinition = decorate(with_settings if step.set_in_runs else plain)
+    return asset
 
 
 def in_words(error: Exception) -> str:

@@ -25,15 +25,15 @@ from nsd_pipeline.nsd.nsd_series import (
     series_key,
 )
 from nsd_pipeline.nsd.series_runs import BoldRun, Onsets, read_runs, write_runs
-from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.events import COLUMNS, Events, EventTables
-from nsd_pipeline.steps.raw import Design, experiment_design
-from nsd_pipeline.steps.running import materialize, step_asset
-from nsd_pipeline.steps.step import Metadata, Plan, Step
+from nsd_pipeline.steps.raw import Design
+from nsd_pipeline.steps.running import step_asset
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.names import parse_folder
+from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline.storage.source import Source
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.storage.store import Draft
 
 DERIVATIVES, RAW = (os.environ.get(name, "") for name in ("NSD_BIDS_DERIVATIVES", "NSD_BIDS_RAW"))
 
@@ -92,17 +92,32 @@ class BoldConfig(dg.Config):
 
 
 class SeriesFiles(Step):
-    """The list of a session's runs in each space, with the files where they were downloaded."""
+    """A session's runs of BOLD: NSD's prepared time series, or a BIDS derivatives folder.
+
+    `runs.json` lists each run in each space. Files on a bucket are downloaded; a mirror and
+    derivatives are read in place.
+    """
 
     name = "bold"
     partitions = partitions.sessions
+    config: BoldConfig = BoldConfig()
+    set_in_runs = BoldConfig
+    optional = True
+    unseen = "the files of time series"
 
-    def __init__(self, store: Store, source: Source, config: BoldConfig) -> None:
-        super().__init__(store)
-        self.source, self.config = source, config
-        self._design = Design.read(store)
+    def __init__(self, tools: Tools, config: BoldConfig | None = None) -> None:
+        super().__init__(tools, config)
+        self._design = Design.read(self.store)
         self._derived: dict[str, list[BoldRun]] = {}
         self._prepared: dict[str, list[SeriesObject]] = {}
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(cls, group_name="raw", kinds={"s3"}, deps=[Design.name])
+
+    @classmethod
+    def told_by_manifest(cls, snapshot: Snapshot, made: Manifest) -> bool:  # noqa: ARG003
+        return True
 
     def plan(self, partition: str) -> Plan:
         subject, session = layout.parse_session_key(partition)
@@ -164,21 +179,6 @@ class SeriesFiles(Step):
         } | metadata
 
 
-@step_asset(SeriesFiles, group_name="raw", kinds={"s3"}, deps=[experiment_design])
-def bold(
-    context: dg.AssetExecutionContext,
-    config: BoldConfig,
-    source: SourceResource,
-    store: StoreResource,
-) -> None:
-    """A session's runs of BOLD: NSD's prepared time series, or a BIDS derivatives folder.
-
-    `runs.json` lists each run in each space. Files on a bucket are downloaded; a mirror and
-    derivatives are read in place.
-    """
-    materialize(context, SeriesFiles(store.open(), source.open(), config))
-
-
 def _versions(runs: list[BoldRun]) -> dict[str, str]:
     """Size and modification time of every file that runs in a local folder consist of."""
     named = (
@@ -203,9 +203,18 @@ def left_out_runs(manifest: Manifest) -> list[int]:
 
 
 class SeriesEvents(EventTables):
-    """A session's trials with their onsets in the runs, and a row for each run and space."""
+    """The session's trials with their onsets in the runs, and a row for each run and space.
+
+    The images that the runs' own events name are checked against the experiment design.
+    """
 
     name = "bold_events"
+    optional = True
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        needed = [SeriesFiles.name, Events.name]
+        return step_asset(cls, group_name="events", kinds={"parquet"}, deps=needed, columns=COLUMNS)
 
     def plan(self, partition: str) -> Plan:
         upstream = (SeriesFiles.made(self.store, partition), Events.made(self.store, partition))
@@ -236,18 +245,3 @@ class SeriesEvents(EventTables):
             "recordings": len(table) - n_images,
             "spaces": sorted({each.space for each in runs}),
         }
-
-
-@step_asset(
-    SeriesEvents,
-    group_name="events",
-    kinds={"parquet"},
-    deps=[bold, Events.name],
-    columns=COLUMNS,
-)
-def bold_events(context: dg.AssetExecutionContext, store: StoreResource) -> None:
-    """The session's trials with their onsets in the runs, and a row for each run and space.
-
-    The images that the runs' own events name are checked against the experiment design.
-    """
-    materialize(context, SeriesEvents(store.open()))

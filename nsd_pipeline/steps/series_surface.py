@@ -16,12 +16,11 @@ from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import Space
 from nsd_pipeline.nsd.nsd_series import TR
 from nsd_pipeline.nsd.series_runs import agree_on_tr, read_runs
-from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.operators import Operator
-from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.running import step_asset
 from nsd_pipeline.steps.series_files import SeriesEvents, SeriesFiles, left_out_runs
-from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.steps.step import Metadata, Plan, Step, Tools
+from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import FsaverageOperator, SeriesLayout, write_series
 from nsd_pipeline.surface.cleaned_runs import Treatment, load_run
 
@@ -47,17 +46,32 @@ class SeriesConfig(Treatment, dg.Config):
 
 
 class Series(Step):
-    """A session's time series on fsaverage5, a Zarr group."""
+    """A session's time series on fsaverage5: Zarr group of (sample, vertex), run after run.
+
+    Each run is detrended and z-scored on its own; repetition time and where runs begin are among
+    the attributes. Windows are not stored: a model slices the series. NSD's prepared time series
+    go by `fsaverage5_operator`.
+    """
 
     name = "fsaverage5_series"
     partitions = partitions.sessions
     suffix = ".zarr"
+    config: SeriesConfig = SeriesConfig()
+    set_in_runs = SeriesConfig
+    optional = True
 
-    def __init__(self, store: Store, config: SeriesConfig, log: Callable[[str], None]) -> None:
-        super().__init__(store)
-        self.config, self._log = config, log
+    def __init__(self, tools: Tools, config: SeriesConfig | None = None) -> None:
+        super().__init__(tools, config)
         # Sessions of one subject share it.
-        self._operator = cache(partial(Operator.load, store))
+        self._operator = cache(partial(Operator.load, self.store))
+
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        operators = dg.AssetDep(
+            Operator.name, partition_mapping=partitions.subject_spaces_to_sessions
+        )
+        needed = [SeriesFiles.name, SeriesEvents.name, operators]
+        return step_asset(cls, group_name="surface", kinds={"zarr"}, deps=needed)
 
     def plan(self, partition: str) -> Plan:
         files = SeriesFiles.made(self.store, partition)
@@ -94,7 +108,9 @@ class Series(Step):
                 )
             parts.append(series)
             stated.append((f"run {run} of {partition}", tr))
-            self._log(f"{partition}: run {run} of {len(spaces)} ({space}), {len(series)} samples")
+            self.tools.log(
+                f"{partition}: run {run} of {len(spaces)} ({space}), {len(series)} samples"
+            )
         tr = agree_on_tr(stated) or 0.0
         runs = {run: len(part) for run, part in zip(spaces, parts, strict=True)}
         data = np.concatenate(parts)
@@ -126,25 +142,3 @@ class Series(Step):
             "samples": len(data),
             "nan_share": float(np.isnan(data).all(axis=0).mean()),
         }
-
-
-@step_asset(
-    Series,
-    group_name="surface",
-    kinds={"zarr"},
-    deps=[
-        SeriesFiles.name,
-        SeriesEvents.name,
-        dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions),
-    ],
-)
-def fsaverage5_series(
-    context: dg.AssetExecutionContext, config: SeriesConfig, store: StoreResource
-) -> None:
-    """A session's time series on fsaverage5: Zarr group of (sample, vertex), run after run.
-
-    Each run is detrended and z-scored on its own; repetition time and where runs begin are among
-    the attributes. Windows are not stored: a model slices the series. NSD's prepared time series
-    go by `fsaverage5_operator`.
-    """
-    materialize(context, Series(store.open(), config, context.log.info))

@@ -9,13 +9,12 @@ from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.errors import ArtifactError, InvalidFileError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import DEFAULT_SPACE, Space
-from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
-from nsd_pipeline.steps.raw import BetasConfig, Design
+from nsd_pipeline.steps.events import Events, FsaverageEvents
+from nsd_pipeline.steps.raw import Design
 from nsd_pipeline.steps.series_files import BoldConfig, SeriesEvents, SeriesFiles
 from nsd_pipeline.steps.series_surface import Series, SeriesConfig
 from nsd_pipeline.steps.spaces import betas_step, space_of, surface_step
-from nsd_pipeline.steps.step import Change, Step
-from nsd_pipeline.steps.surface import SurfaceConfig
+from nsd_pipeline.steps.step import Change, Step, Tools
 from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Store
 
@@ -115,16 +114,13 @@ def look_at_sessions(
         # As a folder, so that one which is a link to a disk that is away is an error.
         for key in source.list(f"{layout.betas_folder(subject, space)}/")
     }
-    design = Design(store, source).look("")
+    tools = Tools(store, lambda: source)
+    design = Design(tools).look("")
     steps: list[Step] = []
     if design.manifest is not None:
-        steps = [Events(store, source), FsaverageEvents(store, EventFilter())]
-        if space:
-            fetched = betas_step(space)(store, source, BetasConfig(space=space))
-            steps = [fetched, *steps, surface_step(space)(store, SurfaceConfig())]
-        else:
-            steps += [SeriesFiles(store, source, bold), SeriesEvents(store)]
-            steps.append(Series(store, series or SeriesConfig(), lambda _: None))
+        settings = {SeriesFiles: bold, Series: series}
+        needed = betas_steps(space) if space else SERIES_STEPS
+        steps = [step(tools, settings.get(step)) for step in needed]
 
     def is_on_source(session: str) -> bool:
         if not space:

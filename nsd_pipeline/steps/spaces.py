@@ -10,15 +10,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import cast
 
-import dagster as dg
-
-from nsd_pipeline import folders, partitions
+from nsd_pipeline import folders
 from nsd_pipeline.decoding.config import TrainingConfig
-from nsd_pipeline.nsd.layout import DEFAULT_SPACE, OPERATOR_SPACES, Space
-from nsd_pipeline.resources import SourceResource, StoreResource
-from nsd_pipeline.steps.operators import Operator
-from nsd_pipeline.steps.raw import Betas, BetasConfig, Design
-from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.nsd.layout import DEFAULT_SPACE, Space
+from nsd_pipeline.steps.raw import Betas, BetasConfig
 from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
 
 
@@ -38,7 +33,14 @@ def betas_step(space: Space) -> type[Betas]:
     """Step of a space's betas, as NSD has them."""
     if space == DEFAULT_SPACE:
         return Betas
-    return type("BetasOfSpace", (Betas,), {"name": f"{Betas.name}_{space}"})
+    attributes = {
+        "name": f"{Betas.name}_{space}",
+        "config": BetasConfig(space=space),
+        "set_in_runs": None,
+        "optional": True,
+        "__doc__": f"Single-trial betas of a session in {space}, for the experiments that name it.",
+    }
+    return type("BetasOfSpace", (Betas,), attributes)
 
 
 @cache
@@ -51,27 +53,9 @@ def surface_step(space: Space) -> type[SurfaceBetas]:
         "location": folders.betas_folder(space),
         "betas": betas_step(space),
         "filtered": None,
+        "config": SurfaceConfig(space=space),
+        "set_in_runs": None,
+        "optional": True,
+        "__doc__": f"A session's betas on fsaverage5, from {space}: as `{SurfaceBetas.name}`.",
     }
     return type("SurfaceBetasOfSpace", (SurfaceBetas,), attributes)
-
-
-def betas_assets(space: Space) -> list[dg.AssetsDefinition]:
-    """Assets of a space's betas: as NSD has them, and on fsaverage5."""
-    raw, surface = betas_step(space), surface_step(space)
-    operators = dg.AssetDep(Operator.name, partition_mapping=partitions.subject_spaces_to_sessions)
-    upstream = [operators] if space in OPERATOR_SPACES else []
-
-    @step_asset(raw, group_name="raw", kinds={"s3"}, deps=[Design.name, *upstream])
-    def fetched(
-        context: dg.AssetExecutionContext, source: SourceResource, store: StoreResource
-    ) -> None:
-        """Single-trial betas of a session in another space, for the experiments that name it."""
-        config = BetasConfig(space=space)
-        materialize(context, raw(store.open(), source.open(), config))
-
-    @step_asset(surface, group_name="surface", kinds={"zarr"}, deps=[raw.name, *upstream])
-    def projected(context: dg.AssetExecutionContext, store: StoreResource) -> None:
-        """A session's betas on fsaverage5, from another space: as `fsaverage5_betas`."""
-        materialize(context, surface(store.open(), SurfaceConfig(space=space)))
-
-    return [fetched, projected]

@@ -6,16 +6,21 @@ before they make something, schedules and the job ``subject`` before they start 
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import dagster as dg
 
 from nsd_pipeline.errors import ArtifactError, DamagedArtifactError, Remake
 from nsd_pipeline.folders import artifact_key
+from nsd_pipeline.resources import GpuResource
 from nsd_pipeline.storage.manifest import Manifest
+from nsd_pipeline.storage.snapshot import Snapshot
+from nsd_pipeline.storage.source import Source
 from nsd_pipeline.storage.store import Draft, Store, fingerprint
 
 Metadata = Mapping[str, Any]
@@ -70,6 +75,21 @@ class Standing:
     what: str = ""
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What steps work with: the store, what opens the source, a GPU, and where progress is told."""
+
+    store: Store
+    open_source: Callable[[], Source]
+    gpu: GpuResource = field(default_factory=GpuResource)
+    log: Callable[[str], object] = lambda _: None
+
+    @cached_property
+    def source(self) -> Source:
+        """The source, opened by the first step that needs it: a bucket has terms to accept."""
+        return self.open_source()
+
+
 class Step(ABC):
     """What makes the artifacts of one name, one for each partition.
 
@@ -85,6 +105,18 @@ class Step(ABC):
         Folder of the store that the artifacts lie in, where it is not named as they are.
     suffix
         Ends the name of that folder.
+    config
+        Settings: those of a run, or else the default ones, which the class has.
+    set_in_runs
+        Type of the settings, if each run may have its own.
+    experiment_name
+        Experiment that it belongs to; empty if it belongs to all.
+    optional
+        Whether the default way to a model goes without it.
+    asks_source
+        Whether looking at an artifact needs the source.
+    unseen
+        What is not looked at, because it would take long.
     """
 
     name: ClassVar[str]
@@ -92,9 +124,41 @@ class Step(ABC):
     partitions: ClassVar[dg.StaticPartitionsDefinition | None] = None
     location: ClassVar[str] = ""
     suffix: ClassVar[str] = ""
+    config: Any = None
+    set_in_runs: ClassVar[type[dg.Config] | None] = None
+    experiment_name: ClassVar[str] = ""
+    optional: ClassVar[bool] = False
+    asks_source: ClassVar[bool] = False
+    unseen: ClassVar[str] = ""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, tools: Tools, config: Any = None) -> None:
+        self.tools, self.store, self.held = tools, tools.store, ExitStack()
+        if config is not None:
+            self.config = config
+
+    @property
+    def source(self) -> Source:
+        """The dataset."""
+        return self.tools.source
+
+    @classmethod
+    @abstractmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        """The step in Dagster's graph: see `running.step_asset`."""
+
+    @classmethod
+    def partition_keys(cls) -> list[str]:
+        """Partitions that it can have artifacts of; one without a name if they are not cut."""
+        return list(cls.partitions.get_partition_keys()) if cls.partitions else [""]
+
+    @classmethod
+    def told_by_manifest(cls, snapshot: Snapshot, made: Manifest) -> bool:  # noqa: ARG003
+        """Whether an artifact's manifest has to be enough to judge it: looking would take long."""
+        return False
+
+    def close(self) -> None:
+        """Give back what it held, such as a GPU."""
+        self.held.close()
 
     @classmethod
     def folder(cls) -> str:

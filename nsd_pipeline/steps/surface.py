@@ -11,13 +11,12 @@ from nsd_pipeline.errors import NsdError
 from nsd_pipeline.events import sole_recording
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES
-from nsd_pipeline.resources import StoreResource
 from nsd_pipeline.steps.events import EventTables, FsaverageEvents
 from nsd_pipeline.steps.operators import Operator
 from nsd_pipeline.steps.raw import Betas
-from nsd_pipeline.steps.running import materialize, step_asset
+from nsd_pipeline.steps.running import step_asset
 from nsd_pipeline.steps.step import Metadata, Plan, Step
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.storage.store import Draft
 from nsd_pipeline.surface import read_betas, summarise, write_session
 
 
@@ -31,21 +30,28 @@ class SurfaceConfig(dg.Config):
 
 
 class SurfaceBetas(Step):
-    """A session's betas on fsaverage5, a Zarr group.
+    """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
 
-    `betas` is the step of those that are put there, and `filtered` that of the events that have to
-    keep the same space; None if nobody filters them by it.
+    Percent signal change as published, NaN kept, beside each vertex's mean and standard
+    deviation over the session: z-scores are computed when a model reads them. Betas from
+    another space than fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own
+    surfaces; the space is the one that `betas` fetched and that the filtered events keep.
     """
 
     name = "fsaverage5_betas"
     partitions = partitions.sessions
     location = folders.BETAS
+    config: SurfaceConfig = SurfaceConfig()
+    set_in_runs = SurfaceConfig
     betas: ClassVar[type[Betas]] = Betas
     filtered: ClassVar[type[EventTables] | None] = FsaverageEvents
+    """The events that have to keep the same space; None if nobody filters them by it."""
 
-    def __init__(self, store: Store, config: SurfaceConfig) -> None:
-        super().__init__(store)
-        self.config = config
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        events = [cls.filtered.name] if cls.filtered else []
+        needed = [cls.betas.name, *events, *Operator.needed_for(cls.config.space)]
+        return step_asset(cls, group_name="surface", kinds={"zarr"}, deps=needed)
 
     def plan(self, partition: str) -> Plan:
         betas = self.betas.made(self.store, partition)
@@ -95,22 +101,6 @@ class SurfaceBetas(Step):
                 np.median(statistics.std[valid])
             ),
         }
-
-
-@step_asset(
-    SurfaceBetas, group_name="surface", kinds={"zarr"}, deps=[Betas.name, FsaverageEvents.name]
-)
-def fsaverage5_betas(
-    context: dg.AssetExecutionContext, config: SurfaceConfig, store: StoreResource
-) -> None:
-    """A session's betas on fsaverage5: Zarr group of (trial, vertex), left hemisphere first.
-
-    Percent signal change as published, NaN kept, beside each vertex's mean and standard
-    deviation over the session: z-scores are computed when a model reads them. Betas from
-    another space than fsaverage go by `fsaverage5_operator`, or for MNI by fsaverage's own
-    surfaces; the space is the one that `betas` fetched and that the filtered events keep.
-    """
-    materialize(context, SurfaceBetas(store.open(), config))
 
 
 def check_space(session: str, fetched: str, kept: str, wanted: str | None) -> None:

@@ -15,6 +15,7 @@ from nsd_pipeline.errors import ArtifactError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.steps.events import Events, FsaverageEvents
 from nsd_pipeline.steps.sessions import look_at_sessions
+from nsd_pipeline.steps.step import Tools
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline_tests.pipeline import Pipeline, SmallNsd, link_tree
 
@@ -125,7 +126,7 @@ def test_sessions_that_are_looked_at_together_are_listed_once(
             both.wait(0.2)  # whoever would list it as well comes meanwhile
         return []
 
-    events = Events(graph.store, source)
+    events = Events(Tools(graph.store, lambda: source))
     monkeypatch.setattr(type(source), "list", count)
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(events.plan, [SESSION, "subj01_ses02"]))

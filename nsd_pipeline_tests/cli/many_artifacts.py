@@ -8,13 +8,12 @@ from typing import Any
 from nsd_pipeline import partitions
 from nsd_pipeline.experiments import read_experiments
 from nsd_pipeline.nsd.layout import N_SESSIONS, SUBJECTS, session_key
-from nsd_pipeline.resources import GpuResource
-from nsd_pipeline.steps.events import EventFilter, Events, FsaverageEvents
+from nsd_pipeline.steps.events import Events, FsaverageEvents
 from nsd_pipeline.steps.images import Embeddings, Stimuli
 from nsd_pipeline.steps.measurement import metrics_steps
 from nsd_pipeline.steps.raw import Betas, Design
-from nsd_pipeline.steps.step import Step
-from nsd_pipeline.steps.surface import SurfaceBetas, SurfaceConfig
+from nsd_pipeline.steps.step import Step, Tools
+from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline.storage.local_store import LocalStore
 from nsd_pipeline.storage.manifest import FileRecord, Manifest
 from nsd_pipeline.storage.store import fingerprint
@@ -76,13 +75,14 @@ def write_full_store(
         )
 
     write(Design, "", made="d" * 64)
-    surface = SurfaceBetas(store, SurfaceConfig())
+    tools = Tools(store, _no_source)
+    surface = SurfaceBetas(tools)
     for session in sessions:
         config = {"space": "fsaverage", "whole_file": False, "in_place": False}
         write(Betas, session, made=_digest(session), config=config, trials=750)
         inputs = {Design.name: "d" * 64}
         write(Events, session, made=_digest(f"events of {session}"), inputs=inputs)
-        by_plan(FsaverageEvents(store, EventFilter()), session)
+        by_plan(FsaverageEvents(tools), session)
         by_plan(surface, session, space="fsaverage")
     for stimulus_set in (partitions.SHARED, *n_sessions):
         made = _digest(stimulus_set)
@@ -91,11 +91,10 @@ def write_full_store(
         encoder = {"model": "generated", "weights": "0"}
         write(Embeddings, stimulus_set, made=_digest(f"e {made}"), inputs=inputs, encoder=encoder)
     for metrics in metrics_steps(read_experiments(file)).values():
-        training = metrics.model.experiment.training
-        models = metrics.model(store, _no_source, training, GpuResource(), lambda _: None)
+        models = metrics.model(tools)
         for cohort in cohorts:
             by_plan(models, cohort)
-            by_plan(metrics(store, _no_source, GpuResource()), cohort)
+            by_plan(metrics(tools), cohort)
     return writer.count
 
 

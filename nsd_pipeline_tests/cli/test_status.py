@@ -10,9 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nsd_pipeline.cli import main
-from nsd_pipeline.definitions import defs
 from nsd_pipeline.nsd import layout
-from nsd_pipeline.steps.stages import known_stages
 from nsd_pipeline.steps.surface import SurfaceBetas
 from nsd_pipeline_tests.cli.conftest import SESSION, Nsd, parsed
 from nsd_pipeline_tests.cli.many_artifacts import copy_to_bucket, write_full_store
@@ -116,11 +114,6 @@ def test_an_empty_store_a_source_that_is_away_and_a_name_that_is_none(
     traced = nsd("status", "--debug")
     assert traced.exit_code == 1
     assert "Traceback" in traced.output
-
-
-def test_every_asset_is_a_stage() -> None:
-    assets = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
-    assert {stage.step.name for stage in known_stages()} == assets
 
 
 def check_full(nsd: Nsd, n_artifacts: int) -> None:

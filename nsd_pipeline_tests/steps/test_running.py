@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -12,15 +13,22 @@ import pytest
 from nsd_pipeline.dagster_private import range_tags
 from nsd_pipeline.errors import DamagedArtifactError, InvalidFileError, Remake
 from nsd_pipeline.report import Picture
-from nsd_pipeline.steps.running import FIGURES, in_words, materialize, read_figure, step_asset
-from nsd_pipeline.steps.step import Change, Metadata, Plan, Standing, Step
-from nsd_pipeline.storage.opening import open_store
-from nsd_pipeline.storage.store import Draft, Store
+from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.steps.running import FIGURES, in_words, read_figure, step_asset
+from nsd_pipeline.steps.step import Change, Metadata, Plan, Standing, Step, Tools
+from nsd_pipeline.storage.opening import open_source, open_store
+from nsd_pipeline.storage.store import Draft
 
 TEXT = "C:/nsd :a.mgh ends early."
 
 
-class Single(Step):
+class OfTest(Step):
+    @classmethod
+    def asset(cls) -> dg.AssetsDefinition:
+        return step_asset(cls)
+
+
+class Single(OfTest):
     """One artifact, whose plan fails."""
 
     name = "single"
@@ -32,16 +40,14 @@ class Single(Step):
         raise AssertionError
 
 
-class Parts(Step):
-    """Three artifacts, one of which fails while it is made."""
+class Parts(OfTest):
+    """Three artifacts, one of which may fail while it is made."""
 
     name = "parts"
     partitions = dg.StaticPartitionsDefinition(["a", "b", "c"])
-
-    def __init__(self, store: Store, error: Exception | None = None, setting: int = 0) -> None:
-        super().__init__(store)
-        self.error, self.setting = error, setting
-        self.inputs = {"file": "1"}
+    error: Exception | None = None
+    setting = 0
+    inputs: Mapping[str, str] = {"file": "1"}
 
     def plan(self, partition: str) -> Plan:
         return Plan(self.inputs, settings={"setting": self.setting}, found={"size": 3})
@@ -58,17 +64,26 @@ class SingleOfParts(Single):
     partitions = dg.StaticPartitionsDefinition(["a"])
 
 
+def tools_in(folder: Path) -> Tools:
+    return Tools(open_store(folder), lambda: open_source(folder))
+
+
+def resources_in(folder: Path) -> dict[str, object]:
+    url = str(folder)
+    return {
+        "source": SourceResource(url=url),
+        "store": StoreResource(url=url),
+        "gpu": GpuResource(),
+    }
+
+
 @pytest.mark.parametrize("step", [Single, SingleOfParts])
 def test_a_failure_names_what_failed_and_leaves_the_error_s_text_as_it_is(
     step: type[Step], tmp_path: Path
 ) -> None:
-    @step_asset(step)
-    def failing(context: dg.AssetExecutionContext) -> None:
-        materialize(context, step(open_store(tmp_path)))
-
     partition = "a" if step.partitions else None
     with pytest.raises(dg.Failure) as failure:
-        dg.materialize([failing], partition_key=partition)
+        dg.materialize([step.asset()], resources=resources_in(tmp_path), partition_key=partition)
     first, *_ = str(failure.value.description).splitlines()
     assert first == f"{step.name}{f' {partition}' if partition else ''}: {TEXT}"
 
@@ -84,17 +99,17 @@ def test_a_failure_names_what_failed_and_leaves_the_error_s_text_as_it_is(
     ],
 )
 def test_an_error_that_is_not_ours_is_put_into_words_and_leaves_the_others_alone(
-    error: Exception, says: str, tmp_path: Path
+    error: Exception, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(tmp_path)
-
-    @step_asset(Parts)
-    def parts(context: dg.AssetExecutionContext) -> None:
-        materialize(context, Parts(store, error))
-
+    monkeypatch.setattr(Parts, "error", error)
+    parts, store = Parts.asset(), open_store(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [parts], instance=instance, tags=range_tags("a", "c"), raise_on_error=False
+            [parts],
+            resources=resources_in(tmp_path),
+            instance=instance,
+            tags=range_tags("a", "c"),
+            raise_on_error=False,
         )
         recorded = instance.get_materialized_partitions(parts.key)
         logged = [entry for entry in instance.all_logs(result.run_id) if entry.level == 20]
@@ -117,7 +132,7 @@ def test_the_command_that_makes_again_what_is_missing_is_told() -> None:
 
 
 def test_a_manifest_that_cannot_be_read_is_told_with_the_command(tmp_path: Path) -> None:
-    step = Parts(open_store(tmp_path))
+    step = Parts(tools_in(tmp_path))
     step.bring_up_to_date("a")
     (tmp_path / "manifests/parts/a.json").write_text("{")
     with pytest.raises(DamagedArtifactError) as told:
@@ -126,7 +141,7 @@ def test_a_manifest_that_cannot_be_read_is_told_with_the_command(tmp_path: Path)
 
 
 def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
-    step = Parts(open_store(tmp_path))
+    step = Parts(tools_in(tmp_path))
     assert step.look("a").change is Change.MISSING
     step.bring_up_to_date("a")
     assert step.look("a").change is None
@@ -143,7 +158,7 @@ def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
     class Newer(Parts):
         code_version = "2"
 
-    standing = Newer(step.store).look("a")
+    standing = Newer(step.tools).look("a")
     assert (standing.change, standing.what) == (Change.CODE, "1 -> 2")
 
     (tmp_path / "parts/a/file").unlink()
@@ -153,7 +168,7 @@ def test_why_an_artifact_is_not_current(tmp_path: Path) -> None:
 def test_partial_work_that_outlived_its_artifact_goes_unless_somebody_is_at_it(
     tmp_path: Path,
 ) -> None:
-    step = Parts(open_store(tmp_path))
+    step = Parts(tools_in(tmp_path))
     step.bring_up_to_date("a")
     scratch = step.store.scratch(step.key("a"))  # as after a kill, or a power cut
     with step.store.alone(step.key("a")):
@@ -164,7 +179,7 @@ def test_partial_work_that_outlived_its_artifact_goes_unless_somebody_is_at_it(
 
 
 def test_what_is_current_is_that_to_whoever_may_only_read_too(tmp_path: Path) -> None:
-    step = Parts(open_store(tmp_path))
+    step = Parts(tools_in(tmp_path))
     step.bring_up_to_date("a")
     scratch = step.store.scratch(step.key("a"))
     locks = tmp_path / ".partial/locks"
@@ -192,9 +207,9 @@ def test_of_two_that_make_one_artifact_the_second_waits_and_finds_it_made(tmp_pa
             return standing
 
     with ThreadPoolExecutor(2) as people:
-        first = people.submit(First(open_store(tmp_path)).bring_up_to_date, "a")
+        first = people.submit(First(tools_in(tmp_path)).bring_up_to_date, "a")
         assert making.wait(60)
-        second = people.submit(Second(open_store(tmp_path)).bring_up_to_date, "a")
+        second = people.submit(Second(tools_in(tmp_path)).bring_up_to_date, "a")
     assert first.result()[1].change is Change.MISSING
     assert second.result()[1].change is None
     assert made == ["a"]

@@ -19,10 +19,10 @@ from nsd_pipeline.folders import betas_folder
 from nsd_pipeline.nsd.layout import betas_keys
 from nsd_pipeline.planned_runs import operators
 from nsd_pipeline.planned_runs import prepare as prepare_sessions
+from nsd_pipeline.steps.every_step import every_step
 from nsd_pipeline.steps.measurement import metrics_steps
 from nsd_pipeline.steps.overview import State, look_at_store
 from nsd_pipeline.steps.sessions import Preparation, look_at_sessions
-from nsd_pipeline.steps.stages import every_stage
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline.storage.snapshot import Snapshot
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline, SmallNsd
@@ -151,7 +151,7 @@ def test_two_spaces_live_side_by_side(
     page = (graph.artifacts / "decoding_report/report.html").read_text()
     assert "surface, subj01" in page
     assert "volume, subj01" in page
-    overview = look_at_store(Snapshot(graph.store), every_stage(steps), lambda: source)
+    overview = look_at_store(Snapshot(graph.store), every_step(steps), lambda: source)
     stages = {stage.name: stage for stage in overview.stages}
     for name in ("betas", "betas_func1pt8mm", "fsaverage5_betas", "fsaverage5_betas_func1pt8mm"):
         assert [each.state for each in stages[name].artifacts].count(State.CURRENT) == 1, name
