@@ -28,7 +28,9 @@ def main() -> None:
     artifacts. A command ends with 0 if all is well, 1 if something is wrong or was not done, and 2
     if it was not understood.
     """
-    # Python looks for garbage among all objects once more when it ends: 0.4 s, for nothing.
+    # Python looks for garbage after each 700 new objects, and among all of them when it ends. There
+    # is none: Dagster's are there to stay. It took 0.3 s of `nsd status`, and 0.4 s at the end.
+    gc.set_threshold(10_000)
     atexit.register(gc.freeze)
 
 
