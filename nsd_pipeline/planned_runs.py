@@ -169,7 +169,7 @@ def to_the_end(
         runs = [*operators(left, space), *prepare(left, prepared, at_most=1)]
         yield Stage(prepared.name, runs, alone=True)
     yield Stage("images", [*embed(wanted.subjects, wanted.experiments)])
-    yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)])
+    yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)], alone=True)
 
 
 @dataclass(frozen=True)
