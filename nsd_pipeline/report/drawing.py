@@ -96,15 +96,9 @@ def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") 
 def draw(figure: "Figure", *, oversample: int = 1, photographs: bool = False) -> Picture:
     """Draw a figure and write it as PNG and as SVG, photographs also as WebP.
 
-    Parameters
-    ----------
-    figure
-        Figure to draw.
-    oversample
-        How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
-    photographs
-        Whether it shows some, or brains. All of the PNG share a palette of 256 colours: it is half
-        as large, and looks the same.
+    It is drawn ``oversample`` times finer at first where it has shaded triangles, whose edges Agg
+    leaves jagged. With ``photographs``, or brains, all of the PNG share a palette of 256 colours:
+    it is half as large, and looks the same.
     """
     from matplotlib import rc_context
     from PIL import Image

@@ -59,23 +59,11 @@ def training_curves(
     """Draw loss, retrieval within validation batches and learning rate over the epochs.
 
     The epoch whose ``monitor`` is highest (the first, if several) is marked: its model is the one
-    that is kept.
-
-    Parameters
-    ----------
-    history
-        One row per epoch with ``epoch``, ``train/loss``, ``val/loss``, ``val/batch_top1_acc``,
-        ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and ``learning_rate``; of
-        several seeds one after the other, told apart by ``seed``.
-    batch_size
-        Trials per validation batch; with it, chance level is drawn too.
-    monitor
-        Column of the history that chose the epoch.
-
-    Raises
-    ------
-    NsdError
-        If there is no epoch or a column is missing.
+    that is kept. The history has a row per epoch with ``epoch``, ``train/loss``, ``val/loss``,
+    ``val/batch_top1_acc``, ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and
+    ``learning_rate``; of several seeds one after the other, told apart by ``seed``. With
+    ``batch_size``, the trials per validation batch, chance level is drawn too. An NsdError if there
+    is no epoch or a column is missing.
     """
     missing = [name for name in (*_COLUMNS, monitor) if name not in history]
     if missing or history.empty:
@@ -129,20 +117,10 @@ def training_curves(
 def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
     """Draw at which place trials have their image and how many have it in the first k.
 
-    Places count from 1. By chance every place is as likely: a flat histogram, k / ``set_size``
-    among the first k, and a median of (``set_size`` + 1) / 2.
-
-    Parameters
-    ----------
-    ranks
-        0-based rank of the image seen, one per trial; halves (ties) allowed.
-    set_size
-        Number of images retrieved from.
-
-    Raises
-    ------
-    NsdError
-        If there is no rank, or one lies outside the set.
+    ``ranks`` are those of the image seen, 0-based, one per trial; halves (ties) are allowed. Places
+    count from 1. By chance every place is as likely: a flat histogram, k / ``set_size`` among the
+    first k, and a median of (``set_size`` + 1) / 2. An NsdError if there is no rank, or one lies
+    outside the set.
     """
     values = np.asarray(ranks, dtype=np.float64)
     if values.size == 0 or not (values.min() >= 0 and values.max() <= set_size - 1):
@@ -196,26 +174,13 @@ _ROWS: Final = 45
 
 
 def interval_rows(
-    rows: "pd.DataFrame", xlabel: str, *, title: str = "", reference: float | None = None
+    rows: "pd.DataFrame", xlabel: str, *, reference: float | None = None
 ) -> list[Picture]:
     """Draw values with their intervals one below the other (a forest plot).
 
-    Parameters
-    ----------
-    rows
-        ``group`` and ``label`` of each row, ``value``, ``low``, ``high`` (NaN: not known) and
-        ``chance``, if there is one. Rows of a group stand together.
-    xlabel
-        What the values are.
-    title
-        Title of the figures.
-    reference
-        Value that is drawn as a line. Rows whose interval holds it are grey.
-
-    Returns
-    -------
-    list of Picture
-        As many as it takes, with the same axis.
+    Each row has a ``group`` and a ``label``, ``value``, ``low``, ``high`` (NaN: not known) and
+    ``chance``, if there is one; rows of a group stand together. ``reference`` is drawn as a line,
+    and rows whose interval holds it are grey. As many figures as it takes, with the same axis.
     """
     import pandas as pd
 
@@ -229,14 +194,13 @@ def interval_rows(
     low, high = np.nanmin(ends.to_numpy(float)), np.nanmax(ends.to_numpy(float))
     margin = 0.06 * (high - low) or 1
     limits = low - margin, high + margin
-    return [_sheet(parts, headed, xlabel, title, reference, limits) for parts in sheets]
+    return [_sheet(parts, headed, xlabel, reference, limits) for parts in sheets]
 
 
 def _sheet(
     parts: "list[pd.DataFrame]",
     headed: bool,
     xlabel: str,
-    title: str,
     reference: float | None,
     limits: tuple[float, float],
 ) -> Picture:
@@ -276,7 +240,7 @@ def _sheet(
         )
     axes.set(xlim=limits, ylim=(place - 0.4, -0.8))
     axes.grid(axis="x", color=FAINT, lw=0.6)
-    style(axes, title=title, xlabel=xlabel)
+    style(axes, xlabel=xlabel)
     axes.tick_params(axis="y", length=0)
     return draw(figure)
 
@@ -284,20 +248,11 @@ def _sheet(
 _LINES: Final = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, "#B8A300", MUTED)
 
 
-def interval_curves(
-    points: "pd.DataFrame", xlabel: str, ylabel: str, *, title: str = ""
-) -> Picture:
+def interval_curves(points: "pd.DataFrame", xlabel: str, ylabel: str) -> Picture:
     """Draw values with their intervals against a number, a line for each series.
 
-    Parameters
-    ----------
-    points
-        ``panel`` and ``line`` that a point belongs to, ``x``, ``value``, ``low``, ``high`` and
-        ``chance``.
-    xlabel, ylabel
-        What ``x`` and ``value`` are.
-    title
-        Title of the figure; panels have their own names beside it.
+    Each point has the ``panel`` and ``line`` that it belongs to, ``x``, ``value``, ``low``,
+    ``high`` and ``chance``.
     """
     colors = dict(zip(points["line"].unique(), _LINES * len(points), strict=False))
     panels = list(points.groupby("panel", sort=False))
@@ -317,18 +272,15 @@ def interval_curves(
         axes.set_ylim(0, None)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=FAINT, lw=0.6)
-        style(axes, title=": ".join(filter(None, (title, str(name)))), xlabel=xlabel, ylabel=ylabel)
+        style(axes, title=str(name), xlabel=xlabel, ylabel=ylabel)
     return draw(figure)
 
 
 def session_numbers(sessions: "pd.DataFrame") -> Picture:
     """Draw numbers of single sessions in the order of the scans, a panel each and a line a subject.
 
-    Parameters
-    ----------
-    sessions
-        A row a session: ``subject``, ``session`` (1-based), and a column for each panel, which is
-        named as its axis.
+    Each row has its ``subject``, ``session`` (1-based), and a column for each panel, named as its
+    axis.
     """
     names = [str(name) for name in sessions if name not in ("subject", "session")]
     figure = new_figure(COLUMN, 0.5 + 1.4 * len(names))
