@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
+    Floats,
+    Integers,
     Scores,
     averaged_queries,
     retrieval_sets,
@@ -139,20 +141,27 @@ def top_images(
     import pandas as pd
 
     scores = score_trials(y_pred, y_true, groups)
-    n_trials, n_images = scores.values.shape
-    n_top = min(n_top, n_images)
-    columns = np.argsort(-scores.values, axis=1, kind="stable")[:, :n_top]
-    row = np.repeat(np.arange(n_trials), n_top)
+    row, place, column = best_first(scores.values, n_top)
     return pd.DataFrame(
         {
             "row": row,
             "image_id": scores.images[scores.target][row],
             "subject": np.asarray(subjects)[row],
-            "place": np.tile(np.arange(1, n_top + 1), n_trials),
-            "retrieved_image_id": scores.images[columns.ravel()],
-            "score": np.take_along_axis(scores.values, columns, axis=1).ravel(),
+            "place": place,
+            "retrieved_image_id": scores.images[column],
+            "score": scores.values[row, column],
         }
     )
+
+
+def best_first(scores: Floats, n_top: int) -> tuple[Integers, Integers, Integers]:
+    """Row, place (from 1) and column of each row's ``n_top`` highest scores, or all, of (M, N).
+
+    Tied ones stay in order.
+    """
+    columns = np.argsort(-scores, axis=1, kind="stable")[:, :n_top]
+    row, place = np.indices(columns.shape)
+    return row.ravel(), place.ravel() + 1, columns.ravel()
 
 
 def name_trials(table: "pd.DataFrame", trials: "pd.DataFrame") -> "pd.DataFrame":

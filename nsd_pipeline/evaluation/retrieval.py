@@ -81,7 +81,11 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
             f"y_pred {estimates.shape} and y_true {targets.shape} are both (M, D), with M groups "
             f"(here {len(groups)})"
         )
-    require_trials(len(estimates))
+    if not len(estimates):
+        raise NotEnoughDataError(
+            "The test split is empty: no trial shows one of the shared images.",
+            next_step="prepare sessions with shared images for this cohort.",
+        )
     require_finite(estimates, targets)
     codes, images = pd.factorize(np.asarray(groups))
     values = cosine_to_candidates(estimates, mean_by_code(targets, codes))
@@ -164,15 +168,6 @@ def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
     subject_codes, _ = pd.factorize(subjects)
     codes: Integers = pd.factorize(subject_codes * (target.max() + 1) + target)[0]
     return codes
-
-
-def require_trials(n_trials: int) -> None:
-    """Raise `NotEnoughDataError` if the test split is empty."""
-    if n_trials == 0:
-        raise NotEnoughDataError(
-            "The test split is empty: no trial shows one of the shared images.",
-            next_step="prepare sessions with shared images for this cohort.",
-        )
 
 
 def require_finite(estimates: Floats, targets: Floats) -> None:

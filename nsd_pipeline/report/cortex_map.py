@@ -74,8 +74,7 @@ def surface_map(
     array = np.asarray(values, dtype=np.float64)
     mappable = _mappable(array, cmap, symmetric=symmetric)
     finite = array[np.isfinite(array)]
-    figure = new_figure(COLUMN, _HEIGHT)
-    figure.set_layout_engine("none")
+    figure = new_figure(COLUMN, _HEIGHT, layout=None)
     bold = {"va": "center", "color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold"}
     figure.text(0.06 / COLUMN, 1 - 0.14 / _HEIGHT, title, bold)
     for column, (hemisphere, half) in enumerate(zip(HEMISPHERES, np.split(array, 2), strict=True)):

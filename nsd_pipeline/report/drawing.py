@@ -8,7 +8,7 @@ import base64
 import io
 import re
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,12 +53,14 @@ class Picture(NamedTuple):
     webp: bytes = b""
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Start a figure of a width and height in inches; it places its axes itself."""
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> "Figure":
+    """Start a figure of a width and height in inches; it places its axes itself unless None."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

@@ -99,8 +99,7 @@ def retrieval_gallery(rows: Sequence[Retrieval]) -> Picture:
     first_retrieved = _GAP + _CELL + _PLACE_WIDTH
     columns = [first_retrieved + column * pitch for column in range(n_retrieved)]
     width, height = first_retrieved + n_retrieved * pitch, _HEADER + len(rows) * pitch
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
 
     def write(x: float, y: float, text: str, color: str = INK) -> None:
         look = {"ha": "center", "va": "center", "fontsize": TEXT_SIZE, "color": color}
@@ -133,8 +132,7 @@ def difficulty_gallery(easiest: Sequence[Rated], hardest: Sequence[Rated]) -> Pi
     pitch, line = _CELL + _GAP, _HEADER + _CELL + 0.24
     n_columns = max(len(easiest), len(hardest), 4)  # 4: room for the headings
     width, height = _GAP + n_columns * pitch, 2 * line
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
     look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
     for number, (heading, rated) in enumerate((("easiest", easiest), ("hardest", hardest))):
         top = number * line
@@ -164,8 +162,7 @@ def trial_gallery(title: str, seen: NDArray[np.uint8], found: Sequence[Found]) -
     first = _GAP + _LARGE + 3 * _GAP
     n_lines = max(2, -(-len(found) // _RETRIEVED))
     width, height = first + _RETRIEVED * pitch, _HEADER + n_lines * line + _GAP
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
     look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
     figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, look)
     _draw(figure, seen, _GAP, 2 * _HEADER, framed=False, side=_LARGE)

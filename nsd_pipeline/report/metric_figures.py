@@ -1,6 +1,6 @@
 """Figures of numbers: a training's curves, how places are distributed, results with intervals."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,20 +27,6 @@ from nsd_pipeline.report.drawing import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-
-def _number(
-    axes: "Axes", value: float, at: tuple[Any, Any], offset: tuple[int, int], **look: Any
-) -> None:
-    """Write a number beside a point of the axes, ``offset`` points (1/72 inch) from it."""
-    axes.annotate(
-        f"{value:.1f}",
-        at,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize=TEXT_SIZE - 1,
-        **look,
-    )
 
 
 _TOP_K: Final = {10: GREEN, 5: BLUE, 1: ORANGE}
@@ -156,7 +142,15 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
         curve.plot(first, percent, "o", color=BLUE, ms=4)
         # Left of the first point is the frame: its number goes to the right of it.
         offset, side = ((5, -9), "left") if first == 1 else ((-1, 5), "right")
-        _number(curve, percent, (first, percent), offset, ha=side, color=INK)
+        curve.annotate(
+            f"{percent:.1f}",
+            (first, percent),
+            xytext=offset,
+            textcoords="offset points",
+            fontsize=TEXT_SIZE - 1,
+            ha=side,
+            color=INK,
+        )
     curve.plot(k, 100 * within / values.size, color=BLUE, lw=1.8, label="model")
     curve.plot(k, 100 * k / set_size, color=INK, lw=1.0, ls=DASHED, label="chance")
     curve.set_xscale("log")
