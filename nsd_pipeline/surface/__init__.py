@@ -10,7 +10,6 @@ from nsd_pipeline.surface.meshes import read_labels as read_labels
 from nsd_pipeline.surface.meshes import read_roi as read_roi
 from nsd_pipeline.surface.nsd_transforms import read_operator as read_operator
 from nsd_pipeline.surface.projected_betas import betas_from_nifti as betas_from_nifti
-from nsd_pipeline.surface.projected_betas import betas_from_voxels as betas_from_voxels
 from nsd_pipeline.surface.projected_betas import read_betas as read_betas
 from nsd_pipeline.surface.projection import project_volume as project_volume
 from nsd_pipeline.surface.session_files import SeriesLayout as SeriesLayout
