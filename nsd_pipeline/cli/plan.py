@@ -77,7 +77,10 @@ def choose(cohorts: Sequence[str], sessions: str, experiments: Sequence[str]) ->
         raise click.UsageError(f"--sessions: {error}.") from error
     if not keys:
         raise click.UsageError(f"{', '.join(subjects)} have no session of {sessions}.")
-    return Wanted(keys, cohorts, chosen)
+    try:
+        return Wanted(keys, cohorts, chosen)
+    except NsdError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def choose_sessions(text: str, at_hand: Sequence[str]) -> list[str]:
         else:
             wanted = sessions_of(subject, text)
             lacking = [key for key in wanted if key not in prepared]
-            missing = f"it lacks {', '.join(lacking)}" if lacking or not wanted else ""
+            none = "" if wanted else "NSD has none of them"
+            missing = f"it lacks {', '.join(lacking)}" if lacking else none
         if missing:
             raise NotEnoughDataError(
                 f"The sessions {text!r} of {subject} were asked for, and {missing}.",
