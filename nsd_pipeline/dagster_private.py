@@ -76,12 +76,16 @@ def is_last_of_its_run(context: dg.AssetExecutionContext) -> bool:
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Tags that make a run one of a range of partitions, both ends included.
+    """Tags that make a run one of a range of partitions, both ends included, or of one partition.
+
+    The web UI's list of runs shows the partition of a run, but not its range.
 
     `dg.RunRequest`, `dg.materialize` and `execute_in_process` take one partition and no range; the
     web UI and ``dagster asset materialize --partition-range`` set these tags. Would be replaced by:
     a ``partition_key_range`` beside ``partition_key``.
     """
+    if first == last:
+        return {PARTITION_NAME_TAG: first}
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
 
 

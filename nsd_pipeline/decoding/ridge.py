@@ -148,8 +148,9 @@ def _warn_of_edges(chosen: NDArray[np.float64], alphas: NDArray[np.float64]) -> 
         n_targets = int((chosen == edge).sum())
         if len(alphas) > 1 and n_targets > _EDGE_SHARE * len(chosen):
             _LOGGER.warning(
-                "%d of %d targets have alpha %g, the %s that was tried; %s ones may be better.",
-                *(n_targets, len(chosen), edge, which, more),
+                "Ridge regression chose alpha %g, the %s of `alphas`, for %d of the %d values of an"
+                " embedding: %s ones may fit better.",
+                *(edge, which, n_targets, len(chosen), more),
             )
 
 

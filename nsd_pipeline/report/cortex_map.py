@@ -159,6 +159,7 @@ def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
         ],
         scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
+        title={"text": "Drag to turn, scroll to zoom", "x": 0.98, "font": {"size": 13}},
         showlegend=False,
     )
     # A name of our own: plotly draws one, and the same values would make another file each time.

@@ -108,7 +108,8 @@ def repeats_curve(metrics: "pd.DataFrame") -> "pd.DataFrame":
     """
     found = metrics["metric"].str.extract(r"^(?P<line>top\d+)_acc_repeats=(?P<x>\d)$")
     points = metrics[["value", "low", "high", "chance"]].mul(100).join(found).dropna(subset="line")
-    return points.assign(panel="", x=points["x"].astype(int))
+    line = points["line"].str.replace("top", "top-")
+    return points.assign(panel="", line=line, x=points["x"].astype(int))
 
 
 def _with_two_points(parts: "list[pd.DataFrame]") -> "pd.DataFrame":

@@ -150,7 +150,8 @@ def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
             strict=True,
         )
     ]
-    chance = sorted({metric_text(metric, value) for value in read["chance"]})
+    ends = (metric_text(metric, end(read["chance"])) for end in (min, max))
+    chance = " to ".join(dict.fromkeys(ends))
     return (
         rows.assign(cell=cells)
         .pivot_table(
@@ -161,7 +162,7 @@ def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
         .to_latex(
             escape=True,
             caption=f"{metric_label(metric)}, mean over seeds, with 95 % bootstrap intervals over"
-            f" test images. Chance: {', '.join(chance)}.".replace(" %", r"\,\%"),
+            f" test images. Chance: {chance}.".replace(" %", r"\,\%"),
             label=place,
         )
     )

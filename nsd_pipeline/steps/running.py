@@ -226,11 +226,27 @@ def _data_version(
     return dg.DataVersion(hashlib.sha256(how.encode()).hexdigest())
 
 
+_READ_AS: Final = {
+    "n_trials": "trials",
+    "n_vertices": "vertices",
+    "n_valid": "vertices with a z-score",
+    "n_nan": "vertices without any value",
+    "n_partly_nan": "vertices that lack some trials",
+    "n_constant": "vertices whose value never changes",
+    "n_missing": "missing values (of a vertex in a trial)",
+    "nan_share": "share of vertices without any value",
+    "valid_share": "share of vertices with a z-score",
+    "etags": "versions of the files",
+}
+"""Names that the UI has for metadata, which code reads by the names in manifests."""
+
+
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
     shown: dict[str, Any] = {}
     nested: dict[str, Any] = {}
-    for name, value in manifest.metadata.items():
+    for key, value in manifest.metadata.items():
+        name = _READ_AS.get(key, key)
         match value:
             case bool() | int() | str():
                 shown[name] = value
@@ -240,7 +256,9 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
             case [dict(), *_]:
                 import pandas as pd  # 0.3 s, and few artifacts have a table
 
-                shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
+                shown[name] = dg.MetadataValue.md(
+                    pd.DataFrame(value).to_markdown(index=False, floatfmt=".4g")
+                )
             case [str(), *_]:
                 words = ", ".join(value)
                 # Markdown is a link that opens it: a model can be of 284 sessions.
