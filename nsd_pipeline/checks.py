@@ -13,7 +13,7 @@ import numpy as np
 
 from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import partition_span
-from nsd_pipeline.decoding.choice import HELD_OUT
+from nsd_pipeline.decoding.choice import HELD_OUT, LEARNED
 from nsd_pipeline.decoding.processes import TRIALS_FILE
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.resources import StoreResource
@@ -213,7 +213,7 @@ def experiment_checks(metrics: type[Metrics]) -> list[dg.AssetChecksDefinition]:
 
         for manifest in manifests:
             trials = pd.read_parquet(store.folder(manifest.key) / TRIALS_FILE)
-            learned = trials["split"].isin(["train", "val"])
+            learned = trials["split"].isin(LEARNED)
             leaked = set(trials.loc[~learned, "image_id"]) & set(trials.loc[learned, "image_id"])
             wrong = trials["shared"] != (trials["split"] == "test")
             unshared = int(wrong[trials["split"] != HELD_OUT].sum())

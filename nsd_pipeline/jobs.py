@@ -13,6 +13,7 @@ on the sessions that could be prepared.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -105,14 +106,15 @@ def _do_every_run(
     prepared, and the job fails at its end, naming the others. So it does if a model fails, or is no
     better than guessing.
     """
+    cohort = context.partition_key
     try:
         experiments = choose_experiments(config.experiments, known)
+        wanted = Wanted((), (cohort,), experiments)
     except NsdError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    cohort = context.partition_key
     trainings = [
-        config.training if name == DEFAULT else known[name].model.experiment.training
-        for name in config.experiments
+        config.training if each.is_default else each.training
+        for each in (metrics.model.experiment for metrics in experiments)
     ]
     others = any(training.train_on != "own" for training in trainings)
     subjects = SUBJECTS if others else partitions.subjects_of_cohort(cohort)
@@ -136,7 +138,7 @@ def _do_every_run(
 
     preparations = Preparation.for_all(trainings)
     stages = planned_runs.to_the_end(
-        Wanted(sessions, (cohort,), experiments),
+        replace(wanted, sessions=sessions),
         source,
         store,
         preparations=preparations,

@@ -15,7 +15,9 @@ import dagster as dg
 from nsd_pipeline import partitions
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.dagster_private import range_tags
+from nsd_pipeline.decoding.cohort import sessions_with
 from nsd_pipeline.nsd.layout import OPERATOR_SPACES, Space, parse_session_key
+from nsd_pipeline.steps.events import FsaverageEvents
 from nsd_pipeline.steps.forecast import Wanted
 from nsd_pipeline.steps.measurement import Metrics, RetrievalMetrics
 from nsd_pipeline.steps.operators import Operator
@@ -168,7 +170,10 @@ def to_the_end(
         space = prepared.space or (None if bold.derivatives else bold.space)
         runs = [*operators(left, space), *prepare(left, prepared, at_most=1)]
         yield Stage(prepared.name, runs, alone=True)
-    yield Stage("images", [*embed(wanted.subjects, wanted.experiments)])
+    # Of a subject whom the source has not got, or all of whose sessions failed, there is nothing.
+    folder = FsaverageEvents.folder()
+    seen = [each for each in wanted.subjects if sessions_with(store, folder, [each])]
+    yield Stage("images", [*embed(seen, wanted.experiments)])
     yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)], alone=True)
 
 

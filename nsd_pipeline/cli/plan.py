@@ -86,7 +86,10 @@ def choose(cohorts: Sequence[str], sessions: str, experiments: Sequence[str]) ->
         raise click.UsageError(f"--sessions: {error}.") from error
     if not keys:
         raise click.UsageError(f"NSD has no session {sessions} of {', '.join(subjects)}.")
-    return Wanted(keys, cohorts, chosen)
+    try:
+        return Wanted(keys, cohorts, chosen)
+    except NsdError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ def _read_trial(
     store: "Artifacts", decoder: "TrainedDecoder", session: int, trial: int
 ) -> "tuple[xr.DataArray, str]":
     """Betas (1, vertex) of a trial, and a note if the model has learned from its image."""
+    from nsd_pipeline.decoding.choice import LEARNED
+
     if decoder.config.windowed:
         raise NsdError(
             f"The experiment {decoder.experiment} learned from time series, and this command reads"
@@ -161,7 +163,7 @@ def _read_trial(
             f"{key} has no trial {trial}: its trials are 0 to {int(betas.trial.max())}.",
             next_step="name one of these.",
         )
-    learned = decoder.trials.loc[decoder.trials["split"].isin(["train", "val"]), "image_id"]
+    learned = decoder.trials.loc[decoder.trials["split"].isin(LEARNED), "image_id"]
     unseen = betas[~betas.image_id.isin(learned)]
     note = ""
     if not (unseen.trial == trial).any():

@@ -12,7 +12,6 @@ from nsd_pipeline.cli.console import (
     json_option,
     make_console,
     print_json,
-    progress_of_bytes,
     size,
     the_store,
 )
@@ -90,9 +89,18 @@ def _damage(
 
     findings, repaired = damaged(snapshot), []
     if deep:
+        from tqdm import tqdm
+
         n_bytes = sum(each.n_bytes for each in snapshot.manifests)
-        with progress_of_bytes("reading", n_bytes) as progress:
-            for manifest, damage in check_content(snapshot, progress):
+        with tqdm(
+            total=n_bytes,
+            desc="reading",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,  # where standard error is no terminal
+        ) as bar:
+            for manifest, damage in check_content(snapshot, bar.update):
                 step = "`nsd verify --deep --repair` marks it, and the next run makes it again."
                 if repair and store.mark_damaged(manifest, damage):
                     step = "it is marked: the next run makes it again."

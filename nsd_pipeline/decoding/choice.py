@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 HELD_OUT: Final = "held out"
 """Split of the trials of sessions that are kept for a second test."""
+LEARNED_BEFORE: Final = "learned before"
+"""Split of the trials that the weights which a training begins with were learned from."""
+LEARNED: Final = ("train", "val", LEARNED_BEFORE)
+"""Splits of the trials whose images a model knows."""
 
 
 def subjects_involved(own: Sequence[str], config: TrainingConfig) -> tuple[str, ...]:
@@ -21,15 +25,19 @@ def subjects_involved(own: Sequence[str], config: TrainingConfig) -> tuple[str, 
 
 
 def choose_trials(
-    trials: "pd.DataFrame", own: Sequence[str], config: TrainingConfig
+    trials: "pd.DataFrame",
+    own: Sequence[str],
+    config: TrainingConfig,
+    before: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
     """Keep the trials that a model learns from or is tested on; the others are dropped.
 
     Takes the image events of all sessions at hand of the subjects involved, in order, with
     ``subject``, ``session``, ``image_id`` and ``split`` (``"train"`` or ``"test"``), and the `own`
-    subjects of the cohort, on whom it is tested. In the result, ``split`` is ``"train"``,
-    ``"test"`` or `HELD_OUT`. Images of the last were not learned. A NotEnoughDataError if a session
-    that was asked for is not at hand.
+    subjects of the cohort, on whom it is tested; `before` are the trials that were learned
+    `LEARNED_BEFORE`, if any. In the result, ``split`` is ``"train"``, ``"test"`` or `HELD_OUT`.
+    Images of the last were not learned, now or before. A NotEnoughDataError if a session that was
+    asked for is not at hand.
     """
     import pandas as pd
 
@@ -48,6 +56,8 @@ def choose_trials(
     is_test = trials["split"] == "test"
     learned = ~is_test & keys.isin(chosen) & ~held
     new_image = ~trials["image_id"].isin(trials.loc[learned, "image_id"])
+    if before is not None:
+        new_image &= ~trials["image_id"].isin(before["image_id"])
     keep = learned | (is_test & is_own & ~held) | (held & new_image)
     return trials.assign(split=trials["split"].mask(held, HELD_OUT))[keep].reset_index(drop=True)
 

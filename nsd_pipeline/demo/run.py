@@ -68,7 +68,8 @@ set: the demo's models are those that a user gets who sets nothing."""
 def main(names: tuple[str, ...]) -> None:
     """Materialize everything that the source has, and print the metrics beside chance."""
     known = metrics_steps(read_experiments(chosen_file()))
-    experiments = dict(zip(names, choose_experiments(names, known), strict=True))
+    chosen = choose_experiments(names, known)
+    experiments = {each.model.experiment.name: each for each in chosen}
     needed = Preparation.for_all(each.model.experiment.training for each in experiments.values())
     source = SourceResource(url=_url("source")).open()
     store = StoreResource(url=_url("store")).open()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from nsd_pipeline import evaluation, report
+from nsd_pipeline import evaluation, partitions, report
 from nsd_pipeline.decoding.choice import learned_from
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.embeddings import describe_encoder
@@ -39,23 +39,35 @@ class Measured(NamedTuple):
         """Name of the cohort."""
         return str(self.metrics.partition)
 
+    def own_sessions(self) -> list[str]:
+        """Sessions of the cohort's subjects that were at hand."""
+        own = partitions.subjects_of_cohort(self.cohort)
+        return [each for each in self.model.metadata["sessions"] if each.startswith(own)]
+
 
 def compare(store: Store, measured: Sequence[Measured]) -> "tuple[pd.DataFrame, list[str]]":
-    """Compare experiments to the default; say what cannot be compared, and why."""
+    """Compare experiments to the default; say what cannot or may not be compared, and why."""
     import pandas as pd
 
     found: list[pd.DataFrame] = []
     notes = []
     # Those of an earlier version have no ranks of queries.
     known = [each for each in measured if QUERIES_FILE in each.metrics.files]
+    defaults = {each.cohort: each for each in known if each.experiment == DEFAULT}
     baselines = {
-        each.cohort: evaluation.differences_to(_queries(store, each), accuracies_only=True)
-        for each in known
-        if each.experiment == DEFAULT
+        cohort: evaluation.differences_to(_queries(store, each), accuracies_only=True)
+        for cohort, each in defaults.items()
     }
     for each in known:
         if each.experiment == DEFAULT or each.cohort not in baselines:
             continue
+        if (own := each.own_sessions()) != (others := defaults[each.cohort].own_sessions()):
+            notes.append(
+                f"{each.experiment}, {each.cohort}: made when {len(own)} sessions were at hand, and"
+                f" {DEFAULT} when {len(others)} were"
+                f"{', other ones' if len(own) == len(others) else ''}: their difference may come"
+                " from that. Make both again."
+            )
         try:
             compared = baselines[each.cohort](_queries(store, each))
         except NsdError as error:

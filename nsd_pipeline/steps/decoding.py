@@ -10,7 +10,12 @@ import numpy as np
 
 from nsd_pipeline import folders, partitions, report
 from nsd_pipeline.automation import carry_on_after
-from nsd_pipeline.decoding.choice import choose_trials, subjects_involved
+from nsd_pipeline.decoding.choice import (
+    LEARNED,
+    LEARNED_BEFORE,
+    choose_trials,
+    subjects_involved,
+)
 from nsd_pipeline.decoding.cohort import Cohort, read_trials, sessions_with
 from nsd_pipeline.decoding.config import TrainingConfig
 from nsd_pipeline.decoding.processes import (
@@ -164,14 +169,17 @@ class Model(Step):
         config, cohort = self.config, self._cohorts[partition]
         own = partitions.subjects_of_cohort(partition)
         trials, left_out = read_trials(self.store, cohort, config)
+        before = self._learned_before(partition)
         trials = assign_validation(
-            choose_trials(trials, own, config),
+            choose_trials(trials, own, config, before),
             by=config.validation_by,
             ratio=config.validation_ratio,
             seed=config.data_seed,
         )
         check_split(trials)
-        trials.to_parquet(draft.folder / TRIALS_FILE, index=False)
+        # What is learned again is told as learned now.
+        known = pd.concat([trials, before]).drop_duplicates(["subject", "session", "trial"])
+        known.to_parquet(draft.folder / TRIALS_FILE, index=False)
         if self._labels:
             np.save(draft.folder / VERTICES_FILE, _region(self._labels, config))
         trained = train_model(
@@ -208,11 +216,21 @@ class Model(Step):
             "sessions": cohort.sessions,
             "sessions at hand": f"{len(cohort.sessions)} of {_in_nsd(cohort.sessions)}",
             "sessions learned from": _sessions_of(learned),
+            **({} if before is None else {"sessions learned before": _sessions_of(before)}),
             "encoder": dict(cohort.encoder),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
             **left_out,
             **trained,
         }
+
+    def _learned_before(self, partition: str) -> "pd.DataFrame | None":
+        """Trials that the weights which a training begins with were learned from, if any."""
+        import pandas as pd
+
+        if self.starts_from is None:
+            return None
+        trials = pd.read_parquet(self.store.folder(self.starts_from.key(partition)) / TRIALS_FILE)
+        return trials[trials["split"].isin(LEARNED)].assign(split=LEARNED_BEFORE)
 
     def _draw_sessions(self, cohort: Cohort) -> report.Picture:
         """Draw what is known of each session: the UI's own plot shows the last 120 of NSD's 284."""
@@ -273,6 +291,8 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,
             "partitions": partitions.subjects if of_subjects else partitions.cohorts,
+            # Those that begin with others' weights once held out what these had learned.
+            "code_version": "3" if starts_from else Model.code_version,
         },
     )
 

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from nsd_pipeline import partitions
-from nsd_pipeline.errors import ArtifactError, NotEnoughDataError
+from nsd_pipeline.decoding.choice import subjects_involved
+from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, NsdError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import ExperimentDesign
 from nsd_pipeline.steps.decoding import FmriMlp
@@ -62,7 +63,7 @@ DEFAULTS: Final[Mapping[type[Step], Rate]] = {
     Stimuli: Rate(1e-3, 0),
     Embeddings: Rate(1.8, 6200),
     FmriMlp: Rate(0.02, 1000),
-    RetrievalMetrics: Rate(1e-3, 1000),
+    RetrievalMetrics: Rate(1e-2, 1500),
     Report: Rate(10, 3e6),
 }
 """On two CPU cores with DINOv2-giant (docs/benchmarks.md), beside what fetching takes. A GPU embeds
@@ -103,6 +104,16 @@ class Wanted:
     cohorts: Sequence[str]
     experiments: Sequence[type[Metrics]]
 
+    def __post_init__(self) -> None:
+        """Refuse an experiment that has a model of none of the cohorts: it would be passed over."""
+        for each in self.experiments:
+            if not {*self.cohorts} & {*each.partition_keys()}:
+                raise NsdError(
+                    f"The experiment {each.model.experiment.name} has a model of each subject, and"
+                    f" none of {', '.join(self.cohorts)}.",
+                    next_step="name subjects.",
+                )
+
     @property
     def preparations(self) -> list[Preparation]:
         """What is prepared of the sessions."""
@@ -135,18 +146,8 @@ def forecast(
 ) -> list[Forecast]:
     """Say what is left to make of what was asked for, step by step, and what it takes.
 
-    Parameters
-    ----------
-    snapshot
-        The store.
-    design
-        Which session shows which images.
-    wanted
-        What was asked for.
-    looked
-        All that has to be prepared of the sessions.
-    open_source
-        Opens the source; a mirror is read where it lies, so that nothing is fetched.
+    ``looked`` is all that has to be prepared of the sessions. A source that is a mirror is read
+    where it lies, so that nothing is fetched.
     """
     in_place = open_source().local_path(layout.EXPDESIGN_KEY) is not None
     count = _Counting(snapshot, design, open_source, in_place)
@@ -292,33 +293,45 @@ class _Counting:
         """Training and measuring what has not been, or would not be made again just so."""
         found, any_new = [], False
         for metrics in wanted.experiments:
-            space = space_of(metrics.model.experiment.training)
+            training = metrics.model.experiment.training
+            space = space_of(training)
             to_do = sessions_to_do[space]
             fmri = surface_step(space) if space else Series
-            cut = metrics.partitions
+            own = {
+                cohort: partitions.subjects_of_cohort(cohort)
+                for cohort in wanted.cohorts
+                if cohort in metrics.partition_keys()
+            }
+            involved = {each: subjects_involved(own[each], training) for each in own}
             cohorts = [
                 cohort
-                for cohort in wanted.cohorts
-                if cut
-                and cohort in cut.get_partition_keys()
-                and self._trials_of(cohort, to_do, fmri)
-                and self._is_new(metrics, cohort, to_do)
+                for cohort in own
+                if self._trials_of(own[cohort], to_do, fmri)
+                and self._is_new(metrics, cohort, involved[cohort], to_do)
             ]
             if not cohorts:
                 continue
             any_new = True
-            n_trials = [self._trials_of(cohort, to_do, fmri) for cohort in cohorts]
+            n_trials = [self._trials_of(involved[cohort], to_do, fmri) for cohort in cohorts]
+            tested = sum(
+                self._trials_of(own[cohort], to_do, fmri, tested=True) for cohort in cohorts
+            )
             rows = 1 if space else _ROWS_OF_WINDOW
             held = max(n_trials) * 2 * rows * _FRAME_BYTES
-            units = sum(n_trials) * len(metrics.model.experiment.training.seeds)
+            units = sum(n_trials) * len(training.seeds)
             found.append(self.of(metrics.model, len(cohorts), units, held_bytes=held, like=FmriMlp))
-            found.append(self.of(metrics, len(cohorts), sum(n_trials), like=RetrievalMetrics))
+            found.append(self.of(metrics, len(cohorts), tested, like=RetrievalMetrics))
         if any_new:
             found.append(self.of(Report, 1, 1))
         return found
 
-    def _is_new(self, metrics: type[Metrics], cohort: str, to_do: Sequence[str]) -> bool:
-        subjects = partitions.subjects_of_cohort(cohort)
+    def _is_new(
+        self,
+        metrics: type[Metrics],
+        cohort: str,
+        subjects: tuple[str, ...],
+        to_do: Sequence[str],
+    ) -> bool:
         more = any(each.startswith(subjects) for each in to_do)
         return more or any(self._would_change(step, cohort) for step in (metrics.model, metrics))
 
@@ -330,13 +343,23 @@ class _Counting:
         except (ArtifactError, NotEnoughDataError):
             return True
 
-    def _trials_of(self, cohort: str, to_do: Sequence[str], fmri: type[Step]) -> int:
-        subjects = partitions.subjects_of_cohort(cohort)
-        return sum(
-            self._design.n_trials(layout.parse_session_key(each)[1])
+    def _trials_of(
+        self,
+        subjects: tuple[str, ...],
+        to_do: Sequence[str],
+        fmri: type[Step],
+        *,
+        tested: bool = False,
+    ) -> int:
+        """Trials of the sessions that are there or will be, or those of shared images only."""
+        sessions = [
+            layout.parse_session_key(each)
             for each in self._at_hand(to_do, fmri)
             if each.startswith(subjects)
-        )
+        ]
+        if tested:
+            return sum(int(self._design.trials(*each)["shared"].sum()) for each in sessions)
+        return sum(self._design.n_trials(session) for _, session in sessions)
 
 
 def _units(step: type[Step], made: Manifest) -> float:

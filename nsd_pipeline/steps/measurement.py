@@ -333,12 +333,24 @@ def metrics_steps(experiments: Mapping[str, Experiment]) -> dict[str, type[Metri
 def choose_experiments(
     names: Sequence[str], known: Mapping[str, type[Metrics]]
 ) -> list[type[Metrics]]:
-    """Steps of some experiments by their names; an NsdError for a name that there is not."""
+    """Steps of some experiments by their names, each after the one that it starts from.
+
+    An NsdError for a name that there is not.
+    """
     if unknown := [name for name in names if name not in known]:
         raise NsdError(
             f"There is no experiment {unknown[0]!r}.", next_step=f"name one of {', '.join(known)}."
         )
-    return [known[name] for name in names]
+    chosen: dict[str, type[Metrics]] = {}
+
+    def choose(name: str) -> None:
+        if begun := known[name].model.experiment.training.start_from:
+            choose(begun)
+        chosen[name] = known[name]
+
+    for name in names:
+        choose(name)
+    return [*chosen.values()]
 
 
 def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:

@@ -17,7 +17,7 @@ from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
 from nsd_pipeline.report import Picture
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.resources import GpuResource
 from nsd_pipeline.steps.step import Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
@@ -46,15 +46,14 @@ def step_asset(
     if columns:
         options["metadata"] = {"dagster/column_schema": dg.TableSchema(columns)}
 
-    def run(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-        config: dg.Config | None = None,
-    ) -> None:
+    # Only who waits for a GPU is given one.
+    needed = {"source", "store", *(["gpu"] if "pool" in options else [])}
+
+    def run(context: dg.AssetExecutionContext, config: dg.Config | None = None) -> None:
+        given = context.resources
+        gpu = given.gpu if "gpu" in needed else GpuResource()
         try:
-            tools = Tools(store.open(), source.open, gpu, context.log.info)
+            tools = Tools(given.store.open(), given.source.open, gpu, context.log.info)
             with closing(step(tools, config)) as opened:
                 materialize(context, opened)
         except (dg.Failure, dg.RetryRequested, dg.DagsterError):
@@ -62,29 +61,26 @@ def step_asset(
         except Exception as error:
             raise dg.Failure(in_words(error), allow_retries=False) from error
 
-    # Dagster reads off a function's parameters what a run may set.
-    def plain(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-    ) -> None:
-        run(context, source, store, gpu)
+    # Dagster reads off a function's parameters whether a run may set something.
+    def plain(context: dg.AssetExecutionContext) -> None:
+        run(context)
 
     def with_settings(
         context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
         config: step.set_in_runs,  # type: ignore[name-defined]
     ) -> None:
-        run(context, source, store, gpu, config)
+        run(context, config)
 
     with warnings.catch_warnings():
         # Dagster says that it is in beta, and every process that loads the graph would print
         # that once an asset. Ignored here alone: a filter that stays would be the user's too.
         warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
-        decorate = dg.asset(name=step.name, partitions_def=step.partitions, **options)
+        decorate = dg.asset(
+            name=step.name,
+            partitions_def=step.partitions,
+            required_resource_keys=needed,
+            **options,
+        )
         asset: dg.AssetsDefinition = decorate(with_settings if step.set_in_runs else plain)
     return asset
 

@@ -10,10 +10,11 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from nsd_pipeline.checks import AtChance
 from nsd_pipeline.jobs import STARTED_BY_TAG
-from nsd_pipeline.nsd.layout import betas_keys
+from nsd_pipeline.nsd.layout import SUBJECTS, betas_keys
 from nsd_pipeline.planned_runs import PlannedRun, to_the_end
 from nsd_pipeline.steps.decoding import FmriMlp
 from nsd_pipeline.steps.forecast import Wanted
+from nsd_pipeline.steps.measurement import RetrievalMetrics
 from nsd_pipeline.steps.series_files import BoldConfig
 from nsd_pipeline.steps.sessions import SERIES_STEPS, Preparation, SessionStates
 from nsd_pipeline.storage.opening import open_store
@@ -114,6 +115,14 @@ def test_a_model_that_fails_or_is_at_chance_is_reported_before_the_job_fails(
     assert (
         failure.user_failure_data.description == "The model of subj01 is no better than guessing."
     )
+
+
+def test_images_are_those_of_subjects_who_have_sessions(one_session: Path) -> None:
+    """A model of everybody, on a mirror of some: what the others saw cannot be made."""
+    wanted = Wanted([f"{subject}_ses01" for subject in SUBJECTS], ("all",), (RetrievalMetrics,))
+    store = open_store(one_session)
+    _, images, _ = to_the_end(wanted, store, store, preparations=[])  # type: ignore[arg-type]
+    assert [run.first for run in images.runs] == ["shared", SUBJECT]
 
 
 @pytest.mark.parametrize("derivatives", ["", "/derivatives"])

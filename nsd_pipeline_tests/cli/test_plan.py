@@ -12,6 +12,8 @@ import pytest
 
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.nsd_series import design_key, series_key
+from nsd_pipeline.steps.forecast import DEFAULTS
+from nsd_pipeline.steps.measurement import RetrievalMetrics
 from nsd_pipeline.storage.opening import open_source
 from nsd_pipeline_tests.cli.conftest import Nsd, parsed
 from nsd_pipeline_tests.pipeline import SmallNsd
@@ -31,6 +33,8 @@ def test_a_plan_counts_what_is_left(nsd: Nsd, artifacts: Path) -> None:
     assert steps["fsaverage5_betas"]["seconds"] > 0
     assert steps["betas"]["fetched_bytes"] == 0, "a mirror is read in place"
     assert (steps["fmri_mlp"]["artifacts"], steps["retrieval_metrics"]["basis"]) == (1, "defaults")
+    a_trial = DEFAULTS[RetrievalMetrics].disk_bytes
+    assert 0 < steps["retrieval_metrics"]["disk_bytes"] < 2 * TRIALS * a_trial, "of a test trial"
     assert "betas" not in planned(nsd, "subj01", "--sessions", "1"), "it is there"
     shown = nsd("plan", "subj01")
     assert shown.exit_code == 0
@@ -101,6 +105,28 @@ def test_a_plan_of_what_the_dataset_has_not_got_says_so(nsd: Nsd, artifacts: Pat
         assert there_not in shown.stdout
         assert "_model" not in shown.stdout
         assert "fmri_mlp" not in shown.stdout
+
+
+def test_what_an_experiment_starts_from_and_who_teaches_it_are_counted(
+    nsd: Nsd, artifacts: Path
+) -> None:
+    (artifacts.parent / "experiments.yaml").write_text(
+        "tuned: {start_from: new}\nnew: {train_on: others}\n"
+    )
+    steps = planned(nsd, "subj01", "--sessions", "1", "--experiment", "tuned")
+    models = [name for name in steps if name.endswith("_model")]
+    assert models == ["new_model", "tuned_model"], "first what is begun with"
+    # A session of somebody else, by its manifest.
+    for folder in (artifacts / "manifests").glob("fsa*/subj01"):
+        text = (folder / "ses01.json").read_text().replace("subj01", "subj02")
+        folder.with_name("subj02").mkdir()
+        (folder.with_name("subj02") / "ses01.json").write_text(text)
+    more = planned(nsd, "subj01", "--sessions", "1", "--experiment", "tuned")
+    assert more["new_model"]["disk_bytes"] == 2 * steps["new_model"]["disk_bytes"]
+    assert more["tuned_model"] == steps["tuned_model"]
+    refused = nsd("plan", "all", "--experiment", "new")
+    assert refused.exit_code == 2
+    assert "new has a model of each subject, and none of all" in refused.stderr
 
 
 def test_too_little_disk_and_names_that_are_none(

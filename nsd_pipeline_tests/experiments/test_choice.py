@@ -39,8 +39,12 @@ def test_sessions_decide_what_is_learned_and_not_what_is_tested(trials: pd.DataF
     own = trials[trials["subject"] == "subj01"]
     assert counts(own, "subj01", sessions="first 1") == expected
     assert counts(own, "subj01", sessions="1") == expected
-    for wanted in ("first 4", "1-4"):
-        with pytest.raises(NotEnoughDataError, match=f"{wanted}.*subj01.*it (lacks|has)"):
+    for wanted, why in (
+        ("first 4", "it has 3"),
+        ("1-4", "it lacks subj01_ses04"),
+        ("41", "NSD has 1 to 40 of it"),
+    ):
+        with pytest.raises(NotEnoughDataError, match=f"'{wanted}' of subj01 were asked .*{why}"):
             counts(own, "subj01", sessions=wanted)
 
 
@@ -59,6 +63,9 @@ def test_what_is_held_out_was_not_learned(trials: pd.DataFrame) -> None:
     held = chosen[chosen["split"] == HELD_OUT]
     assert held["image_id"].tolist() == [30, 7]  # not 10, which session 1 taught
     assert set(chosen.loc[chosen["split"] != HELD_OUT, "session"]) == {1, 2}
+    config = TrainingConfig(sessions="1", hold_out="3", start_from="other")
+    again = choose_trials(own, ["subj01"], config, own[own["image_id"] == 30])
+    assert again.loc[again["split"] == HELD_OUT, "image_id"].tolist() == [7], "30 was, before"
 
 
 def test_settings_of_an_earlier_version_are_understood_or_refused() -> None:

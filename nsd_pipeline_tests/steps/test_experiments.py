@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from nsd_pipeline.checks import AtChance
+from nsd_pipeline.decoding.choice import LEARNED
 from nsd_pipeline.experiments import read_experiments
 from nsd_pipeline_tests.pipeline import Pipeline
 
@@ -60,6 +61,18 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     assert trained(graph, "tuned")["sessions learned from"] == ["subj01_ses01"]
     metrics = graph.store.find("experiments/tuned/metrics/subj01").metadata
     assert 0 <= metrics["held-out sessions top5_acc"] <= 1
+    # The weights that it began with learned from session 2, which it holds out.
+    begun, tuned = (
+        pd.read_parquet(graph.artifacts / f"experiments/{name}/model/subj01/trials.parquet")
+        for name in ("small", "tuned")
+    )
+    known = begun.loc[begun["split"].isin(["train", "val"]), "image_id"]
+    held = tuned.loc[tuned["split"] == "held out", "image_id"]
+    assert len(held)
+    assert not held.isin(known).any()
+    assert known.isin(tuned.loc[tuned["split"].isin(LEARNED), "image_id"]).all()
+    assert not tuned.duplicated(["session", "trial"]).any()
+    assert trained(graph, "tuned")["sessions learned before"] == ["subj01_ses01", "subj01_ses02"]
     after = fingerprints(graph)
     assert before.items() < after.items()
     graph.run("decoding_report")
@@ -67,6 +80,7 @@ def test_they_stand_beside_each_other(graph: Pipeline) -> None:
     page = (folder / "report.html").read_text()
     assert all(f"{name}, subj01" in page for name in ("small", "line", "tuned"))
     assert "What the experiments differ in" in page
+    assert "learned before</th><td>subj01_ses01, subj01_ses02<" in page
     assert 'href="surface.html"' in page
     assert "mesh3d" in (folder / "surface.html").read_text()
     results = pd.read_csv(folder / "results.csv").set_index(["experiment", "cohort", "metric"])
