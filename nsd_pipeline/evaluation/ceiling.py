@@ -89,7 +89,7 @@ def noise_ceiling(
     -------
     NoiseCeiling
         Where a vertex is not finite, or throughout a session constant, it has no z-score: images
-        that were shown then do not count for that vertex.
+        that were shown then do not count for that vertex. With fewer than two left it has no value.
 
     Raises
     ------
@@ -153,6 +153,8 @@ def _from_sums(sums: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     total, squares = sums
     there = np.isfinite(squares)
     n = np.count_nonzero(there, axis=0)
+    # One image has no spread over images: its reliability would be -0.5, its ceiling anything.
+    n = np.where(n > 1, n, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, square = (
             np.sum(each, axis=0, where=there, dtype=np.float64) / (REPEATS * n) for each in sums

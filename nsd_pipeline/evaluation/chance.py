@@ -236,7 +236,7 @@ class Verdict:
     against
         Its accuracy over images, compared with guessing.
     seeds
-        Seeds of the models whose ensemble it is about.
+        Seeds of the models whose ensemble it is about; none if nothing of it was drawn.
     n_sessions
         Sessions that it was trained on.
     """
@@ -272,11 +272,11 @@ class Verdict:
                 f" guessing: {numbers}. More sessions show more of the shared images."
             )
         sessions = f"{self.n_sessions} session{'s' * (self.n_sessions > 1)}"
-        several = f"seeds {', '.join(map(str, self.seeds))}"
-        seeds = several if len(self.seeds) > 1 else f"seed {self.seeds[0]}"
+        named = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        seeds = f"the {named} (train with another one and compare); " if self.seeds else ""
         return (
             f"The model of {self.cohort} is no better than guessing: {numbers}. What usually causes"
-            f" this: the {seeds} (train with another one and compare); too"
+            f" this: {seeds}too"
             f" few sessions (there are {sessions}); a wrong mapping from trials to images (see the"
             " checks trial_counts and mapping_agreement of events). The model and its metrics are"
             " kept."
