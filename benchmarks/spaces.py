@@ -117,16 +117,19 @@ def map_nifti(settings: Settings) -> Repeat:
 
 def map_hdf5(settings: Settings) -> Repeat:
     """Only the voxels that matter out of the HDF5 file, in place."""
+    from nsd_pipeline.nsd.layout import PERCENT_SCALE
     from nsd_pipeline.nsd.space_betas import SpaceFiles, read_parts
     from nsd_pipeline.nsd.voxel_chunks import read_shape
-    from nsd_pipeline.surface import FsaverageOperator, betas_from_voxels
+    from nsd_pipeline.surface import FsaverageOperator
 
     def repeat() -> Outcome:
         operator = FsaverageOperator.load(Path(settings["operator"]))
         path = Path(settings["hdf5"])
         shape, n_trials = read_shape(path, name=path.name)
         parts = read_parts(SpaceFiles("hdf5", (path,), ()), [shape], operator.touched_voxels)
-        return Outcome({"surface": betas_from_voxels(parts, operator, n_trials)})
+        betas = operator.apply_to_parts(parts, n_trials)
+        betas /= PERCENT_SCALE
+        return Outcome({"surface": betas})
 
     return repeat
 

@@ -356,7 +356,7 @@ def find_models(store: Store, subject: str, experiment: str) -> Manifest:
     if made is None:
         raise ArtifactError(
             f"The experiment {experiment} has no models of {subject} in {store.url}.",
-            next_step="train them, or name another experiment.",
+            next_step="train them, or name another experiment or store (NSD_STORAGE).",
         )
     return made
 

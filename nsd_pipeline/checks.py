@@ -73,11 +73,22 @@ def _finds_no_problem(
                 table = pd.DataFrame(problems).to_markdown(index=False)
                 metadata["problems"] = dg.MetadataValue.md(table)
             severity = dg.AssetCheckSeverity.WARN if only_warns else dg.AssetCheckSeverity.ERROR
-            return dg.AssetCheckResult(passed=not problems, severity=severity, metadata=metadata)
+            return dg.AssetCheckResult(
+                passed=not problems,
+                severity=severity,
+                metadata=metadata,
+                description=_in_words(problems) or None,
+            )
 
         return check
 
     return decorate
+
+
+def _in_words(problems: list[Problem]) -> str:
+    """The first problems in a line, which the web UI shows without a click."""
+    told = [", ".join(f"{key} {value}" for key, value in each.items()) for each in problems[:3]]
+    return "; ".join(told + ["..."] * (len(problems) > len(told)))
 
 
 @_finds_no_problem(Events, "Every session has as many trials as its design says.")
@@ -107,7 +118,7 @@ def _nan_shares(_: Store, manifests: list[Manifest]) -> Iterator[Problem]:
     """List the sessions that lack more of the cortex than is usual."""
     for manifest in manifests:
         if (share := manifest.metadata["nan_share"]) > MAX_NAN_SHARE:
-            yield {"session": manifest.partition, "NaN share": share}
+            yield {"session": manifest.partition, "share without any value": round(share, 4)}
 
 
 _FEW = f"At most {MAX_NAN_SHARE:.0%} of a session's vertices have no data"

@@ -20,13 +20,11 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 # A run launcher of one's own: the base class, what it is given and what it answers. Dagster's docs
 # offer the base class, but `dagster` does not export it. Would be replaced by: dg.RunLauncher.
-from dagster._core.launcher.base import (
-    CheckRunHealthResult,
-    LaunchRunContext,
-    ResumeRunContext,
-    RunLauncher,
-    WorkerStatus,
-)
+from dagster._core.launcher.base import CheckRunHealthResult as CheckRunHealthResult
+from dagster._core.launcher.base import LaunchRunContext as LaunchRunContext
+from dagster._core.launcher.base import ResumeRunContext as ResumeRunContext
+from dagster._core.launcher.base import RunLauncher
+from dagster._core.launcher.base import WorkerStatus as WorkerStatus
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -35,17 +33,8 @@ from dagster._core.storage.tags import (
 
 # What makes a class one that dagster.yaml can name and configure; dg.ConfigurableResource is for
 # the resources of a code location only. Would be replaced by: a public ConfigurableClass.
-from dagster._serdes import ConfigurableClass, ConfigurableClassData
-
-# Dagster's own names that others import from here.
-__all__ = [
-    "CheckRunHealthResult",
-    "ConfigurableClassData",
-    "LaunchRunContext",
-    "ResumeRunContext",
-    "WorkerStatus",
-]
-
+from dagster._serdes import ConfigurableClass
+from dagster._serdes import ConfigurableClassData as ConfigurableClassData
 
 # --- partitions of a run -------------------------------------------------------------------------
 
@@ -87,12 +76,16 @@ def is_last_of_its_run(context: dg.AssetExecutionContext) -> bool:
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Tags that make a run one of a range of partitions, both ends included.
+    """Tags that make a run one of a range of partitions, both ends included, or of one partition.
+
+    The web UI's list of runs shows the partition of a run, but not its range.
 
     `dg.RunRequest`, `dg.materialize` and `execute_in_process` take one partition and no range; the
     web UI and ``dagster asset materialize --partition-range`` set these tags. Would be replaced by:
     a ``partition_key_range`` beside ``partition_key``.
     """
+    if first == last:
+        return {PARTITION_NAME_TAG: first}
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
 
 

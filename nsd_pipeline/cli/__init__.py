@@ -21,6 +21,7 @@ from nsd_pipeline.cli.verify import prune, verify
 
 
 @click.group(cls=NsdGroup)
+@click.version_option(package_name="nsd_pipeline")
 def main() -> None:
     """The Natural Scenes Dataset, from its bucket to a trained model.
 

@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 def run(
     *, cohorts: tuple[str, ...], sessions: str, experiments: tuple[str, ...], as_json: bool
 ) -> None:
-    """Make what is left for some subjects: sessions, embeddings, models, metrics, the report.
+    """Make what is left for some subjects, from betas to the report.
 
-    COHORTS are subjects, or `all` for the joint model; `nsd plan` says beforehand what that takes.
-    Runs are recorded in DAGSTER_HOME, as any others, and wait for a free GPU. A session that fails
-    does not stop the others. Ends with 1 if anything failed, or a model is no better than guessing.
+    COHORTS are subjects (subj01 to subj08), or `all` for the joint model; `nsd plan` says
+    beforehand what that takes. Runs are recorded in DAGSTER_HOME, as any others, and wait for a
+    free GPU. A session that fails does not stop the others. Ends with 1 if anything failed, or a
+    model is no better than guessing.
     """
     wanted = choose(cohorts, sessions, experiments)
-    done = _do(wanted, the_source(), the_store(), quiet=as_json)
+    store = the_store()
+    done = _do(wanted, the_source(), store, quiet=as_json)
     problems = {each.planned.title: each.problem for each in done if each.problem}
     if as_json:
         runs = [
@@ -45,6 +47,9 @@ def run(
         said = Counter(each.said for each in done)
         for what, count in said.items():
             click.echo(f"{count} run{'s' * (count > 1)}: {what}.")
+        from nsd_pipeline.steps.report import PAGE_FILE, Report
+
+        click.echo(f"The report: {store.url}/{Report.made(store).location}/{PAGE_FILE}")
     if problems:
         raise click.exceptions.Exit(1)
 

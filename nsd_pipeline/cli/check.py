@@ -11,14 +11,18 @@ _MARKS = {True: ("green", "ok"), False: ("red", "NO"), None: ("dim", "--")}
 
 @click.command("check", cls=NsdCommand)
 @click.option(
-    "--subject", "subjects", type=click.Choice(SUBJECTS), multiple=True, help="Only of these."
+    "--subject",
+    "subjects",
+    type=click.Choice(SUBJECTS),
+    multiple=True,
+    help="Only of this subject; may be repeated.",
 )
 @json_option
 def check(*, subjects: tuple[str, ...], as_json: bool) -> None:
-    """Compare the dataset that NSD_SOURCE names with what is known of the real one.
+    """Compare the dataset with what is known of the real one.
 
-    File sizes, headers, trial counts, images seen, the median noise ceilings. Reads some megabytes.
-    Ends with 1 if something differs.
+    NSD_SOURCE names the dataset. File sizes, headers, trial counts, images seen, the median noise
+    ceilings. Reads some megabytes. Ends with 1 if something differs.
     """
     from nsd_pipeline.nsd.known_facts import check_facts
 

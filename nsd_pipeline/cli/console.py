@@ -5,8 +5,6 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
@@ -98,22 +96,6 @@ def size(n_bytes: float) -> str:
     from rich.filesize import decimal
 
     return decimal(round(n_bytes))
-
-
-@contextmanager
-def progress_of_bytes(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Progress bar on standard error, if that is a terminal; yields what to call with bytes."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        desc=label,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
-        yield bar.update
 
 
 def the_store() -> "Store":

@@ -27,15 +27,16 @@ _FORMATS = ("hf", "onnx", "csv")  # once more: where `export` says it takes seco
 @click.option(
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Folder to write; an unchanged export in it is replaced.",
 )
 @json_option
 def export(*, subject: str, experiment: str, to: str, output: Path, as_json: bool) -> None:
-    """Write trained models, or what they retrieve, to a folder for other programs.
+    """Write trained models, or what they retrieve, to a folder.
 
-    hf: weights, settings and a model card in Hugging Face's layout. onnx: a network for each seed.
-    csv: what is retrieved for each test trial. Says first what NSD's terms let you pass on.
+    For other programs. hf: weights, settings and a model card in Hugging Face's layout. onnx: a
+    network for each seed. csv: what is retrieved for each test trial. Says first what NSD's terms
+    let you pass on.
     """
     from nsd_pipeline.export import ModelToExport, may_be_passed_on, write_export
 

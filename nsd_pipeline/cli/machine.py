@@ -11,7 +11,7 @@ from nsd_pipeline.storage import terms
 @click.option("--accept", is_flag=True, help="Record that you accept the terms.")
 @json_option
 def show_terms(*, accept: bool, as_json: bool) -> None:
-    """Show NSD's terms of use, and whether you have accepted them on this machine."""
+    """Show NSD's terms of use, and whether you accepted them here."""
     if not as_json:
         click.echo(terms.TERMS_TEXT)
     acceptance = terms.accept() if accept else terms.accepted()

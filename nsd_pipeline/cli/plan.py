@@ -46,10 +46,19 @@ _WIDE = 100
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments that say what is to be made; `choose` understands them."""
     for decorate in (
-        click.argument("cohorts", nargs=-1, required=True, type=click.Choice([*SUBJECTS, _ALL])),
+        click.argument(
+            "cohorts",
+            nargs=-1,
+            required=True,
+            metavar="COHORTS...",
+            type=click.Choice([*SUBJECTS, _ALL]),
+        ),
         click.option("--sessions", default=_ALL, show_default=True, help="Such as 1-10,15."),
         click.option(
-            "--experiment", "experiments", multiple=True, help="Names; `default` if none is given."
+            "--experiment",
+            "experiments",
+            multiple=True,
+            help="Name of one, otherwise `default`; may be repeated.",
         ),
     ):
         command = decorate(command)
@@ -76,7 +85,7 @@ def choose(cohorts: Sequence[str], sessions: str, experiments: Sequence[str]) ->
     except ValueError as error:
         raise click.UsageError(f"--sessions: {error}.") from error
     if not keys:
-        raise click.UsageError(f"{', '.join(subjects)} have no session of {sessions}.")
+        raise click.UsageError(f"NSD has no session of {sessions} of {', '.join(subjects)}.")
     try:
         return Wanted(keys, cohorts, chosen)
     except NsdError as error:
@@ -99,10 +108,11 @@ class Plan:
 def plan(
     *, cohorts: tuple[str, ...], sessions: str, experiments: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show what would be made for some subjects, and what it takes. Nothing is started.
+    """Show what would be made for some subjects, and what it takes.
 
-    COHORTS are subjects, or `all` for the joint model. Time and disk are those of this store's
-    newest artifacts, or defaults where it has none. Ends with 1 if the disk has too little room.
+    Nothing is started. COHORTS are subjects (subj01 to subj08), or `all` for the joint model. Time
+    and disk are those of this store's newest artifacts, or defaults where it has none. Ends with 1
+    if the disk has too little room.
     """
     from nsd_pipeline.steps.forecast import forecast
     from nsd_pipeline.storage.snapshot import Snapshot

@@ -54,13 +54,22 @@ class Answer:
 
 
 @click.command("retrieve", cls=NsdCommand)
-@click.option("--subject", required=True, type=click.Choice(SUBJECTS))
+@click.option(
+    "--subject", required=True, type=click.Choice(SUBJECTS), help="Whose trial and model."
+)
 @click.option("--session", required=True, type=click.IntRange(1), help="From 1.")
 @click.option(
     "--trial", required=True, type=click.IntRange(0), help="From 0, as in the tables of events."
 )
-@click.option("-k", "n_top", default=10, show_default=True, type=click.IntRange(1, 100))
-@click.option("--experiment", default=DEFAULT, show_default=True)
+@click.option(
+    "-k",
+    "n_top",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="How many images are shown.",
+)
+@click.option("--experiment", default=DEFAULT, show_default=True, help="Which experiment's model.")
 @click.option(
     "--images",
     "folder",
@@ -70,7 +79,7 @@ class Answer:
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Figure; by default retrieved_SESSION_TRIAL.png in the current folder.",
+    help="Figure; by default retrieved_subj01_ses01_0.png, and so on, in the current folder.",
 )
 @json_option
 def retrieve(
@@ -84,11 +93,12 @@ def retrieve(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Show which images a model retrieves for a trial, and draw them.
+    """Show which images a model retrieves for a trial.
 
-    Among the test images at hand, or a folder's pictures. The image seen is marked if it is among
-    them, and is not added. The estimate is the mean over the experiment's seeds; similarity is its
-    cosine with the image's embedding. Photographs of NSD may not be passed on.
+    In a table and a figure: among the test images at hand, or a folder's pictures. The image seen
+    is marked if it is among them, and is not added. The estimate is the mean over the experiment's
+    seeds; similarity is its cosine with the image's embedding. Photographs of NSD may not be passed
+    on.
     """
     import nsd_pipeline as nsd
     from nsd_pipeline.storage.opening import DEFAULT_STORE

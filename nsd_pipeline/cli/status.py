@@ -43,9 +43,15 @@ _SHOWN: Final = 8
 
 @click.command("status", cls=NsdCommand)
 @click.option(
-    "--subject", "subjects", type=click.Choice(SUBJECTS), multiple=True, help="Only of these."
+    "--subject",
+    "subjects",
+    type=click.Choice(SUBJECTS),
+    multiple=True,
+    help="Only of this subject; may be repeated.",
 )
-@click.option("--experiment", "experiments", multiple=True, help="Only these experiments.")
+@click.option(
+    "--experiment", "experiments", multiple=True, help="Only of this experiment; may be repeated."
+)
 @click.option("--no-source", is_flag=True, help="Do not ask the dataset whether files changed.")
 @click.option(
     "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the page as HTML, too."
@@ -59,9 +65,10 @@ def status(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what is there of every subject and stage, what is stale and why, and what it takes.
+    """Show what is there of every subject and stage.
 
-    Ends with 1 if something that is there is damaged, stale, or could not be made again.
+    What is stale or damaged is named, with the reason. Ends with 1 if something that is there is
+    damaged, stale, or could not be made again.
     """
     from nsd_pipeline.steps.every_step import known_steps
     from nsd_pipeline.steps.overview import look_at_store

@@ -12,7 +12,6 @@ from nsd_pipeline.cli.console import (
     json_option,
     make_console,
     print_json,
-    progress_of_bytes,
     size,
     the_store,
 )
@@ -48,9 +47,10 @@ class Report:
 )
 @json_option
 def verify(*, deep: bool, repair: bool, as_json: bool) -> None:
-    """Look at every artifact of the store: whole, made from what is there, by this code.
+    """Look whether every artifact is whole and up to date.
 
-    Ends with 1 if an artifact is damaged.
+    Up to date is what was made from the artifacts that are there, by this code. Ends with 1 if an
+    artifact is damaged.
     """
     from nsd_pipeline.steps.every_step import known_steps
     from nsd_pipeline.steps.overview import other_versions, superseded_images
@@ -89,9 +89,18 @@ def _damage(
 
     findings, repaired = damaged(snapshot), []
     if deep:
+        from tqdm import tqdm
+
         n_bytes = sum(each.n_bytes for each in snapshot.manifests)
-        with progress_of_bytes("reading", n_bytes) as progress:
-            for manifest, damage in check_content(snapshot, progress):
+        with tqdm(
+            total=n_bytes,
+            desc="reading",
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,  # where standard error is no terminal
+        ) as bar:
+            for manifest, damage in check_content(snapshot, bar.update):
                 step = "`nsd verify --deep --repair` marks it, and the next run makes it again."
                 if repair and store.mark_damaged(manifest, damage):
                     step = "it is marked: the next run makes it again."
@@ -111,7 +120,9 @@ def _show(report: Report) -> None:
     )
     for kind in dict.fromkeys(each.kind for each in report.findings):
         _show_kind(kind, [each for each in report.findings if each.kind is kind])
-    if not report.findings:
+    if not report.artifacts:
+        console.print("Nothing was made here. NSD_STORAGE names the folder or bucket of artifacts.")
+    elif not report.findings:
         console.print("[green]All is well.[/]")
 
 
@@ -142,9 +153,10 @@ def _show_kind(kind: str, findings: Sequence["Finding"]) -> None:
 def prune(
     *, experiments: tuple[str, ...], spaces: tuple[Space, ...], yes: bool, as_json: bool
 ) -> None:
-    """Delete what nobody needs: superseded versions, files that no manifest names.
+    """Delete what nobody needs, an experiment, or betas of a space.
 
-    With --experiment: that experiment's models and metrics instead; with --space: the betas that
+    Nobody needs versions that a newer one superseded, and files that no manifest names. With
+    --experiment: that experiment's models and metrics instead; with --space: the betas that
     experiments of that space share. Without --yes, this only shows what would go.
     """
     from nsd_pipeline.folders import EXPERIMENTS
@@ -186,5 +198,5 @@ def prune(
     click.echo(
         f"{len(findings)} in {snapshot.url}, {size(total)}: {done}."
         if findings
-        else f"{snapshot.url} has nothing that nobody needs."
+        else f"{snapshot.url} has nothing that could go: every file is needed."
     )

@@ -135,7 +135,7 @@ def _train_here(
         monitor: float(np.mean([each[monitor] for each in fitted.trainings])),
         "trainings": fitted.trainings,
         "device": str(next(first.parameters()).device),
-        "seconds": fitted.seconds,
+        "seconds of training": fitted.seconds,
         "data": kept,
     }
 

@@ -45,7 +45,7 @@ from nsd_pipeline.decoding.model import FmriRidge
 from nsd_pipeline.decoding.rows import Floats, available_bytes
 from nsd_pipeline.decoding.trials import Trials
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
-from nsd_pipeline.evaluation.metrics import BatchMetrics
+from nsd_pipeline.evaluation import batch_retrieval
 
 _CHUNK_BYTES: Final = 1 << 29
 """Of trials in float64 that are multiplied at once."""
@@ -135,11 +135,9 @@ def fit_ridge(
 
 
 def _scores(y_pred: Floats, y_true: Floats, batch_size: int) -> dict[str, float]:
-    metrics = BatchMetrics()
-    for first in range(0, len(y_true), batch_size):
-        metrics.update(y_pred[first : first + batch_size], y_true[first : first + batch_size])
+    metrics = batch_retrieval(y_pred, y_true, batch_size)
     r2 = float(r2_score(y_true, y_pred, multioutput="variance_weighted"))
-    return {"val/r2": r2, **{f"val/{name}": value for name, value in metrics.compute().items()}}
+    return {"val/r2": r2, **{f"val/{name}": value for name, value in metrics.items()}}
 
 
 def _warn_of_edges(chosen: NDArray[np.float64], alphas: NDArray[np.float64]) -> None:
@@ -150,8 +148,9 @@ def _warn_of_edges(chosen: NDArray[np.float64], alphas: NDArray[np.float64]) -> 
         n_targets = int((chosen == edge).sum())
         if len(alphas) > 1 and n_targets > _EDGE_SHARE * len(chosen):
             _LOGGER.warning(
-                "%d of %d targets have alpha %g, the %s that was tried; %s ones may be better.",
-                *(n_targets, len(chosen), edge, which, more),
+                "Ridge regression chose alpha %g, the %s of `alphas`, for %d of the %d values of an"
+                " embedding: %s ones may fit better.",
+                *(edge, which, n_targets, len(chosen), more),
             )
 
 

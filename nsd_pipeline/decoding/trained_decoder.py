@@ -24,6 +24,7 @@ from nsd_pipeline.embeddings.image_set import EMBEDDINGS_FILE
 from nsd_pipeline.embeddings.own_pictures import embed_pictures, encoder_arguments, find_pictures
 from nsd_pipeline.errors import ArtifactError, NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import ensemble
+from nsd_pipeline.evaluation.ranks import best_first
 from nsd_pipeline.evaluation.retrieval import cosine_to_candidates
 from nsd_pipeline.experiments.entry import DEFAULT
 from nsd_pipeline.folders import SHARED
@@ -187,25 +188,22 @@ class TrainedDecoder:
         6
         """
         candidates = self._candidates(among)
-        values = np.asarray(estimates, np.float32)
-        scores = cosine_to_candidates(values, candidates.to_numpy())
-        n_top = min(n_top, scores.shape[1])
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :n_top]
-        row = np.repeat(np.arange(len(values)), n_top)
+        scores = cosine_to_candidates(np.asarray(estimates, np.float32), candidates.to_numpy())
+        row, place, best = best_first(scores, n_top)
         shown = estimates.coords if isinstance(estimates, xr.DataArray) else {}
         kind = str(candidates.dims[0])
         table = pd.DataFrame(
             {
                 "row": row,
                 **{name: shown[name].to_numpy()[row] for name in OF_A_TRIAL if name in shown},
-                "place": np.tile(np.arange(1, n_top + 1), len(values)),
-                f"retrieved_{kind}": candidates[kind].to_numpy()[best.ravel()],
-                "score": np.take_along_axis(scores, best, axis=1).ravel(),
+                "place": place,
+                f"retrieved_{kind}": candidates[kind].to_numpy()[best],
+                "score": scores[row, best],
             }
         )
         if "image_id" in shown:
             same = self._shows(shown["image_id"].to_numpy(), candidates)
-            table["seen"] = np.take_along_axis(same, best, axis=1).ravel()
+            table["seen"] = same[row, best]
         return table
 
     def embed(self, folder: str | Path, *, device: str | None = None) -> xr.DataArray:

@@ -207,12 +207,11 @@ def target_rows(wanted: Integers, image_ids: Integers) -> Integers:
 
     An ArtifactError if an image is not among them: it has no embedding.
     """
-    order = np.argsort(image_ids, kind="stable")
-    place = np.searchsorted(image_ids, wanted, sorter=order)
-    rows: Integers = order[np.minimum(place, len(order) - 1)] if len(order) else place
-    found = image_ids[rows] == wanted if len(order) else np.zeros(len(wanted), dtype=bool)
-    if not found.all():
-        missing = np.unique(wanted[~found])
+    import pandas as pd
+
+    rows: Integers = pd.Index(image_ids).get_indexer(pd.Index(wanted))
+    missing = np.unique(wanted[rows < 0])
+    if len(missing):
         raise ArtifactError(
             f"{len(missing)} images have no embedding, among them "
             f"{', '.join(map(str, missing[:5]))}.",

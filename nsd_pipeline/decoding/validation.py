@@ -42,7 +42,7 @@ def validate_together(
         images = loader.images(numbers.to(x.device)).view(-1, size)
         ranks.append(_ranks(*batches, images).flatten())
         sizes.append(torch.full((len(numbers),), size))
-        # Sums of differences to some mean, for the reason that `_ColumnCorrelation` gives.
+        # Sums of differences to some mean, for the reason that `BatchMetrics` gives.
         shift = shift or (estimates.double().mean(0), candidate.double().mean(0))
         x, y = estimates - shift[0], candidate - shift[1]
         moments.append(torch.stack([v.sum(0) for v in (x, y, x * x, y * y, x * y)]))

@@ -195,7 +195,7 @@ def _write_stimuli(
     with (
         create_stimuli(path) as dataset,
         ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(image_ids), desc="images", unit="image") as progress,
+        tqdm(total=len(image_ids), desc="images", unit="image", disable=None) as progress,
     ):
         for start in range(0, len(image_ids), _IMAGES_AT_ONCE):
             part = image_ids[start : start + _IMAGES_AT_ONCE].tolist()
@@ -241,7 +241,7 @@ def _write_betas(
         futures = [pool.submit(task) for task in tasks]
         try:
             for future in tqdm(
-                as_completed(futures), total=len(futures), desc="betas", unit="file"
+                as_completed(futures), total=len(futures), desc="betas", unit="file", disable=None
             ):
                 future.result()
         except BaseException:

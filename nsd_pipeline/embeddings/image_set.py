@@ -6,6 +6,7 @@ Two columns: ``image_id`` (int32, NSD's 0-based 73k row; ascending, unique) and 
 """
 
 import json
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,7 +63,14 @@ def embed_images(
     batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     embeddings = np.empty((0, 0), dtype=np.float32)
     done = 0
-    with tqdm(total=len(ids), unit="image", desc="embedding", disable=not progress) as bar:
+    bar = tqdm(
+        total=len(ids),
+        unit="image",
+        desc="embedding",
+        disable=not progress,
+        mininterval=0.2 if sys.stderr.isatty() else 15,  # as of a download
+    )
+    with bar:
         for photos in _prepared_ahead(prepare, batches):
             encoded = encoder.encode_prepared(photos)
             if done == 0:

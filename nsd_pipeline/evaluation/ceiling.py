@@ -43,19 +43,12 @@ Read = Callable[[str, slice], NDArray[Any]]
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """What comes back when an image is shown again.
+    """What comes back of vertices' responses (V,) when an image is shown again; NaN: no value.
 
-    Attributes
-    ----------
-    ncsnr
-        Noise ceiling signal-to-noise ratio (V,) of each vertex; NaN for a vertex that has no value.
-        Where there is no signal it is not 0 on average but about 0.1, because noise variances above
-        1 are cut off.
-    reliability
-        Correlation (V,) of a vertex's responses to an image with those to its other repeats, from
-        -0.5 to 1; NaN for a vertex that has no value.
-    n_images
-        Images that were shown three times, from which both were computed.
+    ``ncsnr`` is the noise ceiling signal-to-noise ratio. Where there is no signal it is not 0 on
+    average but about 0.1, because noise variances above 1 are cut off. ``reliability``, from -0.5
+    to 1, is the correlation of a vertex's responses to an image with those to its other repeats.
+    Both are from the ``n_images`` images that were shown three times.
     """
 
     ncsnr: NDArray[np.float64]
@@ -71,30 +64,13 @@ class NoiseCeiling:
 def noise_ceiling(
     images: Mapping[str, ArrayLike], read: Read, n_vertices: int, block: int = _BLOCK
 ) -> NoiseCeiling:
-    """Compute the noise ceiling and the reliability of one subject's vertices, in one reading.
+    """Compute the noise ceiling and the reliability of one subject's V vertices, in one reading.
 
-    Parameters
-    ----------
-    images
-        Image (T,) of each trial, by session.
-    read
-        Reads a session's betas (T, v): all of its trials, some vertices. Percent signal change, or
-        z-scored by session already, which changes nothing.
-    n_vertices
-        Number of vertices V.
-    block
-        Vertices that are read at once. For NSD's 10,000 images, 4,096 take 0.5 GB.
-
-    Returns
-    -------
-    NoiseCeiling
-        Where a vertex is not finite, or throughout a session constant, it has no z-score: images
-        that were shown then do not count for that vertex. With fewer than two left it has no value.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If no image was shown three times.
+    ``images`` are those (T,) that a session's trials showed. Betas may be percent signal change, or
+    z-scored by session already, which changes nothing. ``block`` vertices are read at once: for
+    NSD's 10,000 images, 4,096 of them take 0.5 GB. Where a vertex is not finite, or constant
+    throughout a session, it has no z-score: images that were shown then do not count for it. With
+    fewer than two left it has no value. A NotEnoughDataError if no image was shown three times.
     """
     codes, n_images = _numbers(images)
     found = np.empty((2, n_vertices))

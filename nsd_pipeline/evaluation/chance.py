@@ -14,21 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsd_pipeline.evaluation.metrics import BATCH_SIZE, TOP_K, metric_ending
+from nsd_pipeline.evaluation.retrieval import Doubles
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Doubles = NDArray[np.float64]
-
 
 def table_chance(table: "pd.DataFrame") -> dict[str, float]:
-    """Compute what every metric of :func:`metric_intervals` is expected to be at chance.
-
-    Parameters
-    ----------
-    table
-        What :func:`query_ranks`, or another function of that form, returned.
-    """
+    """What each metric of :func:`metric_intervals` is expected to be at chance; takes its table."""
     one_seed = table[table["seed"] == table["seed"].iloc[0]]
     levels: dict[str, float] = {}
     for key, part in one_seed.groupby(["set", "aggregation"], sort=False):
@@ -41,14 +34,9 @@ def table_chance(table: "pd.DataFrame") -> dict[str, float]:
 
 
 def batch_chance(groups: Sequence[Any], batch_size: int = BATCH_SIZE) -> dict[str, float]:
-    """Compute what the ``batch_...`` metrics are expected to be at chance.
+    """What the ``batch_...`` metrics are expected to be at chance; takes what they do.
 
     Batches may hold an image several times.
-
-    Parameters
-    ----------
-    groups, batch_size
-        As :func:`retrieval_metrics` takes them.
     """
     import pandas as pd
 
@@ -69,18 +57,10 @@ def batch_chance(groups: Sequence[Any], batch_size: int = BATCH_SIZE) -> dict[st
 
 @dataclass(frozen=True)
 class AgainstChance:
-    """How a number of hits compares with guessing.
+    """How an accuracy, the share of images that were found, compares with guessing.
 
-    Attributes
-    ----------
-    accuracy
-        Share of the images that were found.
-    chance
-        Share that guessing finds.
-    n_images
-        Images that were asked for, each once.
-    p_value
-        Probability of at least as many hits by guessing.
+    Each of ``n_images`` images was asked for once. ``chance`` is the share that guessing finds,
+    ``p_value`` the probability of at least as many hits by guessing.
     """
 
     accuracy: float
@@ -94,25 +74,17 @@ class AgainstChance:
         return float(self.chance**self.n_images)
 
 
-def against_chance(accuracy: float, n_images: int, k: int = 5) -> AgainstChance:
-    """Compare a top-k accuracy over images with guessing: an exact binomial test, one-sided.
+def against_chance(accuracy: float, n_images: int) -> AgainstChance:
+    """Compare a top-5 accuracy over images with guessing: an exact binomial test, one-sided.
 
     Images are independent of each other. Trials are not: those that showed the same image share its
-    target, so a test over trials would take luck with a few images for skill.
-
-    Parameters
-    ----------
-    accuracy
-        Share of images found among the first k, estimates averaged per image over all of its
-        trials: ``top5_acc_instance-agg``.
-    n_images
-        Distinct test images, all of which are candidates.
-    k
-        How many of the first places count as found.
+    target, so a test over trials would take luck with a few images for skill. So ``accuracy`` is
+    ``top5_acc_instance-agg`` (estimates averaged per image over all of its trials), and the
+    distinct test images are all candidates.
     """
     from scipy.stats import binom
 
-    hits, chance = round(accuracy * n_images), min(1.0, k / n_images)
+    hits, chance = round(accuracy * n_images), min(1.0, 5 / n_images)
     return AgainstChance(accuracy, chance, n_images, float(binom.sf(hits - 1, n_images, chance)))
 
 
@@ -197,16 +169,10 @@ def _ranks_with_repeats(own: int, others: Sequence[int]) -> _Distribution:
 def _expectations(
     parts: Sequence[tuple[float, _Distribution, int]], n_queries: int, noun: str
 ) -> Iterator[tuple[str, float]]:
-    """Yield names and expected statistics of ranks that are a mixture.
+    """Yield names and expected statistics of ``n_queries`` ranks whose distribution is a mixture.
 
-    Parameters
-    ----------
-    parts
-        Weight, distribution of ranks, and number of candidates of each part of the mixture.
-    n_queries
-        Number of ranks that a median is over.
-    noun
-        How names of metrics call a rank.
+    Each part has a weight, a distribution of ranks and a number of candidates. ``noun`` is what
+    names of metrics call a rank.
     """
     ranks = _Distribution.mixture([(weight, part) for weight, part, _ in parts])
     yield f"median_{noun}", ranks.lower_median(n_queries)
@@ -227,18 +193,10 @@ LEVEL: Final = 0.001
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the top-5 accuracy over images says about a model.
+    """What the top-5 accuracy over images says about the model of a cohort.
 
-    Parameters
-    ----------
-    cohort
-        Whose model it is.
-    against
-        Its accuracy over images, compared with guessing.
-    seeds
-        Seeds of the models whose ensemble it is about; none if nothing of it was drawn.
-    n_sessions
-        Sessions that it was trained on.
+    It is about the ensemble of the models of ``seeds`` (none if nothing was drawn), which were
+    trained on ``n_sessions`` sessions.
     """
 
     cohort: str

@@ -19,13 +19,10 @@ from nsd_pipeline.evaluation.metrics import (
     rank_statistics,
     subject_statistics,
 )
+from nsd_pipeline.evaluation.retrieval import Doubles, Floats, Integers
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
 
 
 def draw_images(n_images: int, n_draws: int, seed: int) -> Floats:
@@ -40,18 +37,9 @@ def draw_images(n_images: int, n_draws: int, seed: int) -> Floats:
 class RankedQueries:
     """The ranks of one seed in one retrieval set, with one way of averaging estimates.
 
-    Attributes
-    ----------
-    ranks
-        Rank (Q,) of each query's own image.
-    image
-        Row (Q,) of the weights that belongs to each query's image.
-    subject
-        A number (Q,) for each query's subject, in their alphabetical order.
-    n_candidates
-        Size of the retrieval set.
-    aggregation, set_name
-        How estimates were averaged (``""`` for single trials), and the set.
+    For each of Q queries: the rank of its own image, the row of the weights that belongs to that
+    image, and a number for its subject, in their alphabetical order. ``aggregation`` is how
+    estimates were averaged, ``""`` for single trials.
     """
 
     ranks: Doubles
@@ -142,12 +130,7 @@ def weighted_medians(ranks: Doubles, image: Integers, weights: Floats) -> tuple[
 def by_seed(table: "pd.DataFrame", images: NDArray[Any]) -> dict[str, Sequence[RankedQueries]]:
     """Split what :func:`query_ranks` returned by seed, and that by retrieval set and averaging.
 
-    Parameters
-    ----------
-    table
-        The table, or some of its images.
-    images
-        The images (N,) that rows of weights belong to.
+    The table may hold some of its images only; rows of weights belong to ``images`` (N,).
     """
     import pandas as pd
 

@@ -24,13 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
-from nsd_pipeline.evaluation.drawn_images import (
-    Doubles,
-    Floats,
-    RankedQueries,
-    by_seed,
-    draw_images,
-)
+from nsd_pipeline.evaluation.drawn_images import RankedQueries, by_seed, draw_images
+from nsd_pipeline.evaluation.retrieval import Doubles, Floats
 from nsd_pipeline.evaluation.seeds import ENSEMBLE, over_seeds
 
 if TYPE_CHECKING:
@@ -47,21 +42,10 @@ def metric_intervals(
 ) -> "pd.DataFrame":
     """Compute every metric that is a function of ranks, with its 95 % interval over images.
 
-    Parameters
-    ----------
-    table
-        What :func:`query_ranks` returned.
-    n_draws
-        How often the test images are drawn.
-    seed
-        Of the draws.
-
-    Returns
-    -------
-    DataFrame
-        ``metric`` (the reference's name), ``low`` and ``high`` (95 % interval over images of the
-        mean over seeds), ``ensemble_low`` and ``ensemble_high`` (NaN for one seed), and what
-        :func:`over_seeds` returns.
+    From what :func:`query_ranks` returned; ``seed`` is that of the draws. Columns are ``metric``
+    (the reference's name), what :func:`over_seeds` returns, ``low`` and ``high`` (95 % interval
+    over images of the mean over seeds), and ``ensemble_low`` and ``ensemble_high`` (NaN for one
+    seed).
     """
     images = table["image_id"].unique()
     weights = _weights(len(images), n_draws, seed)
@@ -78,28 +62,14 @@ def metric_intervals(
 def paired_differences(table: "pd.DataFrame", baseline: "pd.DataFrame") -> "pd.DataFrame":
     """Compare two experiments, metric by metric, over the images that both were tested on.
 
-    Ranks mean the same only among the same candidates: retrieval sets that have others are left
-    out (hard negatives, for instance, depend on the image encoder). Where a table was cut down to
-    some images, those that are left in both are compared.
-
-    Parameters
-    ----------
-    table, baseline
-        What :func:`query_ranks` returned for each experiment.
-
-    Returns
-    -------
-    DataFrame
-        ``metric``, ``value`` and ``baseline`` (means over seeds, without the ensemble),
-        ``difference``, its 95 % interval over images ``low`` and ``high``, ``p_value`` (two-sided,
-        from the same draws: below 0.05 where the interval does not hold 0, unless fewer than six
-        images differ; not corrected for other comparisons, see :func:`holm`) and ``n_images``.
-        Metrics that one of both lacks are left out.
-
-    Raises
-    ------
-    NsdError
-        If no retrieval set has the same candidates in both, or they share no image.
+    Takes what :func:`query_ranks` returned for each. Ranks mean the same only among the same
+    candidates: retrieval sets that have others are left out (hard negatives, for instance, depend
+    on the image encoder); an NsdError if none is left, or if they share no image. Where a table was
+    cut down to some images, those that are left in both are compared. Columns are ``metric``, as
+    far as both have it, ``value`` and ``baseline`` (means over seeds, without the ensemble),
+    ``difference``, its 95 % interval over images ``low`` and ``high``, ``p_value`` (two-sided, from
+    the same draws: below 0.05 where the interval does not hold 0, unless fewer than six images
+    differ; not corrected for other comparisons, see :func:`holm`) and ``n_images``.
     """
     return differences_to(baseline)(table)
 
@@ -109,12 +79,7 @@ def differences_to(
 ) -> "Callable[[pd.DataFrame], pd.DataFrame]":
     """Compare several experiments to one, as `paired_differences` does; its draws are made once.
 
-    Parameters
-    ----------
-    baseline
-        What :func:`query_ranks` returned for that one.
-    accuracies_only
-        Whether nothing else is compared. Medians, above all, take most of the time.
+    With ``accuracies_only`` nothing else is compared: medians, above all, take most of the time.
     """
 
     def draw(
@@ -162,18 +127,10 @@ def differences_to(
 
 
 def holm(p_values: ArrayLike) -> Doubles:
-    """Correct p values for being many (Holm, 1979).
+    """Correct the p values (P,) of all comparisons that are shown together (Holm, 1979).
 
-    Parameters
-    ----------
-    p_values
-        The p values (P,) of all comparisons that are shown together.
-
-    Returns
-    -------
-    array of shape (P,)
-        Adjusted p values. If all that are below 0.05 are called differences, the probability that
-        any of them is none is at most 5 %, however they depend on each other.
+    If all that are below 0.05 then are called differences, the probability that any of them is none
+    is at most 5 %, however they depend on each other.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p)

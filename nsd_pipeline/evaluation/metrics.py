@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
+    Doubles,
     Floats,
     Integers,
     Scores,
@@ -39,8 +40,6 @@ from nsd_pipeline.evaluation.retrieval import (
 TOP_K: Final = (1, 5, 10)
 BATCH_SIZE: Final = 64
 """Candidates of the ``batch_...`` metrics, as the reference has it."""
-
-Doubles = NDArray[np.float64]
 
 
 def retrieval_metrics(
@@ -111,16 +110,9 @@ def _set_metrics(scores: Scores, subjects: NDArray[Any], set_name: str) -> dict[
 
 
 def rank_statistics(ranks: Doubles, n_candidates: int, ending: str) -> dict[str, float]:
-    """Compute the metrics of one retrieval set and one way of averaging.
+    """Metrics of one retrieval set and one way of averaging, from ranks (Q,) of queries' images.
 
-    Parameters
-    ----------
-    ranks
-        Rank (Q,) of each query's own image.
-    n_candidates
-        Size of the retrieval set.
-    ending
-        Of the names, from :func:`metric_ending`.
+    ``ending`` is that of their names, from :func:`metric_ending`.
     """
     statistics = _statistics(ranks, np.array(n_candidates), "retrieval_rank")
     return {f"{name}{ending}": value for name, value in statistics}
@@ -166,80 +158,49 @@ def lower_median(values: Doubles) -> float:
 
 
 class BatchMetrics:
-    """The ``batch_...`` metrics, collected batch by batch; nothing but ranks and sums is kept."""
+    """The ``batch_...`` metrics, collected batch by batch; nothing but ranks and sums is kept.
+
+    Sums are of differences to the first batch's means. Sums of the values themselves would be large
+    and nearly equal, and their difference would lose its digits.
+    """
 
     def __init__(self) -> None:
         self._ranks: list[Doubles] = []
-        self._correlation: _ColumnCorrelation | None = None
+        self._shift: tuple[Doubles, Doubles] | None = None
+        self._sums: Doubles = np.zeros((5, 1))
 
     def update(self, y_pred: Floats, y_true: Floats) -> None:
-        """Add a batch of estimates and targets (B, D).
-
-        Raises
-        ------
-        NsdError
-            If an estimate or a target is not finite.
-        """
+        """Add a batch of estimates and targets (B, D); an NsdError if any of them is not finite."""
         require_finite(y_pred, y_true)
         own = np.arange(len(y_pred))
         self._ranks.append(Scores(cosine_to_candidates(y_pred, y_true), own, own).ranks())
-        if self._correlation is None:
-            self._correlation = _ColumnCorrelation(y_pred, y_true)
-        self._correlation.update(y_pred, y_true)
+        if self._shift is None:
+            mean_pred, mean_true = (v.mean(axis=0, dtype=np.float64) for v in (y_pred, y_true))
+            self._shift = mean_pred, mean_true
+        x, y = y_pred - self._shift[0], y_true - self._shift[1]
+        self._sums = self._sums + [v.sum(axis=0) for v in (x, y, x * x, y * y, x * y)]
 
     def compute(self) -> dict[str, float]:
         """Metrics over all batches so far."""
         ranks = np.concatenate(self._ranks)
         sizes = np.concatenate([np.full(len(batch), len(batch)) for batch in self._ranks])
-        assert self._correlation is not None  # noqa: S101  # there were ranks to concatenate
-        return batch_metrics(ranks, sizes, self._correlation.mean())
+        return batch_metrics(ranks, sizes, mean_correlation(self._sums / len(ranks)))
 
 
 def batch_metrics(ranks: Doubles, sizes: Integers, correlation: float) -> dict[str, float]:
     """Compute the ``batch_...`` metrics of trials that were ranked already.
 
-    Parameters
-    ----------
-    ranks
-        Rank (M,) of each trial's own target among those of its batch.
-    sizes
-        Trials (M,) of that batch.
-    correlation
-        Pearson correlation, the mean over outputs.
+    ``ranks`` (M,) are those of trials' own targets among the targets of their batches, ``sizes``
+    (M,) the numbers of trials in these batches, ``correlation`` Pearson's, the mean over outputs.
     """
     metrics = {f"batch_{name}": value for name, value in _statistics(ranks, sizes, "rank")}
     return metrics | {"batch_pearson_corr": correlation}
 
 
-class _ColumnCorrelation:
-    """Pearson correlation of each output over trials, from sums.
-
-    Sums are of differences to the first batch's means. Sums of the values themselves would be
-    large and nearly equal, and their difference would lose its digits.
-    """
-
-    def __init__(self, x: Floats, y: Floats) -> None:
-        self._shift = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
-        self._n = 0
-        self._sums = np.zeros((5, x.shape[1]))
-
-    def update(self, x: Floats, y: Floats) -> None:
-        dx, dy = x - self._shift[0], y - self._shift[1]
-        self._n += len(x)
-        self._sums += [v.sum(axis=0) for v in (dx, dy, dx * dx, dy * dy, dx * dy)]
-
-    def mean(self) -> float:
-        """Mean over outputs, leaving out those that never vary."""
-        return mean_correlation(self._sums / self._n)
-
-
 def mean_correlation(moments: Doubles) -> float:
     """Mean Pearson correlation of two variables over D outputs, leaving out those that never vary.
 
-    Parameters
-    ----------
-    moments
-        Means (5, D) over trials of x, y, x * x, y * y and x * y.
+    From the means (5, D) over trials of x, y, x * x, y * y and x * y.
     """
     sx, sy, sxx, syy, sxy = moments
     variances = (sxx - sx * sx) * (syy - sy * sy)

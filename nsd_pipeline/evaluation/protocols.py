@@ -42,28 +42,18 @@ def drawn_retrieval(
 ) -> "pd.DataFrame":
     """Top-1 among 300 drawn test images in both directions, the protocol of the literature.
 
-    Estimates of an image's repeats are averaged within each subject; scores are cosines. From brain
-    to image, an estimate is to find its image among the drawn images; from image to brain, an image
-    is to find its estimate among those of the drawn images. (Lin et al. 2022; Scotti et al. 2023.
-    Both average repeats; theirs is the mean of responses or outputs, ours of outputs.)
+    Takes what :func:`query_ranks` does. Estimates of an image's repeats are averaged within each
+    subject; scores are cosines. From brain to image, an estimate is to find its image among the
+    drawn images; from image to brain, an image is to find its estimate among those of the drawn
+    images. (Lin et al. 2022; Scotti et al. 2023. Both average repeats; theirs is the mean of
+    responses or outputs, ours of outputs.) Images are drawn without replacement, the same for all
+    seeds, and all of a subject's if it saw fewer.
 
-    Parameters
-    ----------
-    predictions, y_true, groups, subjects, seeds
-        As :func:`query_ranks` takes them.
-    n_images
-        Images in a draw; all of a subject's if it saw fewer.
-    n_draws
-        How often they are drawn, without replacement; the same draws for all seeds.
-
-    Returns
-    -------
-    DataFrame
-        ``seed`` (``"ensemble"`` for all together), ``subject``, ``direction`` (``"brain to image"``
-        or ``"image to brain"``), ``value`` (top-1 accuracy, mean over draws), ``draw_sd`` (standard
-        deviation over draws), ``chance``, ``n_images`` and ``n_draws``. The deviation over draws is
-        no interval: all draws are from the same test images, so drawing more often narrows down
-        the mean for these images and says nothing about others.
+    Columns are ``seed`` (``"ensemble"`` for all together), ``subject``, ``direction`` (``"brain to
+    image"`` or ``"image to brain"``), ``value`` (top-1 accuracy, mean over draws), ``draw_sd``
+    (standard deviation over draws), ``chance``, ``n_images`` and ``n_draws``. The deviation over
+    draws is no interval: all draws are from the same test images, so drawing more often narrows
+    down the mean for these images and says nothing about others.
     """
     import pandas as pd
 
@@ -145,18 +135,11 @@ def hard_negative_ranks(
     seeds: Sequence[int],
     n_neighbours: int = 20,
 ) -> "pd.DataFrame":
-    """Rank every query's image among itself and the test images that are most like it.
+    """Rank every query's image among itself and the ``n_neighbours`` test images most like it.
 
     Most like it are those whose targets have the highest cosine with its own, so which they are
-    depends on the image encoder. Parameters and columns are those of :func:`query_ranks`; ``set``
-    is ``"hard-negatives"``.
-
-    Parameters
-    ----------
-    predictions, y_true, groups, subjects, seeds
-        As :func:`query_ranks` takes them.
-    n_neighbours
-        Candidates beside the image itself; all others if there are fewer.
+    depends on the image encoder; all others if there are fewer. Parameters and columns are those of
+    :func:`query_ranks`; ``set`` is ``"hard-negatives"``.
     """
     import pandas as pd
 
@@ -221,18 +204,10 @@ def repeat_ranks(
 
 
 def image_difficulty(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Say how hard each test image is to find.
+    """How hard each test image is to find, hardest first, from what :func:`query_ranks` returned.
 
-    Parameters
-    ----------
-    table
-        What :func:`query_ranks` returned.
-
-    Returns
-    -------
-    DataFrame
-        ``image_id``, ``mean_place`` (from 1, among all test images; mean over single trials of all
-        subjects and over seeds, without their ensemble) and ``n_trials``; hardest first.
+    Columns are ``image_id``, ``mean_place`` (from 1, among all test images; mean over single trials
+    of all subjects and over seeds, without their ensemble) and ``n_trials``.
     """
     import pandas as pd
 

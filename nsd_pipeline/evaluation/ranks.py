@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.evaluation.retrieval import (
+    Floats,
+    Integers,
     Scores,
     averaged_queries,
     retrieval_sets,
@@ -28,23 +30,9 @@ def trial_ranks(
 ) -> "pd.DataFrame":
     """Rank of the right image for every trial, in every retrieval set that holds it.
 
-    Parameters
-    ----------
-    y_pred, y_true, groups, subjects, set_sizes
-        As :func:`retrieval_metrics` takes them.
-
-    Returns
-    -------
-    DataFrame
-        ``row`` (of the arguments), ``image_id``, ``subject``, ``set`` (``"all"`` or the size that
-        was asked for), ``n_candidates`` and ``rank`` (0-based, halves where scores are tied).
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    NsdError
-        If an estimate or a target is not finite.
+    Takes what :func:`retrieval_metrics` does, and raises the same errors. Columns are ``row`` (of
+    the arguments), ``image_id``, ``subject``, ``set`` (``"all"`` or the size that was asked for),
+    ``n_candidates`` and ``rank`` (0-based, halves where scores are tied).
     """
     import pandas as pd
 
@@ -80,30 +68,13 @@ def query_ranks(
     intervals and comparisons of experiments start from, long after the estimates are gone. With 3
     seeds, 10,000 trials and 8 subjects it has some 100,000 rows, below 1 MB as Parquet.
 
-    Parameters
-    ----------
-    predictions
-        Estimates (S, M, D) of the models of S seeds.
-    y_true, groups, subjects, set_sizes
-        As :func:`retrieval_metrics` takes them.
-    seeds
-        The S seeds.
-
-    Returns
-    -------
-    DataFrame
-        ``seed`` (as text; ``"ensemble"`` for the mean of the seeds' unit-length estimates, where
-        there are several), ``set`` (as in :func:`trial_ranks`), ``n_candidates``, ``candidates``
-        (which images these were, as a hash), ``aggregation`` (what names of metrics say: ``""``,
-        ``"instance-agg"``, ``"subject-agg"``), ``image_id``, ``subject`` (null where all subjects'
-        estimates were averaged) and ``rank`` (0-based, halves where scores are tied).
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    NsdError
-        If an estimate or a target is not finite.
+    Takes the estimates (S, M, D) of the models of S seeds, and what :func:`retrieval_metrics` does,
+    whose errors it raises. Columns are ``seed`` (as text; ``"ensemble"`` for the mean of the seeds'
+    unit-length estimates, where there are several), ``set`` (as in :func:`trial_ranks`),
+    ``n_candidates``, ``candidates`` (which images these were, as a hash), ``aggregation`` (what
+    names of metrics say: ``""``, ``"instance-agg"``, ``"subject-agg"``), ``image_id``, ``subject``
+    (null where all subjects' estimates were averaged) and ``rank`` (0-based, halves where scores
+    are tied).
     """
     import pandas as pd
 
@@ -160,62 +131,44 @@ def top_images(
     subjects: Sequence[Any],
     n_top: int = 10,
 ) -> "pd.DataFrame":
-    """List the images that come first for every trial, among all distinct ones.
+    """List the ``n_top`` images that come first for every trial, among all distinct ones.
 
-    Parameters
-    ----------
-    y_pred, y_true, groups, subjects
-        As :func:`retrieval_metrics` takes them.
-    n_top
-        Images for each trial; all of them if there are fewer.
-
-    Returns
-    -------
-    DataFrame
-        ``row`` (of the arguments), ``image_id`` (that was shown), ``subject``, ``place`` (from 1),
-        ``retrieved_image_id`` and ``score``, best first; tied images by first appearance.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    NsdError
-        If an estimate or a target is not finite.
+    Takes what :func:`retrieval_metrics` does, and raises the same errors. Columns are ``row`` (of
+    the arguments), ``image_id`` (that was shown), ``subject``, ``place`` (from 1),
+    ``retrieved_image_id`` and ``score``, best first; tied images by first appearance. All images if
+    there are fewer.
     """
     import pandas as pd
 
     scores = score_trials(y_pred, y_true, groups)
-    n_trials, n_images = scores.values.shape
-    n_top = min(n_top, n_images)
-    columns = np.argsort(-scores.values, axis=1, kind="stable")[:, :n_top]
-    row = np.repeat(np.arange(n_trials), n_top)
+    row, place, column = best_first(scores.values, n_top)
     return pd.DataFrame(
         {
             "row": row,
             "image_id": scores.images[scores.target][row],
             "subject": np.asarray(subjects)[row],
-            "place": np.tile(np.arange(1, n_top + 1), n_trials),
-            "retrieved_image_id": scores.images[columns.ravel()],
-            "score": np.take_along_axis(scores.values, columns, axis=1).ravel(),
+            "place": place,
+            "retrieved_image_id": scores.images[column],
+            "score": scores.values[row, column],
         }
     )
 
 
+def best_first(scores: Floats, n_top: int) -> tuple[Integers, Integers, Integers]:
+    """Row, place (from 1) and column of each row's ``n_top`` highest scores, or all, of (M, N).
+
+    Tied ones stay in order.
+    """
+    columns = np.argsort(-scores, axis=1, kind="stable")[:, :n_top]
+    row, place = np.indices(columns.shape)
+    return row.ravel(), place.ravel() + 1, columns.ravel()
+
+
 def name_trials(table: "pd.DataFrame", trials: "pd.DataFrame") -> "pd.DataFrame":
-    """Add to each row of a table which trial it is about.
+    """Add ``session`` and ``trial`` (its index within the session) to each row, after ``subject``.
 
-    Parameters
-    ----------
-    table
-        What :func:`trial_ranks` or :func:`top_images` returned: ``row`` counts the trials from 0.
-    trials
-        The trials (M) in the order of the estimates: ``session`` and ``trial``, its index within
-        the session.
-
-    Returns
-    -------
-    DataFrame
-        The table with ``session`` and ``trial`` after ``subject``.
+    ``table`` is what :func:`trial_ranks` or :func:`top_images` returned, whose ``row`` counts the
+    ``trials`` (M) from 0, in the order of the estimates.
     """
     named = table.copy()
     after = list(named).index("subject") + 1

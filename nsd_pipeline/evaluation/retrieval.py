@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 
+Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
@@ -23,16 +24,10 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of every query with every candidate image.
+    """Scores (M, N) of every query with every candidate image.
 
-    Attributes
-    ----------
-    values
-        Scores (M, N): queries are trials, or means of trials.
-    target
-        Column (M,) of each query's own image.
-    images
-        The N images, as they were named in ``groups``.
+    A query is a trial, or a mean of trials. ``target`` (M,) is the column of each query's own
+    image; ``images`` (N,) are named as in ``groups``.
     """
 
     values: Floats
@@ -73,21 +68,10 @@ class Scores:
 
 
 def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) -> Scores:
-    """Score every trial's estimate with every distinct image.
+    """Score every trial's estimate (M, D) with every distinct image: the mean of its targets.
 
-    Parameters
-    ----------
-    y_pred, y_true
-        Estimates and targets (M, D).
-    groups
-        Image (M,) that each trial showed.
-
-    Raises
-    ------
-    NotEnoughDataError
-        If there are no trials.
-    NsdError
-        If an estimate, a target or a score is not finite.
+    ``groups`` (M,) are the images that trials showed. A NotEnoughDataError if there are no trials,
+    an NsdError if an estimate, a target or a score is not finite.
     """
     import pandas as pd
 
@@ -97,7 +81,11 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
             f"y_pred {estimates.shape} and y_true {targets.shape} are both (M, D), with M groups "
             f"(here {len(groups)})"
         )
-    require_trials(len(estimates))
+    if not len(estimates):
+        raise NotEnoughDataError(
+            "The test split is empty: no trial shows one of the shared images.",
+            next_step="prepare sessions with shared images for this cohort.",
+        )
     require_finite(estimates, targets)
     codes, images = pd.factorize(np.asarray(groups))
     values = cosine_to_candidates(estimates, mean_by_code(targets, codes))
@@ -107,12 +95,8 @@ def score_trials(y_pred: ArrayLike, y_true: ArrayLike, groups: Sequence[Any]) ->
 def cosine_to_candidates(estimates: Floats, candidates: Floats) -> Floats:
     """Dot products (M, N) of estimates (M, D) with candidates (N, D) scaled to unit length.
 
-    Identical candidates get identical scores.
-
-    Raises
-    ------
-    NsdError
-        If a score is not finite, as finite estimates near float32's limit can make it.
+    Identical candidates get identical scores. An NsdError if a score is not finite, as finite
+    estimates near float32's limit can make it.
     """
     lengths = np.linalg.norm(candidates, axis=1, keepdims=True)
     scores: Floats = estimates @ (candidates / (lengths + _EPSILON)).T
@@ -147,30 +131,18 @@ def most_frequent(codes: Integers, size: int | None) -> Integers:
     return np.sort(np.argsort(-counts, kind="stable")[:size])
 
 
-def existing_sets(codes: Integers, set_sizes: Sequence[int | None]) -> list[int | None]:
-    """Sizes of the retrieval sets for which there are enough images; None is all there are."""
-    n_images = len(np.unique(codes))
-    return [size for size in set_sizes if size is None or size <= n_images]
-
-
-def set_name(size: int | None) -> str:
-    """Name of a retrieval set of the most frequent images, or of all."""
-    return "all" if size is None else str(size)
-
-
 def retrieval_sets(
     scores: Scores, set_sizes: Sequence[int | None]
 ) -> Iterator[tuple[str, Scores, Integers]]:
-    """Go through the retrieval sets for which there are enough images.
+    """Go through the retrieval sets for which there are enough images; None is all there are.
 
-    Yields
-    ------
-    tuple
-        The set's name, the scores within it, and the queries (rows of ``scores``) whose image is
-        in it.
+    Yields the set's name, the scores within it, and the queries (rows of ``scores``) whose image is
+    in it.
     """
-    for size in existing_sets(scores.target, set_sizes):
-        yield set_name(size), *scores.among(most_frequent(scores.target, size))
+    for size in set_sizes:
+        if size is None or size <= len(scores.images):
+            name = "all" if size is None else str(size)
+            yield name, *scores.among(most_frequent(scores.target, size))
 
 
 def averaged_queries(
@@ -178,11 +150,8 @@ def averaged_queries(
 ) -> Iterator[tuple[str, Scores, NDArray[Any] | None]]:
     """Go through the ways in which estimates are averaged before they are ranked.
 
-    Yields
-    ------
-    tuple
-        What names of metrics say for it (nothing for single trials), the scores of its queries,
-        and the subject of each of them (None where estimates of all subjects are averaged).
+    Yields what names of metrics say for it (nothing for single trials), the scores of its queries,
+    and the subject of each of them (None where estimates of all subjects are averaged).
     """
     yield "", scores, subjects
     yield "instance-agg", scores.averaged(scores.target), None
@@ -199,15 +168,6 @@ def pair_codes(target: Integers, subjects: NDArray[Any]) -> Integers:
     subject_codes, _ = pd.factorize(subjects)
     codes: Integers = pd.factorize(subject_codes * (target.max() + 1) + target)[0]
     return codes
-
-
-def require_trials(n_trials: int) -> None:
-    """Raise `NotEnoughDataError` if the test split is empty."""
-    if n_trials == 0:
-        raise NotEnoughDataError(
-            "The test split is empty: no trial shows one of the shared images.",
-            next_step="prepare sessions with shared images for this cohort.",
-        )
 
 
 def require_finite(estimates: Floats, targets: Floats) -> None:

@@ -43,18 +43,10 @@ def seeds_and_ensemble(
 
 
 def over_seeds(values: "pd.DataFrame") -> "pd.DataFrame":
-    """Put the metrics of seeds together.
+    """Put the metrics (rows) of seeds (columns), and perhaps of their `ENSEMBLE`, together.
 
-    Parameters
-    ----------
-    values
-        Metrics (rows) of each seed (columns), and perhaps of their `ENSEMBLE`.
-
-    Returns
-    -------
-    DataFrame
-        ``value`` (mean over seeds), ``sd_of_seeds`` (of a sample; NaN for one seed), ``ensemble``
-        (of one seed: its value) and ``seed_<k>`` for each, with the metrics as index.
+    Columns are ``value`` (mean over seeds), ``sd_of_seeds`` (of a sample; NaN for one seed),
+    ``ensemble`` (of one seed: its value) and ``seed_<k>`` for each, with the metrics as index.
     """
     import pandas as pd
 

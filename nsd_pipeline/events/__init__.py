@@ -5,29 +5,15 @@ the bucket; for time series, one per run and space), an ``Image`` row says when 
 shown. Nothing here reads the bucket.
 """
 
-from nsd_pipeline.events.build import build_bold_events, build_events
-from nsd_pipeline.events.selection import (
-    DEFAULT_QUERY,
-    assign_validation,
-    check_split,
-    filter_events,
-    sole_recording,
-    sole_recordings,
-)
-from nsd_pipeline.events.table import EVENT_COLUMNS, read_events, write_events
-from nsd_pipeline.events.windows import window
-
-__all__ = [
-    "DEFAULT_QUERY",
-    "EVENT_COLUMNS",
-    "assign_validation",
-    "build_bold_events",
-    "build_events",
-    "check_split",
-    "filter_events",
-    "read_events",
-    "sole_recording",
-    "sole_recordings",
-    "window",
-    "write_events",
-]
+from nsd_pipeline.events.build import build_bold_events as build_bold_events
+from nsd_pipeline.events.build import build_events as build_events
+from nsd_pipeline.events.selection import DEFAULT_QUERY as DEFAULT_QUERY
+from nsd_pipeline.events.selection import assign_validation as assign_validation
+from nsd_pipeline.events.selection import check_split as check_split
+from nsd_pipeline.events.selection import filter_events as filter_events
+from nsd_pipeline.events.selection import sole_recording as sole_recording
+from nsd_pipeline.events.selection import sole_recordings as sole_recordings
+from nsd_pipeline.events.table import EVENT_COLUMNS as EVENT_COLUMNS
+from nsd_pipeline.events.table import read_events as read_events
+from nsd_pipeline.events.table import write_events as write_events
+from nsd_pipeline.events.windows import window as window

@@ -12,6 +12,7 @@ A list where one value belongs makes an experiment for each of its values.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -52,7 +53,9 @@ def read_experiments(path: Path) -> dict[str, Experiment]:
                 entry = Entry.model_validate(one)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise file.error((family, *first["loc"]), first["msg"]) from error
+                unknown = first["type"] == "extra_forbidden"
+                why = _no_field(*first["loc"]) if unknown else first["msg"]
+                raise file.error((family, *first["loc"]), why) from error
             experiment = Experiment.of(name, entry)
             taken = {each.identifier for each in experiments.values()}
             if not _NAME.fullmatch(name) or experiment.identifier in {*_TAKEN, *taken}:
@@ -114,8 +117,9 @@ class _File:
             self._root = yaml.compose(text, Loader=yaml.SafeLoader)
             content = yaml.safe_load(text) or {}
         except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or error
             raise NsdError(
-                f"The file of experiments {path} cannot be read: {error}.",
+                f"The file of experiments {path} cannot be read: {why}.",
                 next_step="let NSD_EXPERIMENTS name a YAML file, or unset it.",
             ) from error
         except yaml.YAMLError as error:
@@ -154,6 +158,11 @@ class _File:
                 # A member of a family is not in the file by its own name.
                 break
         return line
+
+
+def _no_field(name: str | int, *rest: str | int) -> str:
+    alike = [] if rest else get_close_matches(str(name), Entry.model_fields, n=1)
+    return f"there is no such field{f': `{alike[0]}` is one' if alike else ''}"
 
 
 def json_schema() -> dict[str, Any]:

@@ -43,7 +43,7 @@ GPU_POOL: Final = "gpu"
 """Pool of the ops and assets that need a GPU."""
 GPU_TAG: Final = "nsd/gpu"
 """Run tag that says whether a run needs a GPU, whatever its pools are."""
-LAUNCHED_TAG: Final = "nsd/launched"
+LAUNCHED_TAG: Final = f"{run_processes.HIDDEN}launched"
 """Id of the run that the launcher's other tags are about: a retry starts with its parent's tags."""
 
 _log = logging.getLogger(__name__)

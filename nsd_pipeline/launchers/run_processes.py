@@ -23,12 +23,14 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
 RUN_ID_ENV: Final = "NSD_RUN_ID"
 """Names the run in its process's environment, so that the process is found by it, and that the
 process knows that a launcher looks after it."""
+HIDDEN: Final = ".dagster/nsd/"
+"""Begins tags that the web UI does not show: what is left tells people something."""
 PID_TAG: Final = "nsd/pid"
-STARTED_TAG: Final = "nsd/pid_started"
 HOST_TAG: Final = "nsd/host"
-NAMESPACE_TAG: Final = "nsd/pid_namespace"
+STARTED_TAG: Final = f"{HIDDEN}pid_started"
+NAMESPACE_TAG: Final = f"{HIDDEN}pid_namespace"
 """Where the process id counts: containers can share a host's name, and have their own ids."""
-SIGNED_TAG: Final = "nsd/signed"
+SIGNED_TAG: Final = f"{HIDDEN}signed"
 """Id of the run that noted its own process: a retry starts with its parent's tags."""
 
 

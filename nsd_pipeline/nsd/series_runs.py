@@ -27,46 +27,30 @@ TR_RANGE: Final = (0.05, 60.0)
 
 
 class BoldRun(BaseModel):
-    """One run in one space.
-
-    Attributes
-    ----------
-    run
-        1-based task run of the session.
-    space
-        Space, such as ``"fsaverage"`` or ``"func1pt8mm"``.
-    kind
-        ``surface`` (two GIFTI files), ``mni`` (volumes in a standard space), ``native`` (volumes
-        of the subject, for which NSD has transforms), or ``other``: listed, but of no use here.
-    files
-        Left and right hemisphere, or one file of volumes. Relative to the folder of the artifact
-        that lists the run, unless absolute.
-    onsets
-        The file that says when images were shown.
-    onsets_kind
-        ``events`` (BIDS ``events.tsv``) or ``design`` (NSD: one image number or 0 a volume).
-    mask
-        Brain mask of volumes in a standard space.
-    confounds
-        Table of confounds.
-    tr
-        Seconds from one sample to the next as far as it is known without the recording itself.
-    n_samples
-        Samples that are used, if not all.
-    """
+    """One (1-based) task run of a session, in one space."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: int
     space: str
+    """Such as ``"fsaverage"`` or ``"func1pt8mm"``."""
     kind: Literal["surface", "mni", "native", "other"]
+    """``surface`` (two GIFTI files), ``mni`` (volumes in a standard space), ``native`` (volumes of
+    the subject, for which NSD has transforms), or ``other``: listed, but of no use here."""
     files: tuple[str, ...]
+    """Left and right hemisphere, or one file of volumes. Relative to the folder of the artifact
+    that lists the run, unless absolute."""
     onsets: str
+    """The file that says when images were shown."""
     onsets_kind: Literal["events", "design"]
+    """BIDS ``events.tsv``, or NSD's design: one image number or 0 a volume."""
     mask: str | None = None
+    """Brain mask of volumes in a standard space."""
     confounds: str | None = None
     tr: float | None = None
+    """Seconds from one sample to the next as far as it is known without the recording itself."""
     n_samples: int | None = None
+    """Samples that are used, if not all."""
 
 
 class Onsets(NamedTuple):

@@ -59,8 +59,9 @@ def choose_sessions(text: str, at_hand: Sequence[str]) -> list[str]:
         else:
             wanted = sessions_of(subject, text)
             lacking = [key for key in wanted if key not in prepared]
-            none = "" if wanted else "NSD has none of them"
-            missing = f"it lacks {', '.join(lacking)}" if lacking else none
+            missing = f"it lacks {', '.join(lacking)}" if lacking else ""
+            if not wanted:
+                missing = f"NSD has 1 to {N_SESSIONS[subject]} of it"
         if missing:
             raise NotEnoughDataError(
                 f"The sessions {text!r} of {subject} were asked for, and {missing}.",

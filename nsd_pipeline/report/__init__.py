@@ -4,77 +4,40 @@ Figures come as PNG and SVG, for a file, a page or a user interface. matplotlib,
 are imported when a figure or page is first drawn.
 """
 
-from nsd_pipeline.report.cortex_map import SurfaceLayer, surface_map, turnable_surface
-from nsd_pipeline.report.drawing import Picture
-from nsd_pipeline.report.families import learning_curve, new_subject_curve, regions, repeats_curve
-from nsd_pipeline.report.gallery import (
-    Example,
-    Found,
-    Rated,
-    Retrieval,
-    difficulty_gallery,
-    gallery_examples,
-    retrieval_gallery,
-    trial_gallery,
-)
-from nsd_pipeline.report.metric_figures import (
-    interval_curves,
-    interval_rows,
-    rank_distribution,
-    session_numbers,
-    training_curves,
-)
-from nsd_pipeline.report.page import MAIN_METRICS, Overview, PageFigure, Result, render_page
-from nsd_pipeline.report.tables import (
-    NOT_RECORDED,
-    as_read,
-    differing_settings,
-    headline,
-    interval_text,
-    metric_label,
-    metric_text,
-    place_of,
-    readable_metrics,
-    to_latex,
-    to_markdown,
-)
-
-__all__ = [
-    "MAIN_METRICS",
-    "NOT_RECORDED",
-    "Example",
-    "Found",
-    "Overview",
-    "PageFigure",
-    "Picture",
-    "Rated",
-    "Result",
-    "Retrieval",
-    "SurfaceLayer",
-    "as_read",
-    "differing_settings",
-    "difficulty_gallery",
-    "gallery_examples",
-    "headline",
-    "interval_curves",
-    "interval_rows",
-    "interval_text",
-    "learning_curve",
-    "metric_label",
-    "metric_text",
-    "new_subject_curve",
-    "place_of",
-    "rank_distribution",
-    "readable_metrics",
-    "regions",
-    "render_page",
-    "repeats_curve",
-    "retrieval_gallery",
-    "session_numbers",
-    "surface_map",
-    "to_latex",
-    "to_markdown",
-    "training_curves",
-    "trial_gallery",
-    "turnable_surface",
-]
+from nsd_pipeline.report.cortex_map import SurfaceLayer as SurfaceLayer
+from nsd_pipeline.report.cortex_map import surface_map as surface_map
+from nsd_pipeline.report.cortex_map import turnable_surface as turnable_surface
+from nsd_pipeline.report.drawing import Picture as Picture
+from nsd_pipeline.report.families import learning_curve as learning_curve
+from nsd_pipeline.report.families import new_subject_curve as new_subject_curve
+from nsd_pipeline.report.families import regions as regions
+from nsd_pipeline.report.families import repeats_curve as repeats_curve
+from nsd_pipeline.report.gallery import Example as Example
+from nsd_pipeline.report.gallery import Found as Found
+from nsd_pipeline.report.gallery import Rated as Rated
+from nsd_pipeline.report.gallery import Retrieval as Retrieval
+from nsd_pipeline.report.gallery import difficulty_gallery as difficulty_gallery
+from nsd_pipeline.report.gallery import gallery_examples as gallery_examples
+from nsd_pipeline.report.gallery import retrieval_gallery as retrieval_gallery
+from nsd_pipeline.report.gallery import trial_gallery as trial_gallery
+from nsd_pipeline.report.metric_figures import interval_curves as interval_curves
+from nsd_pipeline.report.metric_figures import interval_rows as interval_rows
+from nsd_pipeline.report.metric_figures import rank_distribution as rank_distribution
+from nsd_pipeline.report.metric_figures import session_numbers as session_numbers
+from nsd_pipeline.report.metric_figures import training_curves as training_curves
+from nsd_pipeline.report.page import MAIN_METRICS as MAIN_METRICS
+from nsd_pipeline.report.page import Overview as Overview
+from nsd_pipeline.report.page import PageFigure as PageFigure
+from nsd_pipeline.report.page import Result as Result
+from nsd_pipeline.report.page import render_page as render_page
+from nsd_pipeline.report.tables import NOT_RECORDED as NOT_RECORDED
+from nsd_pipeline.report.tables import as_read as as_read
+from nsd_pipeline.report.tables import differing_settings as differing_settings
+from nsd_pipeline.report.tables import headline as headline
+from nsd_pipeline.report.tables import interval_text as interval_text
+from nsd_pipeline.report.tables import metric_label as metric_label
+from nsd_pipeline.report.tables import metric_text as metric_text
+from nsd_pipeline.report.tables import place_of as place_of
+from nsd_pipeline.report.tables import readable_metrics as readable_metrics
+from nsd_pipeline.report.tables import to_latex as to_latex
+from nsd_pipeline.report.tables import to_markdown as to_markdown

@@ -60,38 +60,21 @@ def surface_map(
     cmap: str = "plasma",
     symmetric: bool = False,
 ) -> Picture:
-    """Draw a value per vertex of fsaverage5 on its inflated hemispheres.
+    """Draw a value per vertex of fsaverage5 (20484,) on its inflated hemispheres, left one first.
 
     Each hemisphere is seen from the side, from the middle and from below, where much of the visual
-    cortex lies. Colours end at the 1st and 99th percentile of the values: else a few extreme
-    vertices leave the others without contrast.
-
-    Parameters
-    ----------
-    values
-        Array (20484,), left hemisphere first. Vertices that are not finite show the cortex itself:
-        light gyri, dark sulci.
-    title
-        Title of the figure.
-    colorbar_label
-        What the values are, with their unit.
-    cmap
-        Name of a matplotlib colour map.
-    symmetric
-        Whether colours are centred on 0, and end at the 99th percentile of the absolute values.
-
-    Raises
-    ------
-    NsdError
-        If the values are not those of fsaverage5's vertices.
+    cortex lies. Vertices that are not finite show the cortex itself: light gyri, dark sulci.
+    Colours end at the 1st and 99th percentile of the values, or else a few extreme vertices leave
+    the others without contrast; with ``symmetric`` they are centred on 0, and end at the 99th
+    percentile of the absolute values. ``colorbar_label`` says what the values are, with their unit.
+    An NsdError if they are not those of fsaverage5's vertices.
     """
     from matplotlib.ticker import MaxNLocator
 
     array = np.asarray(values, dtype=np.float64)
     mappable = _mappable(array, cmap, symmetric=symmetric)
     finite = array[np.isfinite(array)]
-    figure = new_figure(COLUMN, _HEIGHT)
-    figure.set_layout_engine("none")
+    figure = new_figure(COLUMN, _HEIGHT, layout=None)
     bold = {"va": "center", "color": INK, "fontsize": TITLE_SIZE, "fontweight": "bold"}
     figure.text(0.06 / COLUMN, 1 - 0.14 / _HEIGHT, title, bold)
     for column, (hemisphere, half) in enumerate(zip(HEMISPHERES, np.split(array, 2), strict=True)):
@@ -133,20 +116,9 @@ class SurfaceLayer(NamedTuple):
 def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
     """Write a page with a value per vertex of fsaverage5 on a cortex that can be turned.
 
-    Parameters
-    ----------
-    layers
-        What can be shown on it; the first is seen at once, the others are chosen from a list.
-
-    Returns
-    -------
-    str
-        HTML with plotly's program inside: 6 MB, and complete without a network.
-
-    Raises
-    ------
-    NsdError
-        If the values are not those of fsaverage5's vertices.
+    The first layer is seen at once, the others are chosen from a list. HTML with plotly's program
+    inside: 6 MB, and complete without a network. An NsdError if the values of a layer are not those
+    of fsaverage5's vertices.
     """
     import plotly.graph_objects as go
 
@@ -187,6 +159,7 @@ def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
         ],
         scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
+        title={"text": "Drag to turn, scroll to zoom", "x": 0.98, "font": {"size": 13}},
         showlegend=False,
     )
     # A name of our own: plotly draws one, and the same values would make another file each time.

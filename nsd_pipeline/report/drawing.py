@@ -8,7 +8,7 @@ import base64
 import io
 import re
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,12 +53,14 @@ class Picture(NamedTuple):
     webp: bytes = b""
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Start a figure of a width and height in inches; it places its axes itself."""
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> "Figure":
+    """Start a figure of a width and height in inches; it places its axes itself unless None."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -96,15 +98,9 @@ def style(axes: "Axes", *, title: str = "", xlabel: str = "", ylabel: str = "") 
 def draw(figure: "Figure", *, oversample: int = 1, photographs: bool = False) -> Picture:
     """Draw a figure and write it as PNG and as SVG, photographs also as WebP.
 
-    Parameters
-    ----------
-    figure
-        Figure to draw.
-    oversample
-        How many times finer it is drawn at first: Agg leaves the edges of shaded triangles jagged.
-    photographs
-        Whether it shows some, or brains. All of the PNG share a palette of 256 colours: it is half
-        as large, and looks the same.
+    It is drawn ``oversample`` times finer at first where it has shaded triangles, whose edges Agg
+    leaves jagged. With ``photographs``, or brains, all of the PNG share a palette of 256 colours:
+    it is half as large, and looks the same.
     """
     from matplotlib import rc_context
     from PIL import Image

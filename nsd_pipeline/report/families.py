@@ -18,19 +18,9 @@ _NOT_DECIDING: Final = {"hold_out", "memory_gb"}
 def families(
     settings: Mapping[str, Mapping[str, Any]], varying: Collection[str]
 ) -> list[list[str]]:
-    """Group experiments that differ in some settings only.
+    """Group experiments, by their settings, that differ in some (``varying``) only.
 
-    Parameters
-    ----------
-    settings
-        Settings by the name of the experiment.
-    varying
-        The settings in which they may differ.
-
-    Returns
-    -------
-    list of list of str
-        Names, in the order given; groups have at least two members that do differ.
+    Names are in the order given; groups have at least two members that do differ.
     """
     alike: dict[str, list[str]] = {}
     for name, values in settings.items():
@@ -48,18 +38,9 @@ def learning_curve(
 ) -> "pd.DataFrame":
     """Points of learning curves: experiments that differ in their sessions, a line a cohort.
 
-    Parameters
-    ----------
-    results
-        ``experiment``, ``cohort``, ``sessions`` (number learned from), ``value``, ``low``, ``high``
-        and ``chance`` of each result.
-    settings
-        Settings by the name of the experiment.
-
-    Returns
-    -------
-    DataFrame
-        As `interval_curves` takes it; empty if no line has two points. A panel for each family.
+    Each result has its ``experiment``, ``cohort``, ``sessions`` (number learned from), ``value``,
+    ``low``, ``high`` and ``chance``. Points are as `interval_curves` takes them, with a panel for
+    each family; there are none if no line has two points.
     """
     # What begins with others' weights belongs to the curves of new subjects.
     own = {name: each for name, each in settings.items() if not each.get("start_from")}
@@ -127,7 +108,8 @@ def repeats_curve(metrics: "pd.DataFrame") -> "pd.DataFrame":
     """
     found = metrics["metric"].str.extract(r"^(?P<line>top\d+)_acc_repeats=(?P<x>\d)$")
     points = metrics[["value", "low", "high", "chance"]].mul(100).join(found).dropna(subset="line")
-    return points.assign(panel="", x=points["x"].astype(int))
+    line = points["line"].str.replace("top", "top-")
+    return points.assign(panel="", line=line, x=points["x"].astype(int))
 
 
 def _with_two_points(parts: "list[pd.DataFrame]") -> "pd.DataFrame":

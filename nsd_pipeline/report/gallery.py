@@ -35,20 +35,11 @@ _LARGE: Final = 2 * _CELL + _HEADER
 
 
 class Example(NamedTuple):
-    """A trial of the gallery, by image ids.
+    """A trial of the gallery, by image ids: the image seen, with its 0-based rank.
 
-    Attributes
-    ----------
-    image_id
-        The image seen.
-    rank
-        Its 0-based rank.
-    retrieved
-        The images ranked first, best first.
-    correct
-        Index of the image seen within ``retrieved``; None if it is not there.
-    among
-        What it is an example of: "best", "median" or "worst".
+    ``retrieved`` are the images ranked first, best first, and ``correct`` is the index of the image
+    seen within them; None if it is not there. ``among`` says what it is an example of: "best",
+    "median" or "worst".
     """
 
     image_id: int
@@ -61,12 +52,8 @@ class Example(NamedTuple):
 def gallery_examples(ranks: "pd.DataFrame", top: "pd.DataFrame") -> list[Example]:
     """Choose the best, the median and the worst of each image's first trials.
 
-    Parameters
-    ----------
-    ranks
-        ``row``, ``image_id`` and ``rank`` of every trial.
-    top
-        ``row``, ``place`` and ``retrieved_image_id`` of the images that came first for it.
+    Every trial has its ``row``, ``image_id`` and ``rank``, and in ``top`` the ``place`` and
+    ``retrieved_image_id`` of the images that came first for it.
     """
     ordered = ranks.drop_duplicates("image_id").sort_values("rank", kind="stable")
     middle = (len(ordered) - _AT_EACH_END) // 2
@@ -87,20 +74,9 @@ def gallery_examples(ranks: "pd.DataFrame", top: "pd.DataFrame") -> list[Example
 
 
 class Retrieval(NamedTuple):
-    """What was seen in one trial, and what was retrieved for it.
+    """What was seen in one trial, and what was retrieved for it: an `Example` with its images.
 
-    Attributes
-    ----------
-    seen
-        The image shown, uint8 (H, W, 3).
-    rank
-        0-based rank of that image.
-    retrieved
-        The images ranked first, best first, uint8 (H, W, 3) each.
-    correct
-        Which of ``retrieved`` is the image seen; None if it is not among them.
-    among
-        What the trial is an example of.
+    Images are uint8 (H, W, 3).
     """
 
     seen: NDArray[np.uint8]
@@ -113,22 +89,8 @@ class Retrieval(NamedTuple):
 def retrieval_gallery(rows: Sequence[Retrieval]) -> Picture:
     """Draw one row per trial: what was seen, its place, what was retrieved, the right one framed.
 
-    The photographs are part of NSD, whose terms forbid passing them on.
-
-    Parameters
-    ----------
-    rows
-        Trials, top to bottom.
-
-    Returns
-    -------
-    Picture
-        Small: all photographs of the PNG share a palette of 256 colours.
-
-    Raises
-    ------
-    NsdError
-        If there is no trial.
+    The photographs are part of NSD, whose terms forbid passing them on. An NsdError if there is no
+    trial.
     """
     if not rows:
         raise NsdError("The gallery has no trial.", next_step="pass at least one.")
@@ -137,8 +99,7 @@ def retrieval_gallery(rows: Sequence[Retrieval]) -> Picture:
     first_retrieved = _GAP + _CELL + _PLACE_WIDTH
     columns = [first_retrieved + column * pitch for column in range(n_retrieved)]
     width, height = first_retrieved + n_retrieved * pitch, _HEADER + len(rows) * pitch
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
 
     def write(x: float, y: float, text: str, color: str = INK) -> None:
         look = {"ha": "center", "va": "center", "fontsize": TEXT_SIZE, "color": color}
@@ -171,8 +132,7 @@ def difficulty_gallery(easiest: Sequence[Rated], hardest: Sequence[Rated]) -> Pi
     pitch, line = _CELL + _GAP, _HEADER + _CELL + 0.24
     n_columns = max(len(easiest), len(hardest), 4)  # 4: room for the headings
     width, height = _GAP + n_columns * pitch, 2 * line
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
     look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
     for number, (heading, rated) in enumerate((("easiest", easiest), ("hardest", hardest))):
         top = number * line
@@ -202,8 +162,7 @@ def trial_gallery(title: str, seen: NDArray[np.uint8], found: Sequence[Found]) -
     first = _GAP + _LARGE + 3 * _GAP
     n_lines = max(2, -(-len(found) // _RETRIEVED))
     width, height = first + _RETRIEVED * pitch, _HEADER + n_lines * line + _GAP
-    figure = new_figure(width, height)
-    figure.set_layout_engine("none")
+    figure = new_figure(width, height, layout=None)
     look = {"va": "center", "fontsize": TEXT_SIZE, "color": INK}
     figure.text(_GAP / width, 1 - _HEADER / 2 / height, title, look)
     _draw(figure, seen, _GAP, 2 * _HEADER, framed=False, side=_LARGE)

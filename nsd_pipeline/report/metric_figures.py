@@ -1,6 +1,6 @@
 """Figures of numbers: a training's curves, how places are distributed, results with intervals."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,20 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def _number(
-    axes: "Axes", value: float, at: tuple[Any, Any], offset: tuple[int, int], **look: Any
-) -> None:
-    """Write a number beside a point of the axes, ``offset`` points (1/72 inch) from it."""
-    axes.annotate(
-        f"{value:.1f}",
-        at,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize=TEXT_SIZE - 1,
-        **look,
-    )
-
-
 _TOP_K: Final = {10: GREEN, 5: BLUE, 1: ORANGE}
 _COLUMNS: Final = (
     *("epoch", "train/loss", "val/loss", "learning_rate"),
@@ -59,23 +45,11 @@ def training_curves(
     """Draw loss, retrieval within validation batches and learning rate over the epochs.
 
     The epoch whose ``monitor`` is highest (the first, if several) is marked: its model is the one
-    that is kept.
-
-    Parameters
-    ----------
-    history
-        One row per epoch with ``epoch``, ``train/loss``, ``val/loss``, ``val/batch_top1_acc``,
-        ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and ``learning_rate``; of
-        several seeds one after the other, told apart by ``seed``.
-    batch_size
-        Trials per validation batch; with it, chance level is drawn too.
-    monitor
-        Column of the history that chose the epoch.
-
-    Raises
-    ------
-    NsdError
-        If there is no epoch or a column is missing.
+    that is kept. The history has a row per epoch with ``epoch``, ``train/loss``, ``val/loss``,
+    ``val/batch_top1_acc``, ``val/batch_top5_acc``, ``val/batch_top10_acc`` (fractions) and
+    ``learning_rate``; of several seeds one after the other, told apart by ``seed``. With
+    ``batch_size``, the trials per validation batch, chance level is drawn too. An NsdError if there
+    is no epoch or a column is missing.
     """
     missing = [name for name in (*_COLUMNS, monitor) if name not in history]
     if missing or history.empty:
@@ -129,20 +103,10 @@ def training_curves(
 def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
     """Draw at which place trials have their image and how many have it in the first k.
 
-    Places count from 1. By chance every place is as likely: a flat histogram, k / ``set_size``
-    among the first k, and a median of (``set_size`` + 1) / 2.
-
-    Parameters
-    ----------
-    ranks
-        0-based rank of the image seen, one per trial; halves (ties) allowed.
-    set_size
-        Number of images retrieved from.
-
-    Raises
-    ------
-    NsdError
-        If there is no rank, or one lies outside the set.
+    ``ranks`` are those of the image seen, 0-based, one per trial; halves (ties) are allowed. Places
+    count from 1. By chance every place is as likely: a flat histogram, k / ``set_size`` among the
+    first k, and a median of (``set_size`` + 1) / 2. An NsdError if there is no rank, or one lies
+    outside the set.
     """
     values = np.asarray(ranks, dtype=np.float64)
     if values.size == 0 or not (values.min() >= 0 and values.max() <= set_size - 1):
@@ -178,7 +142,15 @@ def rank_distribution(ranks: ArrayLike, set_size: int) -> Picture:
         curve.plot(first, percent, "o", color=BLUE, ms=4)
         # Left of the first point is the frame: its number goes to the right of it.
         offset, side = ((5, -9), "left") if first == 1 else ((-1, 5), "right")
-        _number(curve, percent, (first, percent), offset, ha=side, color=INK)
+        curve.annotate(
+            f"{percent:.1f}",
+            (first, percent),
+            xytext=offset,
+            textcoords="offset points",
+            fontsize=TEXT_SIZE - 1,
+            ha=side,
+            color=INK,
+        )
     curve.plot(k, 100 * within / values.size, color=BLUE, lw=1.8, label="model")
     curve.plot(k, 100 * k / set_size, color=INK, lw=1.0, ls=DASHED, label="chance")
     curve.set_xscale("log")
@@ -196,26 +168,13 @@ _ROWS: Final = 45
 
 
 def interval_rows(
-    rows: "pd.DataFrame", xlabel: str, *, title: str = "", reference: float | None = None
+    rows: "pd.DataFrame", xlabel: str, *, reference: float | None = None
 ) -> list[Picture]:
     """Draw values with their intervals one below the other (a forest plot).
 
-    Parameters
-    ----------
-    rows
-        ``group`` and ``label`` of each row, ``value``, ``low``, ``high`` (NaN: not known) and
-        ``chance``, if there is one. Rows of a group stand together.
-    xlabel
-        What the values are.
-    title
-        Title of the figures.
-    reference
-        Value that is drawn as a line. Rows whose interval holds it are grey.
-
-    Returns
-    -------
-    list of Picture
-        As many as it takes, with the same axis.
+    Each row has a ``group`` and a ``label``, ``value``, ``low``, ``high`` (NaN: not known) and
+    ``chance``, if there is one; rows of a group stand together. ``reference`` is drawn as a line,
+    and rows whose interval holds it are grey. As many figures as it takes, with the same axis.
     """
     import pandas as pd
 
@@ -229,14 +188,13 @@ def interval_rows(
     low, high = np.nanmin(ends.to_numpy(float)), np.nanmax(ends.to_numpy(float))
     margin = 0.06 * (high - low) or 1
     limits = low - margin, high + margin
-    return [_sheet(parts, headed, xlabel, title, reference, limits) for parts in sheets]
+    return [_sheet(parts, headed, xlabel, reference, limits) for parts in sheets]
 
 
 def _sheet(
     parts: "list[pd.DataFrame]",
     headed: bool,
     xlabel: str,
-    title: str,
     reference: float | None,
     limits: tuple[float, float],
 ) -> Picture:
@@ -276,7 +234,7 @@ def _sheet(
         )
     axes.set(xlim=limits, ylim=(place - 0.4, -0.8))
     axes.grid(axis="x", color=FAINT, lw=0.6)
-    style(axes, title=title, xlabel=xlabel)
+    style(axes, xlabel=xlabel)
     axes.tick_params(axis="y", length=0)
     return draw(figure)
 
@@ -284,20 +242,11 @@ def _sheet(
 _LINES: Final = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, "#B8A300", MUTED)
 
 
-def interval_curves(
-    points: "pd.DataFrame", xlabel: str, ylabel: str, *, title: str = ""
-) -> Picture:
+def interval_curves(points: "pd.DataFrame", xlabel: str, ylabel: str) -> Picture:
     """Draw values with their intervals against a number, a line for each series.
 
-    Parameters
-    ----------
-    points
-        ``panel`` and ``line`` that a point belongs to, ``x``, ``value``, ``low``, ``high`` and
-        ``chance``.
-    xlabel, ylabel
-        What ``x`` and ``value`` are.
-    title
-        Title of the figure; panels have their own names beside it.
+    Each point has the ``panel`` and ``line`` that it belongs to, ``x``, ``value``, ``low``,
+    ``high`` and ``chance``.
     """
     colors = dict(zip(points["line"].unique(), _LINES * len(points), strict=False))
     panels = list(points.groupby("panel", sort=False))
@@ -317,18 +266,15 @@ def interval_curves(
         axes.set_ylim(0, None)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color=FAINT, lw=0.6)
-        style(axes, title=": ".join(filter(None, (title, str(name)))), xlabel=xlabel, ylabel=ylabel)
+        style(axes, title=str(name), xlabel=xlabel, ylabel=ylabel)
     return draw(figure)
 
 
 def session_numbers(sessions: "pd.DataFrame") -> Picture:
     """Draw numbers of single sessions in the order of the scans, a panel each and a line a subject.
 
-    Parameters
-    ----------
-    sessions
-        A row a session: ``subject``, ``session`` (1-based), and a column for each panel, which is
-        named as its axis.
+    Each row has its ``subject``, ``session`` (1-based), and a column for each panel, named as its
+    axis.
     """
     names = [str(name) for name in sessions if name not in ("subject", "session")]
     figure = new_figure(COLUMN, 0.5 + 1.4 * len(names))

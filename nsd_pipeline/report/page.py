@@ -34,18 +34,9 @@ _OPEN_AT_FIRST: Final = 2
 class PageFigure:
     """A figure of the page.
 
-    Attributes
-    ----------
-    title
-        Heading; also what a screen reader says in place of the picture.
-    picture
-        The picture.
-    caption
-        What is to be seen.
-    photographs
-        Whether it shows images of NSD, which must not be passed on.
-    wide
-        Whether it is wider than a column.
+    Its title is also what a screen reader says in place of the picture, and its caption what is to
+    be seen. ``photographs`` says whether it shows images of NSD, which must not be passed on;
+    ``wide``, whether it is wider than a column.
     """
 
     title: str
@@ -59,22 +50,12 @@ class PageFigure:
 class Result:
     """What the page says about one cohort's models of an experiment.
 
-    Attributes
-    ----------
-    experiment, cohort
-        Names; the cohort is "subj01" to "subj08", or "all".
-    metrics
-        ``metric``, ``value`` (mean over seeds), ``chance``, and as far as they are known ``low``,
-        ``high``, ``sd_of_seeds`` and ``ensemble``.
-    figures
-        Figures, in order.
-    provenance
-        How the numbers came about, by heading ("Sessions", "Encoder", ...): a sentence, or settings
-        by name.
-    settings
-        What must be the same if results are to be compared: decoder, image encoder, and so on.
-    warnings
-        What a reader must know before the numbers: that a model is no better than guessing, ...
+    The cohort is "subj01" to "subj08", or "all". ``metrics`` has ``metric``, ``value`` (mean over
+    seeds), ``chance``, and as far as they are known ``low``, ``high``, ``sd_of_seeds`` and
+    ``ensemble``. ``provenance`` is how the numbers came about, by heading ("Sessions", "Encoder",
+    ...): a sentence, or settings by name. ``settings`` must be the same if results are to be
+    compared: decoder, image encoder, and so on. ``warnings`` are what a reader must know before the
+    numbers: that a model is no better than guessing, ...
     """
 
     experiment: str
@@ -95,19 +76,10 @@ class Result:
 class Overview:
     """What the page says across results.
 
-    Attributes
-    ----------
-    figures
-        Figures of several results.
-    differences
-        ``experiment``, ``cohort``, ``difference`` of the first main metric to the experiment
-        `baseline`, ``low``, ``high``, ``p_value``, ``p_holm`` and ``n_images``.
-    notes
-        What could not be compared, and why.
-    baseline
-        What is compared to.
-    ceilings
-        Noise ceilings and reliabilities of subjects.
+    ``differences`` has ``experiment``, ``cohort``, ``difference`` of the first main metric to the
+    experiment `baseline`, ``low``, ``high``, ``p_value``, ``p_holm`` and ``n_images``; ``notes``
+    say what could not be compared, and why. ``ceilings`` are subjects' noise ceilings and
+    reliabilities.
     """
 
     figures: Sequence[PageFigure] = ()
@@ -128,31 +100,14 @@ def render_page(
     surface: str = "",
     generated: bool = False,
 ) -> str:
-    """Write the decoding report.
+    """Write the decoding report: HTML with style and pictures inside.
 
-    Parameters
-    ----------
-    results
-        One for each model, in the order of the page.
-    created
-        When the report was made.
-    main_metrics
-        Metrics that have a table of experiments x cohorts.
-    overview
-        What there is across results.
-    descriptions
-        What an experiment is for, by its name.
-    downloads
-        Tables by the name of the file: they lie beside the page, and within it.
-    surface
-        Name of a page beside this one with a surface that can be turned, if there is one.
-    generated
-        Whether the data were generated in NSD's layout, and are not NSD's.
-
-    Returns
-    -------
-    str
-        HTML with style and pictures inside; whatever was passed in is shown as text.
+    Whatever is passed in is shown as text. There is a result for each model, in the order of the
+    page; ``main_metrics`` have a table of experiments x cohorts. ``descriptions`` say what
+    experiments are for, by name. ``downloads`` are tables by the name of the file: they lie beside
+    the page, and within it. ``surface`` is the name of a page beside this one with a surface that
+    can be turned, if there is one. ``generated`` says that the data were generated in NSD's layout,
+    and are not NSD's.
     """
     figures = [*overview.figures, *(figure for result in results for figure in result.figures)]
     experiments: dict[str, list[Result]] = {}

@@ -55,10 +55,7 @@ def as_read(name: str, value: float) -> float:
 def metric_label(name: str) -> str:
     """Say in words what a metric's name means; a name that is not known stays as it is.
 
-    Examples
-    --------
-    >>> metric_label("top5_acc_instance-agg_size=250")
-    'Top-5 accuracy (averaged per image, set of 250)'
+    ``top5_acc_instance-agg_size=250`` is "Top-5 accuracy (averaged per image, set of 250)".
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -79,17 +76,10 @@ def metric_label(name: str) -> str:
 def readable_metrics(table: "pd.DataFrame") -> "pd.DataFrame":
     """Turn a table of metrics into one for people.
 
-    Parameters
-    ----------
-    table
-        ``metric``, ``value`` and ``chance``, and as far as they are known ``low``, ``high``,
-        ``sd_of_seeds`` and ``ensemble``.
-
-    Returns
-    -------
-    DataFrame
-        ``metric`` in words, the same columns with places instead of ranks, ``ratio`` (value /
-        chance: above 1 is better for accuracies, below 1 for places) and ``name``, the reference's.
+    It has ``metric``, ``value`` and ``chance``, and as far as they are known ``low``, ``high``,
+    ``sd_of_seeds`` and ``ensemble``. They come back with ``metric`` in words, places instead of
+    ranks, ``ratio`` (value / chance: above 1 is better for accuracies, below 1 for places) and
+    ``name``, the reference's.
     """
     import pandas as pd
 
@@ -144,14 +134,8 @@ def is_accuracy(name: str) -> bool:
 def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
     """Write one metric of all results as a LaTeX table, experiments x cohorts.
 
-    Parameters
-    ----------
-    results
-        ``experiment``, ``cohort``, ``metric``, ``value``, ``low``, ``high`` and ``chance``.
-    metric
-        The metric.
-    place
-        Label of the table.
+    Each result has its ``experiment``, ``cohort``, ``metric``, ``value``, ``low``, ``high`` and
+    ``chance``. ``place`` is the label of the table.
     """
     rows = results[results["metric"] == metric]
     read = {
@@ -166,7 +150,8 @@ def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
             strict=True,
         )
     ]
-    chance = sorted({metric_text(metric, value) for value in read["chance"]})
+    ends = (metric_text(metric, end(read["chance"])) for end in (min, max))
+    chance = " to ".join(dict.fromkeys(ends))
     return (
         rows.assign(cell=cells)
         .pivot_table(
@@ -177,7 +162,7 @@ def to_latex(results: "pd.DataFrame", metric: str, place: str) -> str:
         .to_latex(
             escape=True,
             caption=f"{metric_label(metric)}, mean over seeds, with 95 % bootstrap intervals over"
-            f" test images. Chance: {', '.join(chance)}.".replace(" %", r"\,\%"),
+            f" test images. Chance: {chance}.".replace(" %", r"\,\%"),
             label=place,
         )
     )
@@ -208,17 +193,9 @@ def shared_settings(each: Sequence[Settings]) -> dict[str, Any]:
 
 
 def differing_settings(by_result: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
-    """Settings in which results differ.
+    """Settings in which results (cohorts) differ: for each, its value by result.
 
-    Parameters
-    ----------
-    by_result
-        Settings by the name of the result (a cohort).
-
-    Returns
-    -------
-    dict
-        For each setting that differs, its value by result; `NOT_RECORDED` where a result has none.
+    `NOT_RECORDED` where a result has none.
     """
     names = dict.fromkeys(name for settings in by_result.values() for name in settings)
     shared = shared_settings(list(by_result.values()))

@@ -153,10 +153,10 @@ class Model(Step):
         if self.starts_from:
             begun = self.starts_from.made(self.store, partition)
             inputs[begun.key] = begun.fingerprint
-            sessions = {*learned_from(begun), *begun.config.get(LEARNED_BEFORE, ())}
+            before = {*learned_from(begun), *begun.config.get(LEARNED_BEFORE, ())}
             # No version of the code, which a figure's models have in common: one that did not know
             # what was learned before held it out.
-            found[LEARNED_BEFORE] = sorted(sessions)
+            found[LEARNED_BEFORE] = sorted(before)
         return Plan(inputs=inputs, settings=config.decisive(), found=found)
 
     @classmethod

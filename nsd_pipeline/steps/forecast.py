@@ -146,18 +146,8 @@ def forecast(
 ) -> list[Forecast]:
     """Say what is left to make of what was asked for, step by step, and what it takes.
 
-    Parameters
-    ----------
-    snapshot
-        The store.
-    design
-        Which session shows which images.
-    wanted
-        What was asked for.
-    looked
-        All that has to be prepared of the sessions.
-    open_source
-        Opens the source; a mirror is read where it lies, so that nothing is fetched.
+    ``looked`` is all that has to be prepared of the sessions. A source that is a mirror is read
+    where it lies, so that nothing is fetched.
     """
     in_place = open_source().local_path(layout.EXPDESIGN_KEY) is not None
     count = _Counting(snapshot, design, open_source, in_place)

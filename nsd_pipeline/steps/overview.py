@@ -48,7 +48,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class StageOverview:
-    """The artifacts of one step; `n_bytes` is what all of its folder takes."""
+    """The artifacts of one step; `n_bytes` is what they take."""
 
     name: str
     experiment: str
@@ -97,7 +97,8 @@ def look_at_store(
             if isinstance(found := snapshot.found[key], DamagedArtifactError)
         ]
         if below or not step.optional:
-            n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(below))
+            shown = below - {key for each, key in keys.items() if each not in wanted}
+            n_bytes = sum(each.n_bytes for each in snapshot.recorded_of(shown))
             overview.stages.append(
                 StageOverview(step.name, step.experiment_name, artifacts, n_bytes)
             )

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from nsd_pipeline import partitions
+from nsd_pipeline.errors import NsdError
 from nsd_pipeline.nsd import layout
 from nsd_pipeline.nsd.design import (
     ExperimentDesign,
@@ -52,6 +53,7 @@ class Design(Step):
         )
 
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
+        kind = self._kind_of_dataset()
         copy_design(self.source, self.objects, draft.folder)
         # By the source's names: a draft that fails is gone when the message is read.
         names = {file: f"{self.source.url}/{info.key}" for file, info in self.objects.items()}
@@ -61,11 +63,28 @@ class Design(Step):
         )
         trials = [design.n_trials(session) for session in range(1, 41)]
         return {
+            "dataset": kind,
             "images": len(stimulus_info),
             "shared images": len(design.sharedix),
             "subjects with responses": sum(name.startswith("subj") for name in self.objects),
             "trials per session": sorted({count for count in trials if count}),
         }
+
+    def _kind_of_dataset(self) -> str:
+        """What the dataset is; an NsdError if the store's is of the other kind.
+
+        A model learns from all sessions at hand: it would learn from those of the demo, too.
+        """
+        generated = layout.GENERATED_KEY in self.source.list(layout.GENERATED_KEY)
+        kind = layout.GENERATED if generated else "of people"
+        before = self.store.manifest(self.key())
+        if before is not None and before.metadata.get("dataset", kind) != kind:
+            raise NsdError(
+                f"The artifacts in {self.store.url} are of another dataset (generated, as the"
+                f" demo's, or of people) than {self.source.url}.",
+                next_step="let NSD_STORAGE name another folder for this dataset.",
+            )
+        return kind
 
     @classmethod
     def read(cls, store: Store) -> ExperimentDesign:
@@ -155,14 +174,17 @@ class Betas(Step):
     def make(self, partition: str, plan: Plan, draft: Draft) -> Metadata:
         download = self._found[partition]
         report = download.download(draft.folder, self.store.scratch(self.key(partition)))
+        transfer = {
+            "bytes fetched": report.n_bytes,
+            "bytes resumed": report.resumed_bytes,
+            "requests": report.n_requests,
+            "seconds of download": report.seconds,
+            "MB/s": report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0,
+        }
         return {
             "space": self.config.space,
             "trials": download.n_trials,
             "bytes on the source": sum(info.n_bytes for info in download.objects),
-            "bytes fetched": report.n_bytes,
-            "bytes resumed": report.resumed_bytes,
-            "requests": report.n_requests,
-            "seconds": report.seconds,
-            "MB/s": report.n_bytes / report.seconds / 1e6 if report.seconds else 0.0,
+            **({"read": "in place, on the mirror"} if download.in_place else transfer),
             "etags": {PurePosixPath(info.key).name: info.etag for info in download.objects},
         }

@@ -304,9 +304,8 @@ def _downloads(table: "pd.DataFrame", differences: "pd.DataFrame") -> dict[str, 
     first = ["experiment", "cohort", "metric"]
     results = table[[*first, *(name for name in table if name not in first)]]
     tables = {"results.csv": results.to_csv(index=False, float_format="%.6g")}
-    tables["results.tex"] = "\n".join(
-        report.to_latex(results, metric, f"tab:{metric}") for metric in report.MAIN_METRICS
-    )
+    in_latex = (report.to_latex(results, each, f"tab:{each}") for each in report.MAIN_METRICS)
+    tables["results.tex"] = "\n".join(("% Needs \\usepackage{booktabs}.", *in_latex))
     if not differences.empty:
         tables["differences.csv"] = differences.to_csv(index=False, float_format="%.6g")
     return tables

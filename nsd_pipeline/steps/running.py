@@ -17,7 +17,7 @@ from nsd_pipeline import partitions
 from nsd_pipeline.dagster_private import is_last_of_its_run, record_some_partitions
 from nsd_pipeline.errors import NsdError, explain
 from nsd_pipeline.report import Picture
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.resources import GpuResource
 from nsd_pipeline.steps.step import Step, Tools
 from nsd_pipeline.storage.manifest import Manifest
 from nsd_pipeline.storage.store import Draft, Store
@@ -46,15 +46,14 @@ def step_asset(
     if columns:
         options["metadata"] = {"dagster/column_schema": dg.TableSchema(columns)}
 
-    def run(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-        config: dg.Config | None = None,
-    ) -> None:
+    # Only who waits for a GPU is given one.
+    needed = {"source", "store", *(["gpu"] if "pool" in options else [])}
+
+    def run(context: dg.AssetExecutionContext, config: dg.Config | None = None) -> None:
+        given = context.resources
+        gpu = given.gpu if "gpu" in needed else GpuResource()
         try:
-            tools = Tools(store.open(), source.open, gpu, context.log.info)
+            tools = Tools(given.store.open(), given.source.open, gpu, context.log.info)
             with closing(step(tools, config)) as opened:
                 materialize(context, opened)
         except (dg.Failure, dg.RetryRequested, dg.DagsterError):
@@ -62,29 +61,26 @@ def step_asset(
         except Exception as error:
             raise dg.Failure(in_words(error), allow_retries=False) from error
 
-    # Dagster reads off a function's parameters what a run may set.
-    def plain(
-        context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
-    ) -> None:
-        run(context, source, store, gpu)
+    # Dagster reads off a function's parameters whether a run may set something.
+    def plain(context: dg.AssetExecutionContext) -> None:
+        run(context)
 
     def with_settings(
         context: dg.AssetExecutionContext,
-        source: SourceResource,
-        store: StoreResource,
-        gpu: GpuResource,
         config: step.set_in_runs,  # type: ignore[name-defined]
     ) -> None:
-        run(context, source, store, gpu, config)
+        run(context, config)
 
     with warnings.catch_warnings():
         # Dagster says that it is in beta, and every process that loads the graph would print
         # that once an asset. Ignored here alone: a filter that stays would be the user's too.
         warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
-        decorate = dg.asset(name=step.name, partitions_def=step.partitions, **options)
+        decorate = dg.asset(
+            name=step.name,
+            partitions_def=step.partitions,
+            required_resource_keys=needed,
+            **options,
+        )
         asset: dg.AssetsDefinition = decorate(with_settings if step.set_in_runs else plain)
     return asset
 
@@ -230,11 +226,27 @@ def _data_version(
     return dg.DataVersion(hashlib.sha256(how.encode()).hexdigest())
 
 
+_READ_AS: Final = {
+    "n_trials": "trials",
+    "n_vertices": "vertices",
+    "n_valid": "vertices with a z-score",
+    "n_nan": "vertices without any value",
+    "n_partly_nan": "vertices that lack some trials",
+    "n_constant": "vertices whose value never changes",
+    "n_missing": "missing values (of a vertex in a trial)",
+    "nan_share": "share of vertices without any value",
+    "valid_share": "share of vertices with a z-score",
+    "etags": "versions of the files",
+}
+"""Names that the UI has for metadata, which code reads by the names in manifests."""
+
+
 def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
     """What the UI shows of an artifact: its metadata, its figures, and where it lies."""
     shown: dict[str, Any] = {}
     nested: dict[str, Any] = {}
-    for name, value in manifest.metadata.items():
+    for key, value in manifest.metadata.items():
+        name = _READ_AS.get(key, key)
         match value:
             case bool() | int() | str():
                 shown[name] = value
@@ -244,7 +256,9 @@ def _shown(store: Store, manifest: Manifest) -> dict[str, Any]:
             case [dict(), *_]:
                 import pandas as pd  # 0.3 s, and few artifacts have a table
 
-                shown[name] = dg.MetadataValue.md(pd.DataFrame(value).to_markdown(index=False))
+                shown[name] = dg.MetadataValue.md(
+                    pd.DataFrame(value).to_markdown(index=False, floatfmt=".4g")
+                )
             case [str(), *_]:
                 words = ", ".join(value)
                 # Markdown is a link that opens it: a model can be of 284 sessions.

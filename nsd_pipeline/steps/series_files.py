@@ -170,7 +170,7 @@ class SeriesFiles(Step):
                 self.source, self._prepared[partition], self.config.space, draft.folder, scratch
             )
             shutil.rmtree(scratch, ignore_errors=True)
-            metadata |= {"bytes fetched": report.n_bytes, "seconds": report.seconds}
+            metadata |= {"bytes fetched": report.n_bytes, "seconds of download": report.seconds}
         write_runs(draft.folder, runs)
         return {
             "runs": len({each.run for each in runs}),

@@ -91,45 +91,30 @@ class Tools:
 
 
 class Step(ABC):
-    """What makes the artifacts of one name, one for each partition.
-
-    Attributes
-    ----------
-    name
-        Name of the artifacts, which is also the asset's.
-    code_version
-        Raised when the same inputs and settings would give another content.
-    partitions
-        How the artifacts are cut; None if there is only one.
-    location
-        Folder of the store that the artifacts lie in, where it is not named as they are.
-    suffix
-        Ends the name of that folder.
-    config
-        Settings: those of a run, or else the default ones, which the class has.
-    set_in_runs
-        Type of the settings, if each run may have its own.
-    experiment_name
-        Experiment that it belongs to; empty if it belongs to all.
-    optional
-        Whether the default way to a model goes without it.
-    asks_source
-        Whether looking at an artifact needs the source.
-    unseen
-        What is not looked at, because it would take long.
-    """
+    """What makes the artifacts of one name, one for each partition."""
 
     name: ClassVar[str]
+    """Name of the artifacts, which is also the asset's."""
     code_version: ClassVar[str] = "1"
+    """Raised when the same inputs and settings would give another content."""
     partitions: ClassVar[dg.StaticPartitionsDefinition | None] = None
+    """How the artifacts are cut; None if there is only one."""
     location: ClassVar[str] = ""
+    """Folder of the store that the artifacts lie in, where it is not named as they are."""
     suffix: ClassVar[str] = ""
+    """Ends the name of that folder."""
     config: Any = None
+    """Settings: those of a run, or else the default ones, which the class has."""
     set_in_runs: ClassVar[type[dg.Config] | None] = None
+    """Type of the settings, if each run may have its own."""
     experiment_name: ClassVar[str] = ""
+    """Experiment that it belongs to; empty if it belongs to all."""
     optional: ClassVar[bool] = False
+    """Whether the default way to a model goes without it."""
     asks_source: ClassVar[bool] = False
+    """Whether looking at an artifact needs the source."""
     unseen: ClassVar[str] = ""
+    """What is not looked at, because it would take long."""
 
     def __init__(self, tools: Tools, config: Any = None) -> None:
         self.tools, self.store, self.held = tools, tools.store, ExitStack()

@@ -61,30 +61,7 @@ def _files_are_no_folders(files: dict[str, FileRecord]) -> dict[str, FileRecord]
 class Manifest(BaseModel):
     """Record of one complete artifact, written when all of its files are in place.
 
-    Attributes
-    ----------
-    key
-        Name of the artifact in its store.
-    asset, partition
-        What it is an artifact of; the partition is None where there is only one.
-    fingerprint
-        See :func:`fingerprint`.
-    code_version
-        Version of the code that made it.
-    created
-        When it was published, UTC.
-    inputs
-        Version of everything that it was made from, by name.
-    config
-        Settings that it was made with.
-    files
-        Every file by its path within the artifact.
-    metadata
-        Whatever the asset wants to remember.
-    version
-        Folder of the files below the key, in stores that keep versions apart; else empty.
-    damage
-        What was found wrong with the files when somebody read them; else empty.
+    `key` is its name in the store, `asset` and `partition` what it is an artifact of.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,15 +69,23 @@ class Manifest(BaseModel):
     key: str
     asset: _Component
     partition: _Component | None
+    """None where there is only one."""
     fingerprint: str
     code_version: str
     created: AwareDatetime
+    """When it was published, UTC."""
     inputs: dict[str, str]
+    """Version of everything that it was made from, by name."""
     config: dict[str, Any]
+    """Settings that it was made with."""
     files: Annotated[dict[_InnerPath, FileRecord], AfterValidator(_files_are_no_folders)]
+    """Every file by its path within the artifact."""
     metadata: dict[str, Any]
+    """Whatever the asset wants to remember."""
     version: _Component | Annotated[str, Field(max_length=0)] = ""
+    """Folder of the files below the key, in stores that keep versions apart; else empty."""
     damage: Annotated[str, _is(lambda text: not text or text.isprintable(), "plain text")] = ""
+    """What was found wrong with the files when somebody read them; else empty."""
 
     @classmethod
     def parse(cls, content: bytes, *, url: str, key: str, versioned: bool) -> "Manifest":

@@ -6,7 +6,6 @@ so integers go through them and the result is divided.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from nsd_pipeline.nsd.layout import FSAVERAGE5_VERTICES, N_VERTICES, PERCENT_SCA
 from nsd_pipeline.nsd.space_betas import locate_files, read_parts
 from nsd_pipeline.surface.projection import grid_operator
 from nsd_pipeline.surface.volume_operator import FindOperator, FsaverageOperator
-
-Parts = Iterable[tuple[NDArray[np.int64], NDArray[Any]]]
-"""Places (k,) in an operator's touched voxels, and values (k, T) of these voxels."""
 
 
 def read_betas(
@@ -57,13 +53,14 @@ def read_betas(
     if files.file_format == "nii.gz":
         return betas_from_nifti(files.betas[0], operator)
     parts = read_parts(files, of_files, operator.touched_voxels)
-    if space != "nativesurface":
-        return betas_from_voxels(parts, operator, n_trials)
-    values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
-    for places, part in parts:
-        values[places] = part
-    # There are no masks of native surfaces: a vertex that is 0 in all trials has no data.
-    betas = operator.masked((values != 0).any(axis=1)).apply(values)
+    if space == "nativesurface":
+        values = np.zeros((len(operator.touched_voxels), n_trials), np.int16)
+        for places, part in parts:
+            values[places] = part
+        # There are no masks of native surfaces: a vertex that is 0 in all trials has no data.
+        betas = operator.masked((values != 0).any(axis=1)).apply(values)
+    else:
+        betas = operator.apply_to_parts(parts, n_trials)
     betas /= PERCENT_SCALE
     return betas
 
@@ -79,15 +76,6 @@ def betas_from_nifti(path: Path, operator: FsaverageOperator) -> NDArray[np.floa
     check_shapes([str(path)], [volumes.shape], operator)
     blocks = volumes.voxels(operator.touched_voxels)
     betas = operator.apply_to_blocks(blocks, volumes.n_volumes)
-    betas /= PERCENT_SCALE
-    return betas
-
-
-def betas_from_voxels(
-    parts: Parts, operator: FsaverageOperator, n_trials: int
-) -> NDArray[np.float32]:
-    """Map voxels of a functional space that come a few at a time: as `betas_from_nifti`."""
-    betas = operator.apply_to_parts(parts, n_trials)
     betas /= PERCENT_SCALE
     return betas
 

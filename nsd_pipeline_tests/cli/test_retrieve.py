@@ -59,6 +59,7 @@ def test_own_pictures_are_embedded_once_and_the_image_seen_is_known_among_them(
     [
         (("--trial", "99"), "has no trial 99: its trials are 0 to 29", "one of these"),
         (("--session", "3"), "it lacks subj01_ses03", "prepare"),
+        (("--session", "99"), "NSD has 1 to 40 of it", "prepare"),
         (("--subject", "subj02"), "experiment default has no models of subj02", "train them"),
         (("--experiment", "ridge"), "experiment ridge has no models of subj01", "train them"),
         (("--images", "empty"), "no picture in the folder empty", "a folder with pictures"),

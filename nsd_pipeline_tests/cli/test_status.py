@@ -89,6 +89,8 @@ def test_a_store_in_order(nsd: Nsd, artifacts: Path, tmp_path: Path) -> None:
     assert "the dataset's own files: it was not asked" in shown.stdout
     assert "1/40" in page.read_text()
     assert "</html>" in page.read_text()
+    of_others = parsed(nsd("status", "--no-source", "--subject", "subj05", "--json"))["stages"]
+    assert {each["name"]: each["n_bytes"] for each in of_others}["fsaverage5_betas"] == 0
 
 
 def test_other_code_is_told(nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_nothing_goes_without_yes(nsd: Nsd, artifacts: Path) -> None:
     deleted = parsed(nsd("prune", "--yes", "--json"))
     assert (deleted["deleted"], deleted["n_bytes"], stray.exists()) == (True, 1000, False)
     assert (artifacts / "notes.txt").exists()
-    assert "nothing that nobody needs" in nsd("prune").stdout
+    assert "nothing that could go" in nsd("prune").stdout
 
 
 def test_an_experiment_goes_as_a_whole_and_alone(nsd: Nsd, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_end_of_the_grid_is_told(cohort, caplog):
     assert not caplog.messages
     fit_ridge(train, validation, alphas=[1e4, 1e5], device="cpu")
     (message,) = caplog.messages
-    assert message.startswith("12 of 12 targets have alpha 10000, the smallest that was tried")
+    assert "alpha 10000, the smallest of `alphas`, for 12 of the 12 values" in message
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

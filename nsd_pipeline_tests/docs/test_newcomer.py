@@ -13,6 +13,7 @@ def test_a_newcomers_first_quarter_of_an_hour(shell: Shell, workplace: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^one_session \d of 6 test trials", done.stdout, re.MULTILINE)
     assert "one_session,subj01" in done.stdout, "the report compares it"
+    assert re.search(r"^The report: .*/decoding_report/report\.html$", done.stdout, re.MULTILINE)
     assert {path.name for path in workplace.glob("*.png")} == {
         "retrieved_subj01_ses01_1.png",
         "among_mine.png",

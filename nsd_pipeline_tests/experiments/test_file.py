@@ -42,11 +42,14 @@ def test_a_list_makes_a_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a:\n  hidden: 8\nb:\n  hiden: 9\n", r"line 4: b: hiden: .*not permitted"),
+        (
+            "a:\n  hidden: 8\nb:\n  hiden: 9\n",
+            r"line 4: b: hiden: there is no such field: `hidden` is one",
+        ),
         ("a:\n  hidden: many\n", r"line 2: a: hidden: .*integer"),
         ("a:\n  sessions: 1-x\n", r"line 2: a: sessions: .*'1-x' is neither"),
         ("a:\n  seeds: [1, 1]\n", r"line 2: a: seeds: .*different"),
-        ("a:\n  encoder:\n    modell: x\n", r"line 3: a: encoder: modell: .*not permitted"),
+        ("a:\n  encoder:\n    modell: x\n", r"line 3: a: encoder: modell: there is no such field"),
         ("a:\n  start_from: b\n", r"line 2: a: start_from: there is no experiment 'b'"),
         ("a: {start_from: b}\nb: {start_from: a}\n", r"line 1: a: start_from: .*a -> b -> a"),
         ("default:\n  hidden: 8\n", r"line 1: default: .*cannot be changed"),

@@ -189,11 +189,11 @@ def test_curves_have_a_panel_for_each_and_a_line_for_each():
         [(p, line, x, x, x - 1, x + 1, 0.5) for p in "pq" for line in "kl" for x in (1, 2)],
         columns=["panel", "line", "x", "value", "low", "high", "chance"],
     )
-    picture = interval_curves(points, "sessions", "accuracy", title="curve")
+    picture = interval_curves(points, "sessions", "accuracy")
     # Chance, dotted: of each line, as they differ, and in the legend, in both panels.
     assert picture.svg.count(b"stroke-dasharray") == 2 * 3
     said = texts(picture)
-    assert {"curve: p", "curve: q"} < set(said)
+    assert {"p", "q"} < set(said)
     assert said.count("k") == said.count("l") == said.count("chance") == 2
 
 

@@ -120,6 +120,12 @@ def test_on_paper_every_table_is_seen_and_none_is_cut():
         paper = browser.new_page(viewport={"width": 688, "height": 1000})
         paper.set_content(page)
         assert not all(paper.evaluate(seen))
+        paper.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        widths = paper.locator(".metrics tbody th").evaluate_all(
+            "all => all.map(x => x.offsetWidth)"
+        )
+        assert min(widths) > 140, "no name of a metric is broken within its words"
+        paper.evaluate("document.querySelectorAll('details').forEach(each => each.open = false)")
         paper.emulate_media(media="print")
         assert all(paper.evaluate(seen))
         browser.close()
@@ -251,6 +257,9 @@ def test_tables_for_papers_and_for_terminals():
     table = to_latex(pd.concat([rows, rows.assign(cohort="all")]), "top5_acc", "tab:x")
     assert r"a\_b & 12.3 \% [9.8 to 14.8] & 12.3 \% [9.8 to 14.8] \\" in table
     assert r"\caption{Top-5 accuracy, mean over seeds, with 95\,\% boot" in table
+    other = rows.assign(cohort="all", chance=rows["chance"] + 0.05)
+    table = to_latex(pd.concat([rows, other, rows.assign(cohort="x")]), "top5_acc", "tab:x")
+    assert r"Chance: 0.1\,\% to 5.1\,\%." in table
     assert to_markdown(pd.DataFrame({"x": [0.123456, float("nan")]})).splitlines()[2:] == [
         "| 0.1235 |",
         "| -      |",
@@ -266,7 +275,7 @@ def test_repeats_are_points_in_percent():
     ]
     table = pd.DataFrame({"metric": names, "value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1})
     found = repeats_curve(table)[["line", "x", "value", "chance"]]
-    assert found.to_numpy().tolist() == [["top1", 1, 50, 10], ["top1", 2, 50, 10]]
+    assert found.to_numpy().tolist() == [["top-1", 1, 50, 10], ["top-1", 2, 50, 10]]
     assert repeats_curve(table[:1]).empty
 
 

@@ -18,6 +18,7 @@ from nsd_pipeline.nsd import mgh
 from nsd_pipeline.nsd.layout import (
     EXPDESIGN_KEY,
     FSAVERAGE_VERTICES,
+    GENERATED_KEY,
     STIM_INFO_KEY,
     STIMULI_KEY,
     betas_keys,
@@ -333,3 +334,16 @@ def test_the_others_of_a_range_go_to_the_end_and_what_failed_is_told_once(
     )
     graph.run(*SESSION_ASSETS, first="subj01_ses01", last="subj01_ses02")
     assert graph.store.find("fsaverage5_betas.zarr/subj01/ses02")
+
+
+def test_a_store_is_of_generated_or_of_real_data_not_of_both(
+    small_nsd: SmallNsd,
+    one_session: Path,
+    tmp_path: Path,
+    pipeline: Callable[..., Pipeline],
+) -> None:
+    source = small_nsd.copy(tmp_path / "nsd")
+    (source / GENERATED_KEY).unlink()
+    replace(source / STIM_INFO_KEY, (source / STIM_INFO_KEY).read_bytes())  # another version
+    graph = pipeline(source, begin=one_session)
+    fails(graph, "experiment_design", says=["of another dataset (generated", "NSD_STORAGE"])

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import dagster as dg
+import pytest
 
+from nsd_pipeline import checks
 from nsd_pipeline.definitions import build_defs
 from nsd_pipeline_tests.pipeline import SESSION_ASSETS, Pipeline
 
@@ -19,7 +21,7 @@ def looked_at(result: dg.ExecuteInProcessResult) -> dict[str, int]:
 
 
 def test_a_run_s_checks_cost_the_same_however_many_sessions_there_are(
-    pipeline: Callable[..., Pipeline],
+    pipeline: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = pipeline()
     graph.run_sessions("subj01_ses01", "subj01_ses02")
@@ -32,5 +34,10 @@ def test_a_run_s_checks_cost_the_same_however_many_sessions_there_are(
         "by_hand", dg.AssetSelection.checks_for_assets("events", "fsaverage5_betas")
     )
     repository = dg.Definitions.merge(defs, dg.Definitions(jobs=[by_hand])).get_repository_def()
+    monkeypatch.setattr(checks, "MAX_NAN_SHARE", 0.0)
     result = repository.get_job("by_hand").execute_in_process(instance=graph.instance)
     assert looked_at(result) == dict.fromkeys(ABOUT_SESSIONS, 2)
+    (few,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    first, second = str(few.description).split("; ")
+    assert first.startswith("session subj01_ses01, share without any value 0.")
+    assert "subj01_ses02" in second

@@ -47,7 +47,7 @@ with dg.DagsterInstance.ephemeral() as instance:
     facts |= graph.run("stimuli", first="subj01")
 print(json.dumps({
     "n_bytes": facts["betas"]["bytes fetched"],
-    "trials": facts["fsaverage5_betas"]["n_trials"],
+    "trials": facts["fsaverage5_betas"]["trials"],
     "peak_bytes": peak_bytes(),
     "failed_checks": failed_checks,
     "images": facts["stimuli"]["images"],

@@ -45,7 +45,7 @@ with dg.DagsterInstance.ephemeral() as instance:
     facts = graph.run(*SESSION_ASSETS, first="subj01_ses01", config=settings)
 print(json.dumps({
     "n_bytes": facts["betas"]["bytes fetched"],
-    "trials": facts["fsaverage5_betas"]["n_trials"],
+    "trials": facts["fsaverage5_betas"]["trials"],
     "voxels": operator["voxels looked at"],
     "operator_peak_bytes": operator_peak,
     "peak_bytes": peak_bytes(),

@@ -13,7 +13,7 @@ import pytest
 from nsd_pipeline.dagster_private import range_tags
 from nsd_pipeline.errors import DamagedArtifactError, InvalidFileError, Remake
 from nsd_pipeline.report import Picture
-from nsd_pipeline.resources import GpuResource, SourceResource, StoreResource
+from nsd_pipeline.resources import SourceResource, StoreResource
 from nsd_pipeline.steps.running import FIGURES, in_words, read_figure, step_asset
 from nsd_pipeline.steps.step import Change, Metadata, Plan, Standing, Step, Tools
 from nsd_pipeline.storage.opening import open_source, open_store
@@ -70,11 +70,7 @@ def tools_in(folder: Path) -> Tools:
 
 def resources_in(folder: Path) -> dict[str, object]:
     url = str(folder)
-    return {
-        "source": SourceResource(url=url),
-        "store": StoreResource(url=url),
-        "gpu": GpuResource(),
-    }
+    return {"source": SourceResource(url=url), "store": StoreResource(url=url)}
 
 
 @pytest.mark.parametrize("step", [Single, SingleOfParts])

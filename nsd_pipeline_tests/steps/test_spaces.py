@@ -90,7 +90,7 @@ def test_every_space_gives_nearly_the_same_betas(
         betas = stored(graph)
         assert betas.shape == expected.shape
         assert facts["fsaverage5_betas"]["space"] == space
-        assert facts["fsaverage5_betas"]["nan_share"] < 0.05
+        assert facts["fsaverage5_betas"]["share of vertices without any value"] < 0.05
         assert graph.failed_checks == []
         r = correlations(expected, betas)
         found[space] = (round(float(np.median(r)), 3), round(float(np.quantile(r, 0.05)), 2))
