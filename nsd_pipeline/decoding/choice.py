@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from nsd_pipeline.decoding.config import TrainingConfig
+from nsd_pipeline.errors import NotEnoughDataError
 from nsd_pipeline.nsd.layout import SUBJECTS, session_key
 from nsd_pipeline.nsd.session_lists import choose_sessions
 from nsd_pipeline.storage.manifest import Manifest
@@ -37,7 +38,7 @@ def choose_trials(
     subjects of the cohort, on whom it is tested; `before` are the trials that were learned
     `LEARNED_BEFORE`, if any. In the result, ``split`` is ``"train"``, ``"test"`` or `HELD_OUT`.
     Images of the last were not learned, now or before. A NotEnoughDataError if a session that was
-    asked for is not at hand.
+    asked for is not at hand, or nothing is left to learn from.
     """
     import pandas as pd
 
@@ -55,6 +56,13 @@ def choose_trials(
     held = keys.isin(kept_back)
     is_test = trials["split"] == "test"
     learned = ~is_test & keys.isin(chosen) & ~held
+    if not learned.any():
+        raise NotEnoughDataError(
+            f"No trial is left to learn from: sessions {config.sessions!r}, train_on"
+            f" {config.train_on!r}, hold_out {config.hold_out!r}; there are sessions of"
+            f" {', '.join(trials['subject'].unique())}.",
+            next_step="prepare sessions of those who are to teach, or hold out fewer.",
+        )
     new_image = ~trials["image_id"].isin(trials.loc[learned, "image_id"])
     if before is not None:
         new_image &= ~trials["image_id"].isin(before["image_id"])

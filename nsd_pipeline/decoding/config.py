@@ -284,6 +284,11 @@ class TrainingConfig(BaseModel):
             other |= {"alphas", "alpha_per_target"}
         return self.model_dump(mode="json", exclude=other)
 
+    @property
+    def drawn_by(self) -> tuple[int, ...]:
+        """Seeds that models depend on; none for ridge, of which nothing is drawn."""
+        return () if self.model == "ridge" else tuple(self.seeds)
+
     def starts_as_mean(self, n_times: int) -> bool:
         """Whether the map over ``n_times`` time points starts as their plain mean."""
         return self.time_weights == "mean" or (self.time_weights == "auto" and n_times == 1)

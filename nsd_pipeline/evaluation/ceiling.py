@@ -69,8 +69,8 @@ def noise_ceiling(
     ``images`` are those (T,) that a session's trials showed. Betas may be percent signal change, or
     z-scored by session already, which changes nothing. ``block`` vertices are read at once: for
     NSD's 10,000 images, 4,096 of them take 0.5 GB. Where a vertex is not finite, or constant
-    throughout a session, it has no z-score: images that were shown then do not count for it. A
-    NotEnoughDataError if no image was shown three times.
+    throughout a session, it has no z-score: images that were shown then do not count for it. With
+    fewer than two left it has no value. A NotEnoughDataError if no image was shown three times.
     """
     codes, n_images = _numbers(images)
     found = np.empty((2, n_vertices))
@@ -129,6 +129,8 @@ def _from_sums(sums: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     total, squares = sums
     there = np.isfinite(squares)
     n = np.count_nonzero(there, axis=0)
+    # One image has no spread over images: its reliability would be -0.5, its ceiling anything.
+    n = np.where(n > 1, n, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, square = (
             np.sum(each, axis=0, where=there, dtype=np.float64) / (REPEATS * n) for each in sums

@@ -195,8 +195,8 @@ LEVEL: Final = 0.001
 class Verdict:
     """What the top-5 accuracy over images says about the model of a cohort.
 
-    It is about the ensemble of the models of ``seeds``, which were trained on ``n_sessions``
-    sessions.
+    It is about the ensemble of the models of ``seeds`` (none if nothing was drawn), which were
+    trained on ``n_sessions`` sessions.
     """
 
     cohort: str
@@ -230,11 +230,11 @@ class Verdict:
                 f" guessing: {numbers}. More sessions show more of the shared images."
             )
         sessions = f"{self.n_sessions} session{'s' * (self.n_sessions > 1)}"
-        several = f"seeds {', '.join(map(str, self.seeds))}"
-        seeds = several if len(self.seeds) > 1 else f"seed {self.seeds[0]}"
+        named = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
+        seeds = f"the {named} (train with another one and compare); " if self.seeds else ""
         return (
             f"The model of {self.cohort} is no better than guessing: {numbers}. What usually causes"
-            f" this: the {seeds} (train with another one and compare); too"
+            f" this: {seeds}too"
             f" few sessions (there are {sessions}); a wrong mapping from trials to images (see the"
             " checks trial_counts and mapping_agreement of events). The model and its metrics are"
             " kept."

@@ -61,19 +61,25 @@ class RankedQueries:
         return found | subject_statistics(self.ranks, image, self.subject, ending)
 
     def drawn(
-        self, weights: Floats, *, accuracies_only: bool = False
+        self, weights: Floats | int, *, accuracies_only: bool = False
     ) -> Iterator[tuple[str, Doubles]]:
         """All metrics (B,) for weights (N, B) of the images; NaN in a draw without a query.
 
-        Accuracies alone take a tenth of the time.
+        For a number N, those (N,) of each image by itself. Accuracies alone take a tenth of the
+        time.
         """
+        n_images = weights if isinstance(weights, int) else len(weights)
         levels = (np.inf, *TOP_K)
-        hits = np.stack([np.bincount(self.image, self.ranks < k, len(weights)) for k in levels])
+        hits = np.stack([np.bincount(self.image, self.ranks < k, n_images) for k in levels])
         with np.errstate(invalid="ignore", divide="ignore"):
             # Counts are exact in float32, and the weights need no copy.
-            n, *found = (hits.astype(np.float32) @ weights).astype(np.float64)
+            if not isinstance(weights, int):
+                hits = (hits.astype(np.float32) @ weights).astype(np.float64)
+            n, *found = hits
             by_name = {f"top{k}_acc": hit / n for k, hit in zip(TOP_K, found, strict=True)}
             if not accuracies_only:
+                if isinstance(weights, int):
+                    weights = np.eye(weights, dtype=np.float32)
                 powers = [np.bincount(self.image, self.ranks**k, len(weights)) for k in (1, 2)]
                 total, squares = np.stack(powers) @ weights
                 mean = total / n

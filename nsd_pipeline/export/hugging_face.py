@@ -83,7 +83,7 @@ def _card(
         sessions.setdefault(subject, []).append(number)
     ceilings = {each: model.store.find(artifact_key(CEILING, each)) for each in sessions}
     against = against_chance(float(rows[_OF_IMAGES]["ensemble"]), n_images)
-    seeds, n_sessions = tuple(model.config.seeds), len(learned)
+    seeds, n_sessions = model.config.drawn_by, len(learned)
     card = ModelCard.from_template(
         header,
         template_path=str(_TEMPLATE),

@@ -43,7 +43,7 @@ class Ceiling(Step):
     """
 
     name = folders.CEILING
-    code_version = "2"
+    code_version = "3"
     partitions = partitions.subjects
     asks_source = True
     optional = True

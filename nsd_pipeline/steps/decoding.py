@@ -14,6 +14,7 @@ from nsd_pipeline.decoding.choice import (
     LEARNED,
     LEARNED_BEFORE,
     choose_trials,
+    learned_from,
     subjects_involved,
 )
 from nsd_pipeline.decoding.cohort import Cohort, read_trials, sessions_with
@@ -148,10 +149,15 @@ class Model(Step):
         cohort.require_space(config.space)
         self._cohorts[partition] = cohort
         inputs = {**cohort.inputs, **(self._labels.versions if self._labels else {})}
+        found: dict[str, list[str]] = {}
         if self.starts_from:
             begun = self.starts_from.made(self.store, partition)
             inputs[begun.key] = begun.fingerprint
-        return Plan(inputs=inputs, settings=config.decisive())
+            before = {*learned_from(begun), *begun.config.get(LEARNED_BEFORE, ())}
+            # No version of the code, which a figure's models have in common: one that did not know
+            # what was learned before held it out.
+            found[LEARNED_BEFORE] = sorted(before)
+        return Plan(inputs=inputs, settings=config.decisive(), found=found)
 
     @classmethod
     def fmri_steps(cls, config: TrainingConfig) -> FmriSteps:
@@ -216,7 +222,6 @@ class Model(Step):
             "sessions": cohort.sessions,
             "sessions at hand": f"{len(cohort.sessions)} of {_in_nsd(cohort.sessions)}",
             "sessions learned from": _sessions_of(learned),
-            **({} if before is None else {"sessions learned before": _sessions_of(before)}),
             "encoder": dict(cohort.encoder),
             "trials": {str(k): int(v) for k, v in trials["split"].value_counts().items()},
             **left_out,
@@ -291,8 +296,6 @@ def model_step(experiment: Experiment, starts_from: type[Model] | None = None) -
             "targets": embeddings_step(experiment.encoder),
             "starts_from": starts_from,
             "partitions": partitions.subjects if of_subjects else partitions.cohorts,
-            # Those that begin with others' weights once held out what these had learned.
-            "code_version": "3" if starts_from else Model.code_version,
         },
     )
 

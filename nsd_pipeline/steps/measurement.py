@@ -364,6 +364,6 @@ def read_verdict(store: Store, step: type[Metrics], cohort: str) -> Verdict:
     return Verdict(
         cohort,
         against_chance(float(column[_OF_IMAGES]), int(metrics.metadata["test images"])),
-        seeds=tuple(TrainingConfig.of_model(model.config).seeds),
+        seeds=TrainingConfig.of_model(model.config).drawn_by,
         n_sessions=len(model.metadata.get("sessions learned from", model.metadata["sessions"])),
     )

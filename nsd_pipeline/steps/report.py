@@ -173,7 +173,6 @@ class Report(Step):
         generated = metrics.metadata.get("pictures") == GENERATED
         verdict = read_verdict(self.store, step, measured.cohort)
         warnings = [] if verdict.above_chance else [verdict.message]
-        before = model.metadata.get("sessions learned before")
         if metrics.inputs[step.model.name] != model.fingerprint:
             warnings.append(
                 "These numbers are of an earlier model than the one whose settings and curves are"
@@ -204,7 +203,6 @@ class Report(Step):
                 "Trials": model.metadata["trials"],
                 "Sessions": {
                     "learned from": learned_from(model),
-                    **({"learned before": before} if before else {}),
                     "at hand": model.metadata["sessions"],
                 },
                 "Settings of the training": model.config,

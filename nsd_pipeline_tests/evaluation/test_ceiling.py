@@ -74,21 +74,28 @@ def test_a_planted_ratio_is_recovered():
 
 
 def test_vertices_without_values():
-    images, betas = make_sessions(np.ones(4), n_images=200)
+    images, betas = make_sessions(np.ones(5), n_images=200)
     expected, _ = by_the_rule(images, betas)
     sessions = list(betas)
+    trials = np.concatenate(list(images.values()))
+    last = {image: place for place, image in enumerate(trials.tolist())}
+    start = 0
     for each in betas.values():
         each[:, 0] = np.nan
+        # Of its images all but one lack their last repeat.
+        lacking = [last[i] == start + n for n, i in enumerate(trials[start : start + len(each)])]
+        each[lacking & (trials[start : start + len(each)] != 0), 4] = np.nan
+        start += len(each)
     betas[sessions[0]][:, 1] = 7  # constant in one session
     betas[sessions[1]][4, 2] = np.nan  # a single value
-    both = noise_ceiling(images, lambda session, part: betas[session][:, part], 4)
+    both = noise_ceiling(images, lambda session, part: betas[session][:, part], 5)
     found = both.ncsnr
     assert np.isnan(found[0])
-    assert np.isnan(both.reliability).tolist() == [True, False, False, False]
+    assert np.isnan(both.reliability).tolist() == [True, False, False, False, True]
     assert found[1] == pytest.approx(expected[1], rel=0.2)
     assert found[2] == pytest.approx(expected[2], rel=0.02)
     assert found[3] == pytest.approx(expected[3], rel=1e-4)
-    assert np.isnan(noise_ceiling(images, lambda s, part: betas[s][:, part], 4).percent(1)[0])
+    assert np.isnan(both.percent(1)[[0, 4]]).all()
 
 
 def test_too_few_repeats():

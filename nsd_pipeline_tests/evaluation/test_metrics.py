@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
+from nsd_pipeline.decoding import TrainingConfig
 from nsd_pipeline.errors import NotEnoughDataError, NsdError
 from nsd_pipeline.evaluation import (
     against_chance,
@@ -21,6 +22,7 @@ from nsd_pipeline.evaluation import (
     top_images,
     trial_ranks,
 )
+from nsd_pipeline.evaluation.chance import Verdict
 
 
 def naive_rank(row, own):
@@ -241,6 +243,13 @@ def test_what_so_few_images_can_show():
     assert against_chance(1.0, 7).p_value == pytest.approx(against_chance(1.0, 7).least_p_value)
     assert against_chance(1.0, 7).least_p_value == pytest.approx((5 / 7) ** 7)
     assert against_chance(0.5, 4).least_p_value == 1
+
+
+def test_a_seed_is_no_reason_where_nothing_is_drawn():
+    for model, why in (("FmriMlp", "the seeds 0, 1 (train"), ("ridge", "too few sessions")):
+        seeds = TrainingConfig(model=model, seeds=[0, 1]).drawn_by
+        verdict = Verdict("subj01", against_chance(0.1, 60), seeds, 1)
+        assert f"this: {why}" in verdict.message
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -48,6 +48,17 @@ def test_sessions_decide_what_is_learned_and_not_what_is_tested(trials: pd.DataF
             counts(own, "subj01", sessions=wanted)
 
 
+def test_nothing_to_learn_from_is_told_as_that(trials: pd.DataFrame) -> None:
+    own = trials[trials["subject"] == "subj01"]
+    for settings in (
+        {"train_on": "others"},
+        {"hold_out": "all"},
+        {"sessions": "2", "hold_out": "2"},
+    ):
+        with pytest.raises(NotEnoughDataError, match=r"No trial is left to .*sessions of subj01\."):
+            counts(own, "subj01", **settings)
+
+
 def test_a_new_subject_is_tested_and_teaches_nothing(trials: pd.DataFrame) -> None:
     found = counts(trials, "subj02", train_on="others")
     assert found == {("test", "subj02", n): 1 for n in (1, 2, 3)} | {
