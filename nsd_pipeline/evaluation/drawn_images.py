@@ -78,12 +78,11 @@ class RankedQueries:
             n, *found = hits
             by_name = {f"top{k}_acc": hit / n for k, hit in zip(TOP_K, found, strict=True)}
             if not accuracies_only:
-                if isinstance(weights, int):
-                    weights = np.eye(weights, dtype=np.float32)
-                powers = [np.bincount(self.image, self.ranks**k, len(weights)) for k in (1, 2)]
-                total, squares = np.stack(powers) @ weights
+                of = np.eye(weights, dtype=np.float32) if isinstance(weights, int) else weights
+                powers = [np.bincount(self.image, self.ranks**k, n_images) for k in (1, 2)]
+                total, squares = np.stack(powers) @ of
                 mean = total / n
-                lower, upper = weighted_medians(self.ranks, self.image, weights)
+                lower, upper = weighted_medians(self.ranks, self.image, of)
                 last = self.n_candidates - 1 or np.nan  # of a single candidate there is none
                 by_name = {
                     "median_retrieval_rank": lower,
@@ -97,7 +96,7 @@ class RankedQueries:
             ending = metric_ending(self.aggregation, self.set_name)
             yield from ((f"{name}{ending}", values) for name, values in by_name.items())
             if not self.aggregation and not accuracies_only:
-                yield from self._of_subjects(weights)
+                yield from self._of_subjects(of)
 
     def _of_subjects(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
         import pandas as pd
