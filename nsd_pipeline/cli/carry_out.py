@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Never
 
@@ -33,14 +32,13 @@ def run(
     free GPU. A session or model that fails does not stop the others. Ends with 1 if anything
     failed, or a model is no better than guessing.
     """
+    import dagster as dg
+
     wanted = choose(cohorts, sessions, experiments)
-    store = the_store()
-    source = the_source()
+    store, source = the_store(), the_source()
     try:
         done = _do(wanted, source, store, quiet=as_json)
-    except BaseException as error:
-        if not _is_interruption(error):
-            raise
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
         raise NsdError(
             "The command was interrupted; what it had finished is kept.",
             next_step="give the same command again: it goes on where it was.",
@@ -66,13 +64,6 @@ def run(
         raise click.exceptions.Exit(1)
 
 
-def _is_interruption(error: BaseException) -> bool:
-    """Whether somebody pressed Ctrl-C: Dagster has an error of its own for that."""
-    import dagster as dg
-
-    return isinstance(error, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError))
-
-
 def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> "list[Done]":
     from nsd_pipeline.definitions import defs
     from nsd_pipeline.history import open_history
@@ -93,25 +84,26 @@ def _show(
 
     lines = not quiet and not sys.stderr.isatty()
     found: list[Done] = []
-    with ExitStack() as shown:
+    bar: tqdm[Never] = tqdm(disable=True)
 
-        def begun() -> "Iterator[Stage]":
-            for stage in stages:
-                shown.close()  # the bar of the stage before
-                if stage.note and not quiet:
-                    click.echo(f"{stage.name}: {stage.note}", err=True)
-                # Of tqdm, as the bars of downloads and embeddings are, which then stand below it.
-                hidden = quiet or lines or not stage.runs
-                bar = tqdm(total=len(stage.runs), desc=stage.name, unit="run", disable=hidden)
-                shown.callback(bar.close)
-                bars[:] = [bar]
-                yield stage
+    def begun() -> "Iterator[Stage]":
+        nonlocal bar
+        for stage in stages:
+            bar.close()
+            if stage.note and not quiet:
+                click.echo(f"{stage.name}: {stage.note}", err=True)
+            # Of tqdm, as the bars of downloads and embeddings are, which then stand below it.
+            hidden = quiet or lines or not stage.runs
+            bar = tqdm(total=len(stage.runs), desc=stage.name, unit="run", disable=hidden)
+            yield stage
 
-        bars: list[tqdm[Never]] = []
+    try:
         for done in carry_out(begun(), do):
             found.append(done)
-            bars[0].update()
+            bar.update()
             if lines:
                 n_done = sum(each.stage is done.stage for each in found)
                 click.echo(f"{done.stage.name}: {n_done}/{len(done.stage.runs)}", err=True)
+    finally:
+        bar.close()
     return found
