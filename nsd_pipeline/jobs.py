@@ -103,8 +103,8 @@ def _do_every_run(
     """Do what is left to do for a cohort, run by run.
 
     A session that fails does not stop the others: models are trained on those that could be
-    prepared, and the job fails at its end, naming the others. So it does if a model is no better
-    than guessing.
+    prepared, and the job fails at its end, naming the others. So it does if a model fails, or is no
+    better than guessing.
     """
     cohort = context.partition_key
     try:
@@ -136,11 +136,12 @@ def _do_every_run(
             tags={STARTED_BY_TAG: context.run_id},
         )
 
+    preparations = Preparation.for_all(trainings)
     stages = planned_runs.to_the_end(
         replace(wanted, sessions=sessions),
         source,
         store,
-        preparations=Preparation.for_all(trainings),
+        preparations=preparations,
         bold=config.bold,
         series=config.series,
     )
@@ -151,7 +152,7 @@ def _do_every_run(
             context.log.error(f"{done.planned.title}: {done.problem}")
         else:
             context.log.info(f"{done.planned.title}: {done.said}")
-        if done.failed and done.stage.alone:
+        if done.failed and done.stage.name in {each.name for each in preparations}:
             failed[done.planned.first] = done.problem
         elif done.problem:
             problems.append(done.problem)

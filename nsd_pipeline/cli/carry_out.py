@@ -27,8 +27,8 @@ def run(
 
     COHORTS are subjects (subj01 to subj08), or `all` for the joint model; `nsd plan` says
     beforehand what that takes. Runs are recorded in DAGSTER_HOME, as any others, and wait for a
-    free GPU. A session that fails does not stop the others. Ends with 1 if anything failed, or a
-    model is no better than guessing.
+    free GPU. A session or model that fails does not stop the others. Ends with 1 if anything
+    failed, or a model is no better than guessing.
     """
     wanted = choose(cohorts, sessions, experiments)
     store = the_store()
@@ -94,7 +94,8 @@ def _show(
 
         def begun() -> "Iterator[Stage]":
             for stage in stages:
-                progress.add_task(stage.name, total=len(stage.runs))
+                if stage.runs:
+                    progress.add_task(stage.name, total=len(stage.runs))
                 yield stage
 
         for done in carry_out(begun(), do):

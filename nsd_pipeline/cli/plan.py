@@ -85,7 +85,7 @@ def choose(cohorts: Sequence[str], sessions: str, experiments: Sequence[str]) ->
     except ValueError as error:
         raise click.UsageError(f"--sessions: {error}.") from error
     if not keys:
-        raise click.UsageError(f"NSD has no session of {sessions} of {', '.join(subjects)}.")
+        raise click.UsageError(f"NSD has no session {sessions} of {', '.join(subjects)}.")
     try:
         return Wanted(keys, cohorts, chosen)
     except NsdError as error:

@@ -243,5 +243,5 @@ def _show(answer: Answer) -> None:
         f"Of {answer.n_candidates} {answer.among}; the image seen is {where}.", markup=False
     )
     if answer.note:
-        console.print(answer.note, style="yellow", soft_wrap=True)
+        console.print(answer.note, style="yellow")
     console.print(answer.figure, markup=False, soft_wrap=True)

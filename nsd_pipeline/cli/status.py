@@ -113,7 +113,10 @@ def _show(console: "Console", overview: "Overview", subjects: Sequence[str]) -> 
     # As many subjects beside each other as there is room for: no count is cut.
     listed, room = shown or subjects, max(1, (console.width - _BESIDE) // _SUBJECT_WIDTH)
     for start in range(0, len(listed), room):
-        console.print(_table(overview, listed[start : start + room]))
+        beside = listed[start : start + room]
+        # What the subjects leave is for long names, such as those of experiments.
+        spare = max(0, console.width - _BESIDE - len(beside) * _SUBJECT_WIDTH)
+        console.print(_table(overview, beside, _NAME_WIDTH + spare))
     if shown and (rest := [subject for subject in subjects if subject not in shown]):
         console.print(f"Nothing yet of {', '.join(rest)}.")
     for stage in overview.stages:
@@ -127,14 +130,14 @@ def _show(console: "Console", overview: "Overview", subjects: Sequence[str]) -> 
     console.print(f"Not looked at:{not_seen}", markup=False, soft_wrap=True)
 
 
-def _table(overview: "Overview", subjects: Sequence[str]) -> "Table":
+def _table(overview: "Overview", subjects: Sequence[str], name_width: int) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     used = {each.state for stage in overview.stages for each in stage.artifacts}
     marks = ", ".join(f"{mark} {state}" for state, (mark, _) in _MARKS.items() if state in used)
     table = Table(caption=marks, caption_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("there / possible, subject", overflow="fold", max_width=_NAME_WIDTH)
+    table.add_column("there / possible, subject", overflow="fold", max_width=name_width)
     for subject in subjects:
         table.add_column(subject.removeprefix("subj"), justify="right", no_wrap=True)
     table.add_column("joint", justify="right", no_wrap=True)

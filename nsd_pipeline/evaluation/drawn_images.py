@@ -61,23 +61,28 @@ class RankedQueries:
         return found | subject_statistics(self.ranks, image, self.subject, ending)
 
     def drawn(
-        self, weights: Floats, *, accuracies_only: bool = False
+        self, weights: Floats | int, *, accuracies_only: bool = False
     ) -> Iterator[tuple[str, Doubles]]:
         """All metrics (B,) for weights (N, B) of the images; NaN in a draw without a query.
 
-        Accuracies alone take a tenth of the time.
+        For a number N, those (N,) of each image by itself. Accuracies alone take a tenth of the
+        time.
         """
+        n_images = weights if isinstance(weights, int) else len(weights)
         levels = (np.inf, *TOP_K)
-        hits = np.stack([np.bincount(self.image, self.ranks < k, len(weights)) for k in levels])
+        hits = np.stack([np.bincount(self.image, self.ranks < k, n_images) for k in levels])
         with np.errstate(invalid="ignore", divide="ignore"):
             # Counts are exact in float32, and the weights need no copy.
-            n, *found = (hits.astype(np.float32) @ weights).astype(np.float64)
+            if not isinstance(weights, int):
+                hits = (hits.astype(np.float32) @ weights).astype(np.float64)
+            n, *found = hits
             by_name = {f"top{k}_acc": hit / n for k, hit in zip(TOP_K, found, strict=True)}
             if not accuracies_only:
-                powers = [np.bincount(self.image, self.ranks**k, len(weights)) for k in (1, 2)]
-                total, squares = np.stack(powers) @ weights
+                of = np.eye(weights, dtype=np.float32) if isinstance(weights, int) else weights
+                powers = [np.bincount(self.image, self.ranks**k, n_images) for k in (1, 2)]
+                total, squares = np.stack(powers) @ of
                 mean = total / n
-                lower, upper = weighted_medians(self.ranks, self.image, weights)
+                lower, upper = weighted_medians(self.ranks, self.image, of)
                 last = self.n_candidates - 1 or np.nan  # of a single candidate there is none
                 by_name = {
                     "median_retrieval_rank": lower,
@@ -91,7 +96,7 @@ class RankedQueries:
             ending = metric_ending(self.aggregation, self.set_name)
             yield from ((f"{name}{ending}", values) for name, values in by_name.items())
             if not self.aggregation and not accuracies_only:
-                yield from self._of_subjects(weights)
+                yield from self._of_subjects(of)
 
     def _of_subjects(self, weights: Floats) -> Iterator[tuple[str, Doubles]]:
         import pandas as pd

@@ -91,7 +91,7 @@ def differences_to(
         seeds.pop(ENSEMBLE, None)
         draws, alone = (
             _drawn(seeds.values(), weights, accuracies_only=accuracies_only)
-            for weights in (_weights(len(images), N_DRAWS, 0), np.eye(len(images), dtype="f4"))
+            for weights in (_weights(len(images), N_DRAWS, 0), len(images))
         )
         return draws, alone
 
@@ -165,9 +165,12 @@ def _weights(n_images: int, n_draws: int, seed: int) -> Floats:
 
 
 def _drawn(
-    seeds: Collection[Sequence[RankedQueries]], weights: Floats, *, accuracies_only: bool = False
+    seeds: Collection[Sequence[RankedQueries]],
+    weights: Floats | int,
+    *,
+    accuracies_only: bool = False,
 ) -> dict[str, Doubles]:
-    """Mean over seeds of every metric, for each column of weights."""
+    """Mean over seeds of every metric, as `RankedQueries.drawn` has them."""
     sums: dict[str, Doubles] = {}
     for parts in seeds:
         for queries in parts:

@@ -158,8 +158,14 @@ def turnable_surface(layers: Sequence[SurfaceLayer]) -> str:
         updatemenus=[
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
         ],
-        scene={**hidden, "aspectmode": "data", "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}}},
-        title={"text": "Drag to turn, scroll to zoom", "x": 0.98, "font": {"size": 13}},
+        scene={
+            **hidden,
+            "aspectmode": "data",
+            "camera": {"eye": {"x": 0, "y": -1.6, "z": 0.5}},
+            "domain": {"y": [0.1, 1]},
+        },
+        margin={"l": 8, "r": 8, "t": 90, "b": 8},
+        title={"text": "Drag to turn, scroll to zoom", "font": {"size": 13}, "y": 0.98, "x": 0.02},
         showlegend=False,
     )
     # A name of our own: plotly draws one, and the same values would make another file each time.
@@ -183,7 +189,9 @@ def _colored(
         (255 * _vertex_colors(half, mesh, mappable)).round().astype(np.uint8)
         for half, mesh in zip(np.split(array, 2), meshes, strict=True)
     ]
-    return colors, {"cmin": low, "cmax": high, "colorscale": scale}
+    # Below the cortex, for which a telephone has no width beside a bar.
+    bar = {"orientation": "h", "y": 0, "yanchor": "bottom", "thickness": 14, "len": 0.7}
+    return colors, {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
 
 
 def _mappable(array: Floats, cmap: str, *, symmetric: bool) -> "ScalarMappable":

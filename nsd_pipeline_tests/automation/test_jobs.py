@@ -83,7 +83,9 @@ def test_a_subject_to_the_end_without_a_session_that_fails(
     assert model.metadata["sessions"] == [f"{SUBJECT}_ses01", f"{SUBJECT}_ses02"]
 
 
-def test_a_model_at_chance_is_reported_before_the_job_fails(
+@pytest.mark.parametrize("kind", [AtChance, dg.Failure])
+def test_a_model_that_fails_or_is_at_chance_is_reported_before_the_job_fails(
+    kind: type[dg.Failure],
     small_nsd: SmallNsd,
     tmp_path: Path,
     instance: dg.DagsterInstance,
@@ -95,7 +97,7 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
     def execute(_: object, __: object, planned: PlannedRun, **___: object) -> dict[str, str]:
         done.append(planned.assets)
         if "fmri_mlp" in planned.assets:
-            raise AtChance("The model of subj01 is no better than guessing.", allow_retries=False)
+            raise kind("The model of subj01 is no better than guessing.", allow_retries=False)
         return {}
 
     monkeypatch.setattr("nsd_pipeline.jobs.planned_runs.execute", execute)
@@ -110,7 +112,9 @@ def test_a_model_at_chance_is_reported_before_the_job_fails(
     assert done[-2:] == [("fmri_mlp", "retrieval_metrics"), ("decoding_report",)]
     failure = result.failure_data_for_node("every_run")
     assert failure is not None
-    assert failure.user_failure_data.description.endswith("no better than guessing.")
+    assert (
+        failure.user_failure_data.description == "The model of subj01 is no better than guessing."
+    )
 
 
 def test_images_are_those_of_subjects_who_have_sessions(one_session: Path) -> None:
