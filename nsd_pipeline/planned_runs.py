@@ -133,12 +133,13 @@ def execute(
 class Stage:
     """Runs of one kind, by what people call them.
 
-    Without `alone`, nothing comes after one that fails.
+    Without `alone`, nothing comes after one that fails. `note` says what there is, in words.
     """
 
     name: str
     runs: Sequence[PlannedRun]
     alone: bool = False
+    note: str = ""
 
 
 def to_the_end(
@@ -169,7 +170,7 @@ def to_the_end(
         # Time series in a space of BIDS derivatives say themselves where they are.
         space = prepared.space or (None if bold.derivatives else bold.space)
         runs = [*operators(left, space), *prepare(left, prepared, at_most=1)]
-        yield Stage(prepared.name, runs, alone=True)
+        yield Stage(prepared.name, runs, alone=True, note=str(states))
     # Of a subject whom the source has not got, or all of whose sessions failed, there is nothing.
     folder = FsaverageEvents.folder()
     seen = [each for each in wanted.subjects if sessions_with(store, folder, [each])]

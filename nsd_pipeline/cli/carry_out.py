@@ -1,14 +1,17 @@
 """``nsd run``: a selection to the end, one recorded run after the other in this process."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import click
 
 from nsd_pipeline.cli.console import NsdCommand, json_option, print_json, the_source, the_store
 from nsd_pipeline.cli.plan import choose, selecting
+from nsd_pipeline.errors import NsdError
 
 if TYPE_CHECKING:
     from nsd_pipeline.planned_runs import Done, PlannedRun, Stage
@@ -32,7 +35,16 @@ def run(
     """
     wanted = choose(cohorts, sessions, experiments)
     store = the_store()
-    done = _do(wanted, the_source(), store, quiet=as_json)
+    source = the_source()
+    try:
+        done = _do(wanted, source, store, quiet=as_json)
+    except BaseException as error:
+        if not _is_interruption(error):
+            raise
+        raise NsdError(
+            "The command was interrupted; what it had finished is kept.",
+            next_step="give the same command again: it goes on where it was.",
+        ) from error
     problems = {each.planned.title: each.problem for each in done if each.problem}
     if as_json:
         runs = [
@@ -54,6 +66,13 @@ def run(
         raise click.exceptions.Exit(1)
 
 
+def _is_interruption(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C: Dagster has an error of its own for that."""
+    import dagster as dg
+
+    return isinstance(error, (KeyboardInterrupt, dg.DagsterExecutionInterruptedError))
+
+
 def _do(wanted: "Wanted", source: "Source", store: "Store", *, quiet: bool) -> "list[Done]":
     from nsd_pipeline.definitions import defs
     from nsd_pipeline.history import open_history
@@ -68,40 +87,31 @@ def _show(
     stages: "Iterable[Stage]", do: "Callable[[PlannedRun], Iterable[str]]", *, quiet: bool
 ) -> "list[Done]":
     """Carry out stages, with a bar for each on standard error; lines where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from tqdm import tqdm
 
     from nsd_pipeline.planned_runs import carry_out
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    lines = not quiet and not console.is_terminal
-    found = []
-    with Progress(*columns, console=console, disable=quiet or lines) as progress:
+    lines = not quiet and not sys.stderr.isatty()
+    found: list[Done] = []
+    with ExitStack() as shown:
 
         def begun() -> "Iterator[Stage]":
             for stage in stages:
-                if stage.runs:
-                    progress.add_task(stage.name, total=len(stage.runs))
+                shown.close()  # the bar of the stage before
+                if stage.note and not quiet:
+                    click.echo(f"{stage.name}: {stage.note}", err=True)
+                # Of tqdm, as the bars of downloads and embeddings are, which then stand below it.
+                hidden = quiet or lines or not stage.runs
+                bar = tqdm(total=len(stage.runs), desc=stage.name, unit="run", disable=hidden)
+                shown.callback(bar.close)
+                bars[:] = [bar]
                 yield stage
 
+        bars: list[tqdm[Never]] = []
         for done in carry_out(begun(), do):
             found.append(done)
-            task = progress.tasks[-1]
-            progress.advance(task.id)
+            bars[0].update()
             if lines:
-                click.echo(f"{task.description}: {task.completed:.0f}/{task.total:.0f}", err=True)
+                n_done = sum(each.stage is done.stage for each in found)
+                click.echo(f"{done.stage.name}: {n_done}/{len(done.stage.runs)}", err=True)
     return found

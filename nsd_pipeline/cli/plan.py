@@ -224,6 +224,8 @@ def _show(found: Plan) -> None:
                 del cells[_AMOUNTS.index("requests")]
             table.add_row(step, number, *cells, basis)
         console.print(table)
+    elif set(found.sessions) == {"not on the source"}:
+        console.print("NSD_SOURCE has none of these sessions: there is nothing to make them from.")
     else:
         console.print("Nothing is left to be made.")
     if any(each.basis == "defaults" for each in found.steps):

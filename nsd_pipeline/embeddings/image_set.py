@@ -68,6 +68,7 @@ def embed_images(
         unit="image",
         desc="embedding",
         disable=not progress,
+        leave=None,  # below the bar of `nsd run`, it goes when it is full
         mininterval=0.2 if sys.stderr.isatty() else 15,  # as of a download
     )
     with bar:

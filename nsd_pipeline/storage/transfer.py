@@ -239,6 +239,7 @@ def fetch(
                     unit="B",
                     unit_scale=True,
                     disable=not progress,
+                    leave=None,  # below the bar of `nsd run`, it goes when it is full
                     # A terminal redraws its line; a log gets a new one each time.
                     mininterval=0.2 if sys.stderr.isatty() else 15,
                 )

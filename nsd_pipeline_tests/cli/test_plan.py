@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from nsd_pipeline.nsd import layout
@@ -180,3 +181,19 @@ def test_a_run_does_what_can_be_done_and_names_the_rest(
     }
     assert states["fmri_mlp/subj01"] == states["retrieval_metrics/subj01"] == "up to date"
     assert states["events/subj01/ses01"] == "up to date"
+
+
+def test_what_is_not_on_the_source_and_an_interruption_are_told(
+    nsd: Nsd, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert artifacts.exists()
+    assert "none of these sessions" in nsd("plan", "subj02").stdout
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise dg.DagsterExecutionInterruptedError
+
+    monkeypatch.setattr("nsd_pipeline.cli.carry_out._do", interrupted)
+    stopped = nsd("run", "subj01")
+    assert stopped.exit_code == 1
+    assert "interrupted" in stopped.stderr
+    assert "Next step: give the same command again" in stopped.stderr
