@@ -174,7 +174,7 @@ def to_the_end(
     # Of a subject whom the source has not got, or all of whose sessions failed, there is nothing.
     folder = FsaverageEvents.folder()
     seen = [each for each in wanted.subjects if sessions_with(store, folder, [each])]
-    yield Stage("images", [*embed(seen, wanted.experiments)])
+    yield Stage("images", [*embed(seen, wanted.experiments)] if seen else [])
     yield Stage("models", [*decode(wanted.cohorts, wanted.experiments)], alone=True)
 
 

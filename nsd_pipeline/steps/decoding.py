@@ -141,8 +141,8 @@ class Model(Step):
         if not any(session.startswith(own) for session in sessions):
             raise NotEnoughDataError(
                 f"No session of {' or '.join(own)} has {what} on fsaverage5 in {self.store.url}.",
-                next_step=f"make {fmri.name} of a session, and what it needs, or choose another"
-                " preset.",
+                next_step=f"make {fmri.name} of a session, and what it needs (`nsd plan"
+                f" {partition}` says what is on the source), or choose another preset.",
                 remake=Remake(fmri.name, session_key(own[0], 1)),
             )
         cohort = collect_cohort(self.store, partition, steps, sessions, self.targets)

@@ -82,7 +82,7 @@ class Report(Step):
     """One HTML page: every experiment's metrics beside chance, figures, how they came about."""
 
     name = "decoding_report"
-    code_version = "8"
+    code_version = "9"
     metrics: ClassVar[Sequence[type[Metrics]]]
 
     def __init__(self, tools: Tools, config: None = None) -> None:

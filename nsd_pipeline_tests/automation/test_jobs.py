@@ -123,6 +123,10 @@ def test_images_are_those_of_subjects_who_have_sessions(one_session: Path) -> No
     store = open_store(one_session)
     _, images, _ = to_the_end(wanted, store, store, preparations=[])  # type: ignore[arg-type]
     assert [run.first for run in images.runs] == ["shared", SUBJECT]
+    nobody = Wanted(["subj02_ses01"], ("subj02",), (RetrievalMetrics,))
+    _, images, models = to_the_end(nobody, store, store, preparations=[])  # type: ignore[arg-type]
+    assert not images.runs, "that there is no session is said by the model"
+    assert models.runs
 
 
 @pytest.mark.parametrize("derivatives", ["", "/derivatives"])
