@@ -103,7 +103,8 @@ def retrieve(
     import nsd_pipeline as nsd
     from nsd_pipeline.storage.opening import DEFAULT_STORE
 
-    path = output or Path(f"retrieved_{session_key(subject, session)}_{trial}.png")
+    of = "" if experiment == DEFAULT else f"_{experiment}"
+    path = output or Path(f"retrieved_{session_key(subject, session)}_{trial}{of}.png")
     if not path.parent.is_dir():
         raise click.UsageError(f"--output: there is no folder {path.parent}.")
     store = nsd.open(os.environ.get("NSD_STORAGE", DEFAULT_STORE))

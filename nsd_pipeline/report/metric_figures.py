@@ -174,7 +174,8 @@ def interval_rows(
 
     Each row has a ``group`` and a ``label``, ``value``, ``low``, ``high`` (NaN: not known) and
     ``chance``, if there is one; rows of a group stand together. ``reference`` is drawn as a line,
-    and rows whose interval holds it are grey. As many figures as it takes, with the same axis.
+    and rows whose interval holds it are grey, as are those whose ``p_value``, if there is one, is
+    not below 0.05. As many figures as it takes, with the same axis.
     """
     import pandas as pd
 
@@ -214,6 +215,8 @@ def _sheet(
     if reference is not None:
         axes.axvline(reference, color=INK, lw=0.8, ls=DASHED)
         unclear = ~((rows["low"] > reference) | (rows["high"] < reference)).to_numpy()
+        if "p_value" in rows:
+            unclear |= (rows["p_value"] >= 0.05).to_numpy()
     for some, color, fill in ((~unclear, BLUE, BLUE), (unclear, MUTED, "white")):
         part = rows[some]
         axes.hlines(y[some], part["low"], part["high"], color=color, lw=1.3)

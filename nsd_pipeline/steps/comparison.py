@@ -124,7 +124,7 @@ def figures_across(
         rows = rows.rename(columns={"difference": "value"})
         rows[["value", "low", "high"]] *= 100
         pictures = report.interval_rows(rows, f"{axis}, difference in points", reference=0)
-        caption = "On the same images. Grey where the interval holds 0."
+        caption = "On the same images. Grey where the interval holds 0, or too few images differ."
         add("differences", f"Differences to {DEFAULT}", pictures, caption)
     for name, title, xlabel, points in (
         (

@@ -175,6 +175,8 @@ def test_rows_stand_in_their_groups_and_are_grey_where_the_interval_holds_the_re
     blue = is_like(pixels(picture), 0, 0x72, 0xB2)
     grey = is_like(pixels(picture), 0x6E, 0x6E, 0x6E)
     assert blue.sum(axis=1).max() < 0.3 * grey.sum(axis=1).max()
+    (unsure,) = interval_rows(rows.assign(p_value=0.0625), "points", reference=0)
+    assert not is_like(pixels(unsure), 0, 0x72, 0xB2).any()
     (one_each,) = interval_rows(rows.iloc[1:], "points")
     assert {"a", "b"} < set(texts(one_each))
     assert "subj01" not in texts(one_each)
