@@ -13,15 +13,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+import nsd_pipeline_tests.environment  # noqa: F401  # first
 from nsd_pipeline_tests.pipeline import Once, SmallNsd, link_tree, pipeline_in
 
 # How long an example takes depends on the machine and says nothing about the code.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
-
-# No test may reach beyond this machine, whatever the environment says.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 MODIFIED = 10**18
 """When the small dataset's files were written, in ns: part of the version of a mirror's file."""
