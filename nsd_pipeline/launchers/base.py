@@ -68,7 +68,11 @@ def needs_gpu(run: DagsterRun) -> bool:
 
 
 def run_command(
-    instance: DagsterInstance, run: DagsterRun, *, resume: bool = False, module: str = "dagster"
+    instance: DagsterInstance,
+    run: DagsterRun,
+    *,
+    resume: bool = False,
+    module: str = "nsd_pipeline.run_worker",
 ) -> list[str]:
     """Program and arguments that execute a run, in the Python that loaded its code.
 
